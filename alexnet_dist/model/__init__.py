@@ -1,0 +1,1 @@
+"""The net: table, layers, share. Knows nothing of processes and files."""

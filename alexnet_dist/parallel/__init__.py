@@ -1,0 +1,1 @@
+"""How ranks are started, how they form a mesh, how activations cross. Knows nothing of AlexNet."""

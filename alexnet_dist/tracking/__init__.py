@@ -1,0 +1,1 @@
+"""The record of a run: metrics file, W&B, progress display."""

@@ -1,0 +1,1 @@
+"""The training run's parts: update rule, schedules, checkpoints, validation."""
