@@ -7,3 +7,10 @@ class UserError(Exception):
     Every command prints it without a traceback and exits with status 2. Internal mistakes are other exceptions and keep
     their traceback.
     """
+
+
+class RunFailed(Exception):  # noqa: N818 - it is an outcome of a run, not a mistake of a caller
+    """A run that cannot go on through no mistake of the user: a loss that is no number, a lost peer, a full disk.
+
+    The message is one line; the last complete checkpoint stays and the process exits with status 1.
+    """

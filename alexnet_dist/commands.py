@@ -1,0 +1,130 @@
+"""What the commands share: Hydra outside, the launcher inside, and how a command ends.
+
+The process that a person starts composes the configuration and starts the workers with it. Under an outer torchrun or srun
+every rank composes the same configuration from the same words, without letting Hydra touch the disk.
+"""
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.parallel.launch import adopt_srun, outer_launcher, start_processes
+
+CONFIGURATION = "alexnet_dist.conf"
+USER_ERROR_STATUS = 2
+
+# Given the composed configuration and the sweep job's number (None outside sweeps): how many processes to start, and the
+# configuration for them.
+Plan = Callable[[dict[str, Any], int | None], tuple[int, dict[str, Any]]]
+
+
+def distributed_command(module: str, config_name: str, plan: Plan) -> None:
+    """Run `module`.run(config) in processes of its own, or in this one where torchrun or srun started several."""
+    with errors_as_sentences():
+        launcher = outer_launcher()
+        if launcher is None:
+            _compose_outside(module, config_name, plan)
+        else:
+            if launcher == "srun":
+                os.environ.update(adopt_srun())
+            worker(module, compose(config_name, _overrides_under(launcher)))
+
+
+def worker(module: str, config: dict[str, Any]) -> None:
+    """One process of a command; it ends here, with its status, if something goes wrong."""
+    try:
+        with errors_as_sentences(rank=int(os.environ.get("RANK", "0"))):
+            importlib.import_module(module).run(config)
+    except SystemExit as leaving:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: threads of libraries that wait for a lost peer would keep the process.
+        os._exit(leaving.code if isinstance(leaving.code, int) else 1)
+
+
+def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
+    """The composed configuration as plain containers; nothing is written."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
+        return _plain(hydra.compose(config_name, overrides=overrides))
+
+
+@contextmanager
+def errors_as_sentences(rank: int = 0) -> Iterator[None]:
+    """Turn what the user can mend into one sentence and status 2, and a lost peer into one line and status 1."""
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        # What all ranks find wrong is said once: rank 0 speaks and its end ends the others.
+        if rank:
+            time.sleep(2)
+        print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR_STATUS)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except Exception:
+        print(f"[rank {rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _compose_outside(module: str, config_name: str, plan: Plan) -> None:
+    def job(composed: DictConfig) -> None:
+        number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
+        processes, config = plan(_plain(composed), number)
+        status = start_processes(worker, processes, module, config)
+        if status:
+            sys.exit(status)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
+    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()
+
+
+def sweep_folder() -> Path:
+    """Where the jobs of the sweep under way keep their run folders."""
+    return Path(HydraConfig.get().sweep.dir)
+
+
+def _overrides_under(launcher: str) -> list[str]:
+    for word in sys.argv[1:]:
+        if word in ("-m", "--multirun"):
+            raise UserError(
+                f"a sweep ({word}) cannot run under {launcher}, whose processes are those of one run: start the sweep with "
+                "plain python -m, and each of its jobs starts its own processes"
+            )
+        if word.startswith("-"):
+            raise UserError(f"{word} is not understood under {launcher}: give Hydra overrides such as seed=1")
+    return sys.argv[1:]
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if key != "hydra"}
+
+
+def _sentence(error: Exception) -> str:
+    """An error's message on one line, without Hydra's search paths and hints behind it."""
+    kept = []
+    for line in str(error).splitlines():
+        if line.strip().startswith(("Config search path", "See https://", "full_key:", "object_type", "reference_type")):
+            break
+        kept.append(line.strip())
+    return " ".join(part for part in kept if part)

@@ -1,0 +1,133 @@
+"""From whatever bytes an image file holds to 8-bit RGB, or to the reason why not."""
+
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+# The largest photograph of ILSVRC2012 has 61 million pixels.
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 32_768
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+# What turns an image of this EXIF orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnusableImageError(Exception):
+    """A file that holds no image that can be taken; the message is the reason for skipped.tsv, without the file's name."""
+
+
+def decode(data: bytes, draft_size: int | None = None) -> tuple[Image.Image, bool]:
+    """Decode one image file of any format in FORMATS, whatever its name says.
+
+    The image comes upright (EXIF orientation applied), in mode RGB: CMYK and YCCK by Adobe's convention, the high byte of
+    16-bit grey levels, transparent parts over white. With `draft_size` a JPEG whose shorter side is at least twice that
+    is decoded at 1/2, 1/4 or 1/8 of its size, still at least twice `draft_size`.
+
+    Returns the image and whether the bytes themselves are a JPEG that every decoder shows the same way: RGB or greyscale,
+    Huffman-coded, needing no turn. Raises UnusableImageError with the reason.
+    """
+    if not data:
+        raise UnusableImageError("empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _decode(image, data, draft_size)
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError(f"enormous: {error}") from None
+    except Image.UnidentifiedImageError:
+        raise UnusableImageError(f"not an image in a known format (begins with {data[:8]!r})") from None
+    except UnusableImageError:
+        raise
+    except MemoryError:
+        raise UnusableImageError("too large for the memory") from None
+    # What Pillow raises on damaged files is not a closed list: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:
+        reason = re.sub(r"\s+", " ", re.sub(r"<[^>]*0x[0-9a-f]+>", "the file", str(error))) or type(error).__name__
+        raise UnusableImageError(f"damaged: {reason}") from None
+
+
+def _decode(image: Image.Image, data: bytes, draft_size: int | None) -> tuple[Image.Image, bool]:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise UnusableImageError(
+            f"enormous: {width} x {height} pixels, where {MAX_PIXELS} pixels and sides of {MAX_SIDE} are taken"
+        )
+    if draft_size is not None and image.format == "JPEG":
+        image.draft(None, (2 * draft_size, 2 * draft_size))
+    image.load()
+    turn = _TURNS.get(_orientation(image) or 1)
+    plain = image.format == "JPEG" and image.mode in ("RGB", "L") and turn is None and _huffman_coded(data)
+    rgb = _to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn), plain
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """EXIF's orientation; None where there is none or the EXIF block cannot be read, as viewers have it."""
+    try:
+        return image.getexif().get(0x0112)
+    except Exception:  # damaged EXIF raises as variously as damaged images
+        return None
+
+
+def _huffman_coded(data: bytes) -> bool:
+    """Whether a JPEG's frame is baseline, extended or progressive Huffman (SOF0 to SOF2); arithmetic coding is rare."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker <= 0xC2
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise UnusableImageError("its pixels are floating-point numbers")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise UnusableImageError("its grey levels have more than 16 bits")
+        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def cut_square(image: Image.Image, size: int) -> Image.Image:
+    """The centre size x size of the image scaled so that its shorter side is `size`, bicubic with antialiasing.
+
+    The same square as torchvision's Resize(size) and CenterCrop(size), computed without the parts that are cut off.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    scaled_width, scaled_height = int(size * width / shorter), int(size * height / shorter)
+    left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
+    x_scale, y_scale = width / scaled_width, height / scaled_height
+    box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
+    box = (box[0], box[1], min(box[2], float(width)), min(box[3], float(height)))
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """A baseline JPEG of an RGB image; colour at half resolution (4:2:0), at full (4:4:4) where a side is 64 or less."""
+    subsampling = "4:4:4" if min(image.size) <= 64 else "4:2:0"
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, exif=b"", icc_profile=None, comment=b"")
+    return buffer.getvalue()

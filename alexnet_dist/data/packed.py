@@ -1,0 +1,165 @@
+"""A packed set: tar shards of JPEGs that WebDataset readers take, and an index that makes every sample a memory range."""
+
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_dist.errors import UserError
+
+FORMAT = "alexnet_dist packed set 1"
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.npz"
+SKIPPED = "skipped.tsv"
+SPLITS = ("train", "val")
+WORK_FOLDER = ".preparing"
+TAR_BLOCK = 512
+
+# One row a sample, in the order of the shards. `offset` is that of the JPEG's first byte in its shard; the tar header
+# with the member's name is the block before it. `crc` is zlib's CRC-32 of the JPEG.
+INDEX_ROW = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4"), ("shard", "<u4"), ("label", "<i4")])
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """A class as its source calls it (a WordNet id, a folder) and in words; classes are numbered by their order."""
+
+    id: str
+    words: str
+
+
+def shard_name(split: str, shard: int) -> str:
+    return f"{split}-{shard:06d}.tar"
+
+
+def index_name(split: str) -> str:
+    return f"{split}-index.npy"
+
+
+def crc_of(encoded: bytes | memoryview) -> int:
+    """The checksum of the index."""
+    return zlib.crc32(encoded)
+
+
+def is_packed(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a packed set, finished or not."""
+    return (Path(root) / MANIFEST).is_file() or (Path(root) / WORK_FOLDER).is_dir()
+
+
+def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a finished packed set. Raises UserError where there is none or it is not of this format."""
+    path = Path(root) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if is_packed(root):
+            raise UserError(
+                f"{root} holds a packed set that is not finished: run `python -m alexnet_dist.prepare` on it again"
+            ) from None
+        raise UserError(
+            f"{root} holds no packed set (it has no {MANIFEST}): make one with `python -m alexnet_dist.prepare`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): prepare the set again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is not the manifest of '{FORMAT}': prepare the set again with this version")
+    return manifest
+
+
+class PackedImages:
+    """One split of a packed set: its encoded images by number, straight from the memory-mapped shards.
+
+    A shard is mapped when one of its samples is first read. Only the labels (8 bytes a sample) are held in memory; index
+    and shards are the page cache's. Safe to fork and to read from several threads.
+
+    Attributes:
+        classes: the classes' words, by label.
+        class_ids: the classes' names in the source (WordNet ids, folders), by label.
+        labels: int64 [n].
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str, manifest: Mapping[str, Any]) -> None:
+        """Open the index; raises UserError where files are missing or not as long as the manifest says."""
+        self._root = Path(root)
+        self._split = split
+        self._shards: list[dict[str, Any]] = manifest["splits"][split]["shards"]
+        self.classes = tuple(entry["words"] for entry in manifest["classes"])
+        self.class_ids = tuple(entry["id"] for entry in manifest["classes"])
+        path = self._root / index_name(split)
+        try:
+            self._index: np.ndarray = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"the index {path} cannot be read ({error}): prepare the set again") from None
+        if self._index.dtype != INDEX_ROW or len(self._index) != manifest["splits"][split]["images"]:
+            raise UserError(f"the index {path} is not the one its manifest describes: prepare the set again")
+        self.labels = self._index["label"].astype(np.int64)
+        self._maps: list[np.ndarray | None] = [None] * len(self._shards)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def read(self, index: int) -> np.ndarray:
+        """The encoded image: uint8 [bytes], a read-only view into the shard. Raises UserError where it has gone bad."""
+        offset, length, crc, shard, _ = self._index[index].item()
+        shard_bytes = self._maps[shard]
+        if shard_bytes is None:
+            shard_bytes = self._map(shard)
+        encoded = shard_bytes[offset : offset + length]
+        if crc_of(encoded.data) != crc:
+            raise UserError(
+                f"sample {self.name(index)} in {self._root} has gone bad (its checksum is not the packed one): find the "
+                f"extent with `python -m alexnet_dist.prepare verify={self._root}`, then copy or prepare the set again"
+            )
+        return encoded
+
+    def name(self, index: int) -> str:
+        """'shard:sample', as in train-000012.tar:00049152_n01440764_10026.jpg."""
+        row = self._index[index]
+        shard = int(row["shard"])
+        shard_bytes = self._maps[shard]
+        if shard_bytes is None:
+            shard_bytes = self._map(shard)
+        header = int(row["offset"]) - TAR_BLOCK
+        member = shard_bytes[header : header + 100].tobytes().split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+        return f"{self._shards[shard]['file']}:{member}"
+
+    def _map(self, shard: int) -> np.ndarray:
+        entry = self._shards[shard]
+        path = self._root / entry["file"]
+        check_size(path, entry["bytes"])
+        with open(path, "rb") as file:
+            mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._maps[shard] = mapped
+        return mapped
+
+
+def open_packed(root: str | os.PathLike[str]) -> tuple[PackedImages, PackedImages]:
+    """The train and val images of a finished packed set (val is empty where the source had none).
+
+    Raises UserError where the folder holds none, the set is not finished, or a shard is missing or cut short.
+    """
+    manifest = read_manifest(root)
+    for split in SPLITS:
+        for entry in manifest["splits"][split]["shards"]:
+            check_size(Path(root) / entry["file"], entry["bytes"])
+    train, val = (PackedImages(root, split, manifest) for split in SPLITS)
+    return train, val
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Raises UserError where a shard is missing or not as long as its manifest says."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"shard {path} cannot be opened ({error.strerror}): restore it or prepare the set again") from None
+    if size != expected:
+        raise UserError(
+            f"shard {path} has {size} bytes where its manifest says {expected}: "
+            "copy it again from where it is whole, or prepare the set again"
+        )

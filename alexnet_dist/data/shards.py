@@ -1,0 +1,243 @@
+"""One shard of a packed set, from its samples to the published files: what a process of `prepare` does, again and again.
+
+A shard is published by two renames: the tar first, then its record (index rows, sums for the statistics, skipped files,
+checksum). A shard with a record is done; whatever else a killed run left is made again. Every byte follows from the samples
+and the options alone, so neither the number of processes nor a kill can change it.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import signal
+import tarfile
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode, encode_jpeg
+from alexnet_dist.data.packed import INDEX_ROW, WORK_FOLDER, crc_of, shard_name
+from alexnet_dist.data.sources import Sample
+from alexnet_dist.data.sums import Sums
+from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from alexnet_dist.data.dali_check import DaliCheck
+
+_PROGRESS_STEP = 16
+
+_progress: "Synchronized[int] | None" = None
+_stop: Event | None = None
+_dali_check: "DaliCheck | None" = None
+_files: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to make: samples number `first` and on of `split`, in shard order.
+
+    `size` is the side of the stored square in pixels, None to keep the originals; `statistics_size` that of the mean image,
+    None where no sums are wanted.
+    """
+
+    output: Path
+    split: str
+    number: int
+    first: int
+    samples: Sequence[Sample]
+    size: int | None
+    quality: int
+    statistics_size: int | None
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is known of a finished shard. `rows` are INDEX_ROWs; `skipped` pairs of a file's name and the reason."""
+
+    rows: np.ndarray
+    sums: Sums | None
+    skipped: tuple[tuple[str, str], ...]
+    size: int
+    sha256: str
+
+
+class StoppedError(Exception):
+    """The run is ending; the shard is left for the next one."""
+
+
+def start_worker(progress: "Synchronized[int]", stop: Event) -> None:
+    """Prepare a process of the pool.
+
+    It counts finished samples into `progress`, leaves its shard where it is once `stop` is set, and dies when its parent does.
+    """
+    global _progress, _stop
+    _progress, _stop = progress, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # Pillow's remarks on odd files; what matters raises
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def die_with_parent() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=die_with_parent, daemon=True).start()
+
+
+def make_shard(job: ShardJob) -> None:
+    """Write and publish one shard and its record. Raises UserError where a source's file has gone or the disk is full."""
+    try:
+        _make_shard(job)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no room is left for {job.output}: make room and run the same command again") from None
+        raise
+
+
+def _make_shard(job: ShardJob) -> None:
+    final = job.output / shard_name(job.split, job.number)
+    temporary = job.output / WORK_FOLDER / f"{final.name}.{os.getpid()}.tmp"
+    rows: list[tuple[int, int, int, int, int]] = []
+    skipped: list[tuple[str, str]] = []
+    sums = None if job.statistics_size is None else Sums.zero(job.statistics_size)
+    unreported = 0
+    with open(temporary, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for position, sample in enumerate(job.samples, job.first):
+                if _stop is not None and _stop.is_set():
+                    raise StoppedError
+                try:
+                    encoded, square = _image_of(job, sample)
+                except UnusableImageError as reason:
+                    skipped.append((sample.name, str(reason)))
+                else:
+                    key = sample_key(position, sample.name)
+                    offset = _add_member(tar, f"{key}.jpg", encoded)
+                    _add_member(tar, f"{key}.cls", str(sample.label).encode())
+                    rows.append((offset, len(encoded), crc_of(encoded), job.number, sample.label))
+                    if sums is not None and square is not None:
+                        sums.add_image(square)
+                unreported += 1
+                if unreported == _PROGRESS_STEP:
+                    _report(unreported)
+                    unreported = 0
+        file.flush()
+        os.fsync(file.fileno())
+    with open(temporary, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size = temporary.stat().st_size
+    os.replace(temporary, final)
+    _write_record(job, ShardRecord(np.array(rows, INDEX_ROW), sums, tuple(skipped), size, sha256))
+    _report(unreported)
+
+
+def sample_key(position: int, name: str) -> str:
+    """The WebDataset key of a sample: its number in the split, then its name's file stem in plain letters."""
+    stem = Path(name).stem.encode("ascii", "replace").decode()
+    return f"{position:08d}_{re.sub('[^A-Za-z0-9_-]', '_', stem)[:80]}"
+
+
+def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]:
+    """The JPEG to store, and the square for the statistics (None where none is wanted)."""
+    original = _read(sample)
+    if job.size is not None:
+        square = cut_square(decode(original, draft_size=job.size)[0], job.size)
+        return encode_jpeg(square, job.quality), square
+    image, plain = decode(original)
+    kept = plain and _dali_takes(original, *image.size)
+    square_or_none = None if job.statistics_size is None else cut_square(image, job.statistics_size)
+    return original if kept else encode_jpeg(image, job.quality), square_or_none
+
+
+def _dali_takes(original: bytes, width: int, height: int) -> bool:
+    global _dali_check
+    if _dali_check is None:
+        from alexnet_dist.data.dali_check import DaliCheck
+
+        _dali_check = DaliCheck()
+    return _dali_check.takes(original, width, height)
+
+
+def _read(sample: Sample) -> bytes:
+    if sample.data is not None:
+        return sample.data
+    if sample.length < 0:
+        raise UnusableImageError("cannot be opened (a link to nothing, or no permission)")
+    try:
+        if sample.path not in _files:
+            if len(_files) >= 8:
+                os.close(_files.pop(next(iter(_files))))
+            _files[sample.path] = os.open(sample.path, os.O_RDONLY | os.O_CLOEXEC)
+        data = os.pread(_files[sample.path], sample.length, sample.offset)
+    except OSError as error:
+        raise UserError(
+            f"{sample.path} cannot be read any more ({error.strerror}): restore it and run the same command again"
+        ) from None
+    if len(data) != sample.length:
+        raise UserError(f"{sample.path} is shorter than it was: restore it and run the same command again")
+    return data
+
+
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append a file and return the offset of its first byte; the header holds nothing of this machine or moment."""
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    header.mode = 0o444
+    offset = tar.offset + tarfile.BLOCKSIZE
+    tar.addfile(header, io.BytesIO(data))
+    return offset
+
+
+def _report(samples: int) -> None:
+    if _progress is not None:
+        with _progress.get_lock():
+            _progress.value += samples
+
+
+# --------------------------------------------------------------------------------------------------------- the records
+
+
+def record_path(output: Path, split: str, number: int) -> Path:
+    return output / WORK_FOLDER / f"{split}-{number:06d}.npz"
+
+
+def _write_record(job: ShardJob, record: ShardRecord) -> None:
+    path = record_path(job.output, job.split, job.number)
+    about = {"skipped": record.skipped, "size": record.size, "sha256": record.sha256}
+    arrays: dict[str, Any] = {"rows": record.rows, "about": np.array(json.dumps(about))}
+    if record.sums is not None:
+        # A shard's sums of pixels fit into 32 bits: 255 times its images.
+        arrays |= {
+            "images": np.array(record.sums.images),
+            "pixels": record.sums.pixels.astype(np.uint32),
+            "products": record.sums.products,
+        }
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_record(output: Path, split: str, number: int) -> ShardRecord:
+    with np.load(record_path(output, split, number)) as arrays:
+        about = json.loads(str(arrays["about"]))
+        sums = None
+        if "pixels" in arrays:
+            sums = Sums(int(arrays["images"]), arrays["pixels"].astype(np.int64), arrays["products"])
+        skipped = tuple((name, reason) for name, reason in about["skipped"])
+        return ShardRecord(arrays["rows"], sums, skipped, about["size"], about["sha256"])

@@ -1,0 +1,155 @@
+"""The layers that a share of the net is made of."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alexnet_dist.model.dropout import DropoutKey, keep_mask
+from alexnet_dist.model.share import Share
+from alexnet_dist.model.table import Layer, Operation
+
+
+class TowerLayer(nn.Module):
+    """A convolution or a full connection with what follows it, holding `share`'s rows of weight and bias.
+
+    Reading its own tower, a layer is a grouped operation with one group a tower held; reading the image or all towers, it
+    has one group. The parameters are the same rows of the same tensors either way.
+    """
+
+    def __init__(self, layer: Layer, position: int, share: Share) -> None:
+        super().__init__()
+        self.layer = layer
+        self.position = position
+        self.units = share.rows(layer.filters)
+        self.towers_held = layer.towers // share.count
+        self.groups = self.towers_held if layer.reads == "own" else 1
+        rows = self.units.stop - self.units.start
+        self.weight = nn.Parameter(torch.empty(rows, *layer.weight_shape[1:]))
+        self.bias = nn.Parameter(torch.empty(rows))
+        self.share = share
+
+    def initialise(self, seed: int) -> None:
+        """Draw N(0, weight_std) weights and set constant biases (paper, section 5).
+
+        A generator for each (seed, layer, tower) makes the weights the same whatever the share.
+        """
+        rows = self.weight.shape[0] // self.towers_held
+        with torch.no_grad():
+            for held in range(self.towers_held):
+                tower = self.share.index * self.towers_held + held
+                generator = torch.Generator().manual_seed((seed * 1_000 + self.position) * 1_000 + tower)
+                drawn = torch.randn(rows, *self.weight.shape[1:], generator=generator) * self.layer.weight_std
+                self.weight[held * rows : (held + 1) * rows].copy_(drawn)
+            self.bias.fill_(self.layer.bias)
+
+    def forward(self, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+        """[N, C, H, W] or [N, units] of what the layer reads -> [N, filters held, H', W'] or [N, units held]."""
+        x = self._convolve(x) if self.layer.kind == "conv" else self._connect(x)
+        for operation in self.layer.then:
+            x = self._apply(operation, x, key)
+        return x
+
+    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
+        if layer.pad == layer.pad_end:
+            return F.conv2d(x, self.weight, self.bias, layer.stride, layer.pad, groups=self.groups)
+        x = F.pad(x, (layer.pad, layer.pad_end, layer.pad, layer.pad_end))
+        return F.conv2d(x, self.weight, self.bias, layer.stride, groups=self.groups)
+
+    def _connect(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        if self.groups == 1:
+            return F.linear(x, self.weight, self.bias)
+        own = x.unflatten(1, (self.groups, -1)).transpose(0, 1)
+        weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return torch.bmm(own, weight).transpose(0, 1).flatten(1) + self.bias
+
+    def _apply(self, operation: Operation, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+        options = operation.options
+        match operation.kind:
+            case "identity":
+                return x
+            case "relu":
+                return F.relu(x)
+            case "tanh":
+                return torch.tanh(x)
+            case "sigmoid":
+                return torch.sigmoid(x)
+            case "max_pool":
+                return F.max_pool2d(x, int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+            case "avg_pool":
+                return F.avg_pool2d(x, int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+            case "response_norm":
+                # Windows never cross towers: each tower's maps are normalised as an image of their own.
+                own = x.unflatten(1, (self.towers_held, -1)).flatten(0, 1)
+                normed = response_norm(own, int(options["size"]), options["alpha"], options["beta"], options["k"])
+                return normed.unflatten(0, (-1, self.towers_held)).flatten(1, 2)
+            case "spatial_norm":
+                return spatial_norm(x, int(options["size"]), options["alpha"], options["beta"], options["k"])
+            case "dropout":
+                # As in the paper (section 4.2): outputs are dropped in training and scaled by 1 - p in testing.
+                if key is None:
+                    return x * (1 - options["p"])
+                mask = keep_mask(key, self.position, x.shape[0], self.units, options["p"], x.device)
+                return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
+        raise AssertionError(operation.kind)
+
+    def extra_repr(self) -> str:
+        return f"{self.layer.kind}, reads {self.layer.reads}, units {self.units.start}:{self.units.stop}"
+
+
+def response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) -> torch.Tensor:
+    """Local response normalisation across maps (paper, section 3.3), of float [N, C, H, W].
+
+    b = a / (k + alpha / size * sum of a^2 over `size` neighbouring maps) ^ beta: the authors' program divides alpha by the
+    window, and so does torch.nn.LocalResponseNorm, whose results this gives several times faster.
+    """
+    return _ResponseNorm.apply(x, size, alpha, beta, k)
+
+
+def spatial_norm(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) -> torch.Tensor:
+    """Response normalisation over a size x size window of the same map (layers-145.cfg, rnorm2b), of float [N, C, H, W].
+
+    b = a / (k + alpha / size^2 * sum of a^2 over the window, zeros outside) ^ beta.
+    """
+    mean_square = F.avg_pool2d(x.float().square(), size, stride=1, padding=size // 2, count_include_pad=True)
+    return (x.float() * (k + alpha * mean_square).pow(-beta)).to(x.dtype)
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """The norm by shifted sums. Forward, it rounds exactly as torch.nn.LocalResponseNorm does.
+
+    A last bit that differs can pick another pixel in a max-pooling, and then a gradient differs in its third digit.
+    """
+
+    @staticmethod
+    def forward(ctx, x, size, alpha, beta, k):  # type: ignore[no-untyped-def]
+        wide = x if x.dtype == torch.float64 else x.float()
+        scale = _window_sum(wide.square(), size).div_(size).mul_(alpha).add_(k)
+        power = scale.pow(beta)
+        ctx.save_for_backward(x, scale, power)
+        ctx.size, ctx.factor = size, 2 * alpha * beta / size
+        return (wide / power).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        x, scale, power = ctx.saved_tensors
+        wide = x.to(scale.dtype)
+        direct = gradient.to(scale.dtype) / power
+        through = _window_sum((direct * wide).div_(scale), ctx.size).mul_(wide).mul_(ctx.factor)
+        return direct.sub_(through).to(x.dtype), None, None, None, None
+
+
+def _window_sum(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Sum of each map [N, C, H, W] and its size // 2 neighbours on either side, added from the first map to the last."""
+    total = torch.zeros_like(x)
+    maps = x.shape[1]
+    for offset in range(-min(size // 2, maps - 1), min(size // 2, maps - 1) + 1):
+        first, last = max(0, -offset), min(maps, maps - offset)
+        total[:, first:last] += x[:, first + offset : last + offset]
+    return total
+
+
+Crossing = Callable[[torch.Tensor], torch.Tensor]

@@ -1,0 +1,64 @@
+"""Who starts the processes: an outer torchrun or srun, or the command itself through torch's own launcher."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+
+def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
+    """`torchrun` or `srun` when this process is one of several that it started; None when a person started it alone."""
+    if "TORCHELASTIC_RUN_ID" in environment or ("RANK" in environment and "WORLD_SIZE" in environment):
+        return "torchrun"
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return "srun"
+    return None
+
+
+def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that torch.distributed reads, from those that srun sets for each of its tasks.
+
+    Raises:
+        RuntimeError: scontrol cannot name the step's first host. (No fallback: localhost would give N runs of one.)
+    """
+    nodes = environment["SLURM_STEP_NODELIST"]
+    answer = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
+    if answer.returncode or not answer.stdout.split():
+        raise RuntimeError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}")
+    # A step's ports must not meet another step's on the same node; ids are handed out in sequence.
+    port = 20_000 + (int(environment["SLURM_JOB_ID"]) * 16 + int(environment["SLURM_STEP_ID"])) % 20_000
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": answer.stdout.split()[0],
+        "MASTER_PORT": str(port),
+    }
+
+
+def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) -> int:
+    """Run `entry(*arguments)` in so many new processes of this machine, as torchrun --standalone would; 0 or a status.
+
+    The status is that of the process that failed first; the others have been ended by then.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="spawn",
+    )
+    try:
+        elastic_launch(config, entry)(*arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    return 0

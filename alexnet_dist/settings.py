@@ -1,0 +1,194 @@
+"""What a configuration may say: typed, bounded, and checked across fields before any process starts."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.table import Table, TableError, build_table
+
+_strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, config=_strict)
+class RunSettings:
+    """`dir` is the run's folder; without one it is named under runs/ after the time and the model."""
+
+    dir: str | None
+
+
+@dataclass(frozen=True, config=_strict)
+class DataSettings:
+    """Where the images are and how a sample is cut from them (paper, section 2 and 4.1).
+
+    `size` is the pixels of the short side before the crop; the crop is the model's input. `threads` are DALI's, for each
+    process (null: the cores shared out). `statistics_images` bounds how many images the mean image is taken over.
+    """
+
+    source: Literal["quickstart", "auto", "imagefolder", "packed"]
+    root: str | None
+    val_every: Annotated[int, Field(ge=2)] | None
+    size: Positive
+    mirror: bool
+    colour: bool
+    share_decoding: bool
+    threads: Positive | None
+    statistics_images: Positive
+
+
+@dataclass(frozen=True, config=_strict)
+class OptimizerSettings:
+    """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5)."""
+
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    bias_lr_multiplier: Annotated[float, Field(gt=0)]
+    bias_weight_decay: bool
+
+
+@dataclass(frozen=True, config=_strict)
+class ScheduleSettings:
+    """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs.
+
+    On a plateau of `patience` validations without a new best, the rate is multiplied by `factor`, at most `reductions`
+    times; `at_epochs` are the epochs (fractions allowed) after which `steps` does.
+    """
+
+    kind: Literal["plateau", "steps", "constant"]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: Positive = 3
+    reductions: Annotated[int, Field(ge=0)] = 3
+    at_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
+
+
+@dataclass(frozen=True, config=_strict)
+class PrecisionSettings:
+    """`fp32`, `tf32` (CUDA only: fp32 storage, TF32 products) or `bf16` (products and maps; parameters stay fp32)."""
+
+    kind: Literal["fp32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True, config=_strict)
+class ParallelSettings:
+    """`processes` is how many the plain command starts (auto: one a tower); `timeout` the seconds a peer may take."""
+
+    processes: Positive | Literal["auto"]
+    timeout: Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, config=_strict)
+class TrainerSettings:
+    """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do."""
+
+    epochs: Positive
+    max_steps: Positive | None
+    batch_size: Positive
+    log_every: Positive
+    validate_every: Positive
+
+
+@dataclass(frozen=True, config=_strict)
+class EvaluationSettings:
+    """`views` of the closing evaluation (paper, section 4.1); `batch_size` images over all replicas."""
+
+    views: Literal[1, 10]
+    batch_size: Positive
+
+
+@dataclass(frozen=True, config=_strict)
+class CheckpointSettings:
+    """A checkpoint every so many steps and at every validation; the newest `keep` are kept, and the best."""
+
+    every: Positive
+    keep: Positive
+
+
+@dataclass(frozen=True, config=_strict)
+class TrackingSettings:
+    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B."""
+
+    kind: Literal["wandb", "none"]
+    project: str = "alexnet_dist"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=_strict)
+class Settings:
+    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    device: Literal["auto", "cpu", "cuda"]
+    resume: str
+    run: RunSettings
+    model: dict[str, Any]
+    data: DataSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    precision: PrecisionSettings
+    parallel: ParallelSettings
+    trainer: TrainerSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    tracking: TrackingSettings
+
+    def table(self) -> Table:
+        return build_table(self.model)
+
+
+def check_settings(config: Mapping[str, Any]) -> Settings:
+    """The settings of a composed configuration (plain containers).
+
+    Raises:
+        UserError: an unknown key, a value of the wrong kind or out of bounds, a table that cannot be, or fields that
+            contradict each other.
+    """
+    try:
+        settings = TypeAdapter(Settings).validate_python(config)
+        table = settings.table()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
+        value = "" if first["type"] in ("missing", "unexpected_keyword_argument") else f", not {first['input']!r}"
+        message = {
+            "missing": "is not set",
+            "unexpected_keyword_argument": "is not a setting of this program",
+        }.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
+        raise UserError(f"{where}: {message}{value}") from None
+    except TableError as error:
+        raise UserError(f"model: {error}") from None
+    if settings.data.size < table.input_size:
+        raise UserError(
+            f"data.size={settings.data.size} is less than the {table.input_size} pixels that the model reads: "
+            f"set data.size={table.input_size} or more"
+        )
+    if settings.data.root is None and settings.data.source != "quickstart":
+        raise UserError(
+            "data.root is not set: name the folder that holds train/ and val/ with data.root=... "
+            "(or take data=quickstart, which makes its own images)"
+        )
+    if settings.precision.kind == "tf32" and settings.device == "cpu":
+        raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
+    return settings
+
+
+def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:
+    """The parts of an error's location that are keys or positions of the configuration, not names of types tried."""
+    found: set[str] = set()
+    node: Any = config
+    for part in location:
+        if isinstance(node, Mapping):
+            found.add(str(part))
+            node = node.get(part) if part in node else None
+        elif isinstance(node, (list, tuple)) and isinstance(part, int) and part < len(node):
+            found.add(str(part))
+            node = node[part]
+    return found

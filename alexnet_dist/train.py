@@ -1,0 +1,184 @@
+"""The training run, from top to bottom.
+
+python -m alexnet_dist.train                                       two processes of its own
+torchrun --standalone --nproc-per-node 2 -m alexnet_dist.train     the same under a launcher
+python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: processes and a run folder for each job
+"""
+
+import math
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alexnet_dist import run_folder
+from alexnet_dist.commands import distributed_command, sweep_folder
+from alexnet_dist.data.views import Preprocess
+from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
+from alexnet_dist.parallel.mesh import Layout, join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.settings import Settings, check_settings
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.tracking.record import Record
+from alexnet_dist.training.checkpoint import choose_checkpoint, load_checkpoint, read_state, save_checkpoint
+from alexnet_dist.training.inputs import gather_statistics, open_images, training_feed, validation_feed
+from alexnet_dist.training.meter import Meter
+from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
+from alexnet_dist.training.validation import validate
+
+
+def run(config: dict[str, Any]) -> None:
+    """Train, as one process of the mesh that RANK and WORLD_SIZE name."""
+    settings = check_settings(config)
+    table, trainer = settings.table(), settings.trainer
+    device = pick_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    threads = share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    autocast = set_precision(settings.precision.kind, device)
+
+    with ExitStack() as at_end:
+        # ------------------------------------------------------------------------------ the mesh, and where the run is kept
+        mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
+        check_batch(settings, mesh.layout)
+        run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
+        if mesh.rank == 0:
+            at_end.enter_context(run_folder.held(run_dir))
+        display = at_end.enter_context(Display(mesh.rank))
+        display.say(
+            f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
+            f"{device.type}, {settings.precision.kind}; run folder {run_dir}"
+        )
+
+        # ------------------------------------------------------------------------------ the data
+        train_images, val_images = open_images(settings, mesh, display)
+
+        # ------------------------------------------------------------------------------ the net
+        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
+        net.initialise(settings.seed)
+        state = TrainingState(
+            net=net,
+            optimizer=build_optimizer(net, settings.optimizer),
+            schedule=Schedule(settings.schedule, settings.optimizer.lr),
+            preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
+        )
+
+        # ------------------------------------------------------------------------------ anew, or from where it stopped
+        checkpoint = mesh.from_first(choose_checkpoint(settings.resume, run_dir) if mesh.rank == 0 else None)
+        saved = read_state(checkpoint) if checkpoint else None
+        if checkpoint and saved:
+            load_checkpoint(checkpoint, saved, mesh, net, state.preprocess, state.optimizer)
+            state.load_numbers(saved)
+            display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
+        else:
+            state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
+        record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
+        if mesh.rank == 0:
+            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
+        extra = {"resumed_from": str(checkpoint) if checkpoint else None, "config": config, "classes": train_images.classes}
+
+        start = (state.epoch, state.images // trainer.batch_size)
+        feed = training_feed(settings, train_images, mesh, threads, start)
+        at_end.callback(feed.close)
+        val_feed = validation_feed(settings, val_images, mesh, threads)
+        network: nn.Module = net
+        if mesh.layout.replicas > 1:
+            network = DistributedDataParallel(net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
+
+        def evaluate(views: int) -> dict[str, Any]:
+            figures = validate(net, val_feed, state.preprocess.views(views), mesh, autocast, display)
+            return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
+
+        # ------------------------------------------------------------------------------ the loop
+        total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
+        meter = Meter(mesh, trainer.batch_size)
+        while state.step < total_steps:
+            batch = next(feed)
+            set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
+            images = state.preprocess.training(batch)
+            key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
+            loss = loss_of(network, images, batch.labels, key, mesh, autocast)
+            loss.backward()
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.advance(trainer.batch_size, len(train_images))
+            meter.step()
+
+            if state.step % trainer.log_every == 0:
+                epoch = state.epochs_done(len(train_images))
+                lr = state.optimizer.param_groups[0]["lr"]
+                figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
+                stop_if_not_finite(figures["loss"], state.step, run_dir)
+                record.training(figures, total_steps)
+
+            with meter.pause():
+                epoch_done = state.images == 0
+                best = False
+                if epoch_done and state.epoch % trainer.validate_every == 0:
+                    figures = evaluate(views=1)
+                    record.validation(figures)
+                    best = state.note_validation(figures["top1_error"])
+                if epoch_done or state.step % settings.checkpoint.every == 0 or state.step == total_steps:
+                    stop_if_not_finite(loss.item(), state.step, run_dir)
+                    save_checkpoint(run_dir, mesh, state, {**extra, **record.state()}, settings.checkpoint.keep, best)
+
+        # ------------------------------------------------------------------------------ the closing evaluation
+        record.validation(evaluate(settings.evaluation.views))
+        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
+
+
+def check_batch(settings: Settings, layout: Layout) -> None:
+    """Raises UserError when the processes do not divide the batch evenly."""
+    size = settings.trainer.batch_size
+    if size % layout.processes:
+        fits = size // layout.processes * layout.processes or layout.processes
+        raise UserError(
+            f"trainer.batch_size={size} cannot be shared by {layout.processes} processes: "
+            f"take a multiple of {layout.processes}, such as {fits}"
+        )
+
+
+def stop_if_not_finite(loss: float, step: int, run_dir: Path) -> None:
+    """Raises RunFailed when a loss is infinite or no number."""
+    if not math.isfinite(loss):
+        raise RunFailed(f"the loss is {loss} at step {step}: the run stops; {run_dir} keeps its last good checkpoint")
+
+
+def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+    """Check a composed configuration before any process is started; how many to start, and the configuration for them."""
+    settings = check_settings(config)
+    table = settings.table()
+    processes = settings.parallel.processes
+    if processes == "auto":
+        gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
+        processes = min(table.towers, gpus) or table.towers
+    check_batch(settings, plan_layout(processes, table.towers))
+    pick_device(settings.device, processes - 1)
+    if settings.data.root is not None and not Path(settings.data.root).is_dir():
+        raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
+    if job is None:
+        run_dir = Path(settings.run.dir or Path("runs") / run_folder.new_run_name(table.name))
+    else:
+        sweep = Path(settings.run.dir) if settings.run.dir else sweep_folder()
+        run_dir = sweep / str(job)
+        if settings.tracking.kind == "wandb" and settings.tracking.group is None:
+            config["tracking"]["group"] = sweep.name
+    with run_folder.held(run_dir):
+        choose_checkpoint(settings.resume, run_dir)
+    config["run"]["dir"] = str(run_dir)
+    return processes, config
+
+
+def main() -> None:
+    distributed_command("alexnet_dist.train", "train", plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""From the settings to the images of a run and the feeds that bring them to this process."""
+
+from pathlib import Path
+
+from alexnet_dist.data import quickstart
+from alexnet_dist.data.feed import TrainFeed, ValidationFeed
+from alexnet_dist.data.images import Images, open_folder
+from alexnet_dist.data.statistics import Statistics, gather
+from alexnet_dist.errors import UserError
+from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.settings import Settings
+from alexnet_dist.tracking.display import Display
+
+QUICKSTART_FOLDER = Path("data/quickstart")
+
+
+def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Images, Images]:
+    """The training and validation images; rank 0 first draws those of the quick start where they are wanted.
+
+    Raises:
+        UserError: no such folder, an empty class, no validation images, or more classes than the net tells apart.
+    """
+    data, outputs = settings.data, settings.table().classes
+    root = Path(data.root) if data.root else QUICKSTART_FOLDER
+    if data.root is None:
+        if mesh.rank == 0:
+            quickstart.make(root, lambda done, total: display.show("drawing images", done, total))
+        mesh.barrier()
+    train, validation = open_folder(root, data.val_every)
+    if len(train.classes) > outputs:
+        raise UserError(
+            f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
+            f"set the filters of its last layer to at least {len(train.classes)}"
+        )
+    if len(train) < settings.trainer.batch_size:
+        raise UserError(
+            f"{root} holds {len(train)} training images, fewer than a batch: "
+            f"set trainer.batch_size to at most {len(train)}, not {settings.trainer.batch_size}"
+        )
+    display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
+    return train, validation
+
+
+def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display) -> Statistics:
+    """The training images' mean and colour statistics, computed by rank 0 and the same on every rank."""
+    statistics = None
+    if mesh.rank == 0:
+        statistics = gather(
+            images,
+            size=settings.data.size,
+            threads=settings.data.threads or threads,
+            device=mesh.device,
+            limit=settings.data.statistics_images,
+            progress=lambda done, total: display.show("mean image", done, total),
+        )
+    return mesh.from_first(statistics)
+
+
+def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, start: tuple[int, int]) -> TrainFeed:
+    """This process's training batches from `start`, (epoch, batch in it), on."""
+    part, parts = (mesh.share, mesh.layout.shares) if settings.data.share_decoding else (0, 1)
+    return TrainFeed(
+        images,
+        seed=settings.seed,
+        batch_size=settings.trainer.batch_size,
+        replica=mesh.replica,
+        replicas=mesh.layout.replicas,
+        part=part,
+        parts=parts,
+        size=settings.data.size,
+        crop=settings.table().input_size,
+        mirror=settings.data.mirror,
+        threads=settings.data.threads or threads,
+        device=mesh.device,
+        exchange=mesh.gather_rows if parts > 1 else None,
+        start=start,
+    )
+
+
+def validation_feed(settings: Settings, images: Images, mesh: Mesh, threads: int) -> ValidationFeed:
+    """This process's part of one pass over the validation images; iterate over it as often as needed."""
+    return ValidationFeed(
+        images,
+        batch_size=settings.evaluation.batch_size,
+        replica=mesh.replica,
+        replicas=mesh.layout.replicas,
+        part=mesh.share,
+        parts=mesh.layout.shares,
+        size=settings.data.size,
+        threads=settings.data.threads or threads,
+        device=mesh.device,
+        exchange=mesh.gather_rows if mesh.layout.shares > 1 else None,
+    )

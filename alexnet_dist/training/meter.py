@@ -1,0 +1,70 @@
+"""How fast a run is: images a second, bytes crossed, time spent waiting for crossings, memory."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alexnet_dist.parallel.mesh import Mesh
+
+
+class Meter:
+    """Counts steps between two readings; pauses (validation, checkpoints) are left out of the time."""
+
+    def __init__(self, mesh: Mesh, batch_size: int) -> None:
+        self._mesh = mesh
+        self._batch_size = batch_size
+        self._restart()
+
+    def _restart(self) -> None:
+        self._mesh.crossing.read()
+        self._steps, self._paused, self._begun = 0, 0.0, time.perf_counter()
+
+    def step(self) -> None:
+        self._steps += 1
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What happens inside is not training: neither its time nor its crossings count."""
+        begun = time.perf_counter()
+        held = self._mesh.crossing.read()
+        yield
+        self._mesh.crossing.restore(held)
+        self._paused += time.perf_counter() - begun
+
+    def read(self, loss: torch.Tensor) -> dict[str, Any]:
+        """Figures of the steps since the last reading; every rank takes part and gets the same.
+
+        `loss` is this replica's mean of the last step. Returns the mean loss over replicas, images a second, bytes that
+        a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory of the largest
+        process in bytes (of its GPU, or its resident set).
+        """
+        sent, waited = self._mesh.crossing.read()
+        seconds = time.perf_counter() - self._begun - self._paused
+        means = torch.stack([loss.detach().double(), torch.tensor(waited, dtype=torch.float64, device=loss.device)])
+        dist.all_reduce(means)
+        means /= dist.get_world_size()
+        peak = torch.tensor(float(peak_memory(self._mesh.device)), dtype=torch.float64, device=loss.device)
+        dist.all_reduce(peak, dist.ReduceOp.MAX)
+        steps = max(self._steps, 1)
+        figures = {
+            "loss": means[0].item(),
+            "images_per_second": self._steps * self._batch_size / seconds,
+            "crossing_bytes": sent // steps,
+            "crossing_exposed_seconds": means[1].item() / steps,
+            "step_seconds": seconds / steps,
+            "peak_memory_bytes": int(peak.item()),
+        }
+        self._restart()
+        return figures
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes this process has held at most: of its GPU's memory, or of the machine's (resident set)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

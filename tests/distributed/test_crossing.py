@@ -1,0 +1,71 @@
+"""Gradients through a crossing, in double precision, between real processes."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.distributed.processes import run_processes
+from torch.autograd import gradcheck
+
+from alexnet_dist.parallel.mesh import join_mesh
+
+
+class _OwnPart(torch.autograd.Function):
+    """The whole, alike on every process -> this process's part; the gradients of all parts, joined, on the way back."""
+
+    @staticmethod
+    def forward(ctx, whole, mesh):
+        ctx.mesh = mesh
+        return whole.chunk(mesh.layout.shares, dim=1)[mesh.share].clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.mesh.gather_columns(gradient.flatten(2).flatten(1)).reshape(
+            gradient.shape[0], -1, *gradient.shape[2:]
+        ), None
+
+
+class _SumOverTowers(torch.autograd.Function):
+    """One scalar a process -> their sum on every process, whose gradient each takes once."""
+
+    @staticmethod
+    def forward(ctx, value, group):
+        total = value.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def _check(processes: int) -> bool:
+    with join_mesh(processes, torch.device("cpu"), timeout=60) as mesh:
+        generator = torch.Generator().manual_seed(3)
+        whole = torch.randn(2, 2 * processes, 2, 2, dtype=torch.double, generator=generator, requires_grad=True)
+        # Every process weighs what it reads in its own way, so that what comes back differs from sender to sender.
+        weights = torch.randn(processes, *whole.shape, dtype=torch.double, generator=generator)[mesh.share]
+
+        def crossed(values: torch.Tensor) -> torch.Tensor:
+            part = _OwnPart.apply(values, mesh)
+            everything = mesh.crossing(part**2)
+            return _SumOverTowers.apply((everything**3 * weights).sum(), mesh.tower_group)
+
+        return gradcheck(crossed, whole, nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_gradients_through_a_crossing_pass_gradcheck(processes: int) -> None:
+    assert run_processes(_check, processes, processes) == [True] * processes
+
+
+def _cross_once(channels: int) -> tuple[torch.Tensor, int]:
+    with join_mesh(2, torch.device("cpu"), timeout=60) as mesh:
+        part = torch.full((3, channels, 1, 1), float(mesh.share))
+        return mesh.crossing(part), mesh.crossing.read()[0]
+
+
+def test_parts_stand_in_tower_order_and_bytes_are_counted() -> None:
+    expected = torch.cat([torch.zeros(3, 5, 1, 1), torch.ones(3, 5, 1, 1)], dim=1)
+    for whole, sent in run_processes(_cross_once, 2, 5):
+        assert torch.equal(whole, expected)
+        assert sent == 3 * 5 * 4

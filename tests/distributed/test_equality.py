@@ -1,0 +1,169 @@
+"""One training step gives the same loss and gradients for every layout, and those of a plain torch.nn net."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alexnet_dist.commands import compose
+from alexnet_dist.model.dropout import DropoutKey, keep_mask
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
+from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.training.step import loss_of, set_precision
+from tests.distributed.processes import run_processes
+
+IMAGES, SEED, STEP = 8, 5, 3
+TOLERANCE = 1e-5
+
+Gradients = dict[str, torch.Tensor]
+
+
+def _table(overrides: list[str]) -> Table:
+    return build_table(compose("train", overrides)["model"])
+
+
+def _batch(table: Table) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    images = 60 * torch.randn(IMAGES, 3, table.input_size, table.input_size, generator=generator)
+    return images, torch.randint(table.classes, (IMAGES,), generator=generator)
+
+
+def _step(overrides: list[str]) -> tuple[int, int, float, Gradients]:
+    """One process's replica, share, loss and gradients."""
+    table = _table(overrides)
+    cpu = torch.device("cpu")
+    with join_mesh(table.towers, cpu, timeout=120) as mesh:
+        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
+        net.initialise(SEED)
+        images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch(table))
+        network: nn.Module = net
+        if mesh.layout.replicas > 1:
+            network = DistributedDataParallel(net, process_group=mesh.replica_group)
+        key = DropoutKey(SEED, STEP, first_row=mesh.replica * len(images))
+        loss = loss_of(network, images, labels, key, mesh, set_precision("fp32", cpu))
+        loss.backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+        return mesh.replica, mesh.share, loss.item(), gradients
+
+
+def _whole_step(processes: int, overrides: list[str]) -> tuple[float, Gradients]:
+    """The loss and the whole net's gradients; replicas must agree on the latter to the bit."""
+    results = run_processes(_step, processes, overrides)
+    replicas: dict[int, list[Any]] = {}
+    for replica, _, loss, gradients in results:
+        replicas.setdefault(replica, []).append((loss, gradients))
+    for shares in replicas.values():
+        assert len({loss for loss, _ in shares}) == 1, "towers of one net end with the same loss"
+    first = [gradients for _, gradients in replicas[0]]
+    for shares in replicas.values():
+        for ours, theirs in zip(first, (gradients for _, gradients in shares), strict=True):
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    mean_loss = sum(shares[0][0] for shares in replicas.values()) / len(replicas)
+    return mean_loss, {name: torch.cat([gradients[name] for gradients in first]) for name in first[0]}
+
+
+def _assert_close(loss: float, gradients: Gradients, expected_loss: float, expected: Gradients) -> None:
+    assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        assert expected[name].norm() > 0, name
+        assert (gradient - expected[name]).norm() <= TOLERANCE * expected[name].norm(), name
+
+
+class SpatialNorm(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        window = F.avg_pool2d(F.pad(x**2, (2, 2, 2, 2)), 5, 1) * 25
+        return x / (1 + 1e-3 / 25 * window) ** 0.75
+
+
+class LinearDropout(nn.Module):
+    """Drops with the masks that the package draws for all units at once."""
+
+    def __init__(self, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        key = DropoutKey(SEED, STEP)
+        return x * keep_mask(key, self.layer, len(x), slice(0, x.shape[1]), 0.5, x.device)
+
+
+def _norm(towers: int, channels: int) -> nn.Module:
+    """A response norm whose windows stay within each tower's maps."""
+
+    class TowerNorm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 2)
+            return torch.cat([norm(maps) for maps in x.split(channels // towers, dim=1)], dim=1)
+
+    return TowerNorm()
+
+
+def _plain_paper() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 11, 4, 2), nn.ReLU(), _norm(2, 96), nn.MaxPool2d(3, 2),
+        nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU(), _norm(2, 256), nn.MaxPool2d(3, 2),
+        nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
+        nn.Linear(9216, 4096), nn.ReLU(), LinearDropout(5),
+        nn.Linear(4096, 4096), nn.ReLU(), LinearDropout(6),
+        nn.Linear(4096, 1000),
+    )  # fmt: skip
+
+
+def _plain_net145() -> nn.Sequential:
+    return nn.Sequential(
+        nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4), _norm(2, 96), nn.MaxPool2d(3, 2), nn.ReLU(),
+        nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU(), _norm(2, 256), SpatialNorm(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.MaxPool2d(3, 2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(9216, 4096), nn.ReLU(), LinearDropout(5),
+        nn.Linear(4096, 4096), nn.ReLU(), LinearDropout(6),
+        nn.Linear(4096, 1000),
+    )  # fmt: skip
+
+
+def _plain_tiny_of_four_towers() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 7, 2, 2), nn.ReLU(), _norm(4, 32), nn.MaxPool2d(3, 2),
+        nn.Conv2d(32, 64, 5, 1, 2, groups=4), nn.ReLU(), _norm(4, 64), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 96, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(96, 96, 3, 1, 1, groups=4), nn.ReLU(),
+        nn.Conv2d(96, 64, 3, 1, 1, groups=4), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
+        nn.Linear(256, 256), nn.ReLU(), LinearDropout(5),
+        nn.Linear(256, 256), nn.ReLU(), LinearDropout(6),
+        nn.Linear(256, 8),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "plain"),
+    [
+        (["model=paper"], _plain_paper),
+        (["model=net145"], _plain_net145),
+        (["model=tiny", "model.towers=4"], _plain_tiny_of_four_towers),
+    ],
+    ids=["paper", "net145", "four towers"],
+)
+def test_a_step_is_the_same_for_1_2_and_4_processes_and_for_a_plain_net(overrides: list[str], plain: Any) -> None:
+    table = _table(overrides)
+    whole = Net(table)
+    whole.initialise(SEED)
+    reference = plain()
+    with torch.no_grad():
+        for ours, theirs in zip(whole.parameters(), reference.parameters(), strict=True):
+            theirs.copy_(ours)
+    images, labels = _batch(table)
+    loss = F.cross_entropy(reference(images), labels)
+    loss.backward()
+    names = [name for name, _ in whole.named_parameters()]
+    expected = {name: p.grad for name, p in zip(names, reference.parameters(), strict=True)}
+    for processes in (1, 2, 4):
+        _assert_close(*_whole_step(processes, overrides), loss.item(), expected)
