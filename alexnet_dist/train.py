@@ -102,7 +102,7 @@ def run(config: dict[str, Any]) -> None:
         while state.step < total_steps:
             batch = next(feed)
             set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
-            images = state.preprocess.training(batch)
+            images = state.preprocess.of_training(batch)
             key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
             loss = loss_of(network, images, batch.labels, key, mesh, autocast)
             loss.backward()

@@ -48,7 +48,7 @@ class TowerLayer(nn.Module):
         """[N, C, H, W] or [N, units] of what the layer reads -> [N, filters held, H', W'] or [N, units held]."""
         x = self._convolve(x) if self.layer.kind == "conv" else self._connect(x)
         for operation in self.layer.then:
-            x = self._apply(operation, x, key)
+            x = self._follow(operation, x, key)
         return x
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class TowerLayer(nn.Module):
         weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
         return torch.bmm(own, weight).transpose(0, 1).flatten(1) + self.bias
 
-    def _apply(self, operation: Operation, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+    def _follow(self, operation: Operation, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
         options = operation.options
         match operation.kind:
             case "identity":

@@ -1,5 +1,6 @@
 """Who starts the processes: an outer torchrun or srun, or the command itself through torch's own launcher."""
 
+import logging
 import os
 import subprocess
 import uuid
@@ -56,6 +57,8 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
         monitor_interval=0.1,
         start_method="spawn",
     )
+    # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, entry)(*arguments)
     except ChildFailedError as error:
