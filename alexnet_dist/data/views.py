@@ -30,12 +30,13 @@ class Preprocess(nn.Module):
         self.directions.copy_(torch.from_numpy(statistics.eigenvectors * statistics.deviations))
 
     def of_training(self, batch: Batch) -> torch.Tensor:
-        """A batch's crops, less the mean image's same crops, plus each image's colour: float32 [b, 3, crop, crop]."""
+        """A batch's crops, less the mean image's same crops, plus each image's colour:
+        float32 [b, 3, crop, crop], channels last."""
         # Every place that a crop of the mean image can have, as views of it: [3, offsets, offsets, crop, crop].
         places = self.mean.unfold(1, self.crop, 1).unfold(2, self.crop, 1)
         means = places[:, batch.y, batch.x].transpose(0, 1)
         means = torch.where(batch.mirror[:, None, None, None], means.flip(3), means)
-        images = batch.pixels - means
+        images = (batch.pixels - means).contiguous(memory_format=torch.channels_last)
         if self.colour:
             images += (batch.colour @ self.directions.T)[:, :, None, None]
         return images
@@ -48,7 +49,7 @@ class Preprocess(nn.Module):
             places += [(0, 0), (0, end), (end, 0), (end, end)]
 
         def cut(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-            whole = pixels - self.mean
+            whole = (pixels - self.mean).contiguous(memory_format=torch.channels_last)
             for y, x in places:
                 view = whole[:, :, y : y + self.crop, x : x + self.crop]
                 yield view

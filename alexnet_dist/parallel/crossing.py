@@ -76,15 +76,29 @@ class _Cross(torch.autograd.Function):
     @staticmethod
     def forward(ctx, part: torch.Tensor, crossing: Crossing):  # type: ignore[no-untyped-def]
         ctx.crossing = crossing
-        return torch.cat(crossing.exchange([part.contiguous()] * crossing.size), dim=1)
+        ctx.order = _dense_order(part)
+        part = part.permute(ctx.order).contiguous()
+        whole = torch.cat(crossing.exchange([part] * crossing.size), dim=ctx.order.index(1))
+        return whole.permute(_inverse(ctx.order))
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):  # type: ignore[no-untyped-def]
-        crossing = ctx.crossing
-        parts = [part.contiguous() for part in gradient.chunk(crossing.size, dim=1)]
-        received = crossing.exchange(parts)
+        crossing, order = ctx.crossing, ctx.order
+        parts = gradient.permute(order).chunk(crossing.size, dim=order.index(1))
+        received = crossing.exchange([part.contiguous() for part in parts])
         # Added in the group's order on every process, so that a sum does not depend on who computes it.
         total = received[0] + received[1]
         for part in received[2:]:
             total += part
-        return total, None
+        return total.permute(_inverse(order)), None
+
+
+def _dense_order(maps: torch.Tensor) -> tuple[int, ...]:
+    """The order of dimensions in which a tensor travels: channels last where it lies so in memory, else as it is."""
+    if maps.dim() == 4 and maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous():
+        return (0, 2, 3, 1)
+    return tuple(range(maps.dim()))
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(i) for i in range(len(order)))
