@@ -44,6 +44,12 @@ def distributed_command(module: str, config_name: str, plan: Plan) -> None:
             worker(module, compose(config_name, _overrides_under(launcher)))
 
 
+def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
+    """Run a command of one process on its composed configuration."""
+    with errors_as_sentences():
+        _with_hydra(config_name, run)
+
+
 def worker(module: str, config: dict[str, Any]) -> None:
     """One process of a command; it ends here, with its status, if something goes wrong."""
     try:
@@ -86,12 +92,20 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
 
 
 def _compose_outside(module: str, config_name: str, plan: Plan) -> None:
-    def job(composed: DictConfig) -> None:
+    def job(composed: dict[str, Any]) -> None:
         number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
-        processes, config = plan(_plain(composed), number)
+        processes, config = plan(composed, number)
         status = start_processes(worker, processes, module, config)
         if status:
             sys.exit(status)
+
+    _with_hydra(config_name, job)
+
+
+def _with_hydra(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
+    def job(composed: DictConfig) -> None:
+        with errors_as_sentences():  # inside, since Hydra prints a line of its own for what leaves a job
+            run(_plain(composed))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()

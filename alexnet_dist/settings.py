@@ -1,7 +1,7 @@
 """What a configuration may say: typed, bounded, and checked across fields before any process starts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -9,20 +9,21 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, TableError, build_table
 
-_strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+Checked = TypeVar("Checked")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class RunSettings:
     """`dir` is the run's folder; without one it is named under runs/ after the time and the model."""
 
     dir: str | None
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class DataSettings:
     """Where the images are and how a sample is cut from them (paper, section 2 and 4.1).
 
@@ -41,7 +42,7 @@ class DataSettings:
     statistics_images: Positive
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class OptimizerSettings:
     """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5)."""
 
@@ -52,7 +53,7 @@ class OptimizerSettings:
     bias_weight_decay: bool
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class ScheduleSettings:
     """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs.
 
@@ -67,14 +68,14 @@ class ScheduleSettings:
     at_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class PrecisionSettings:
     """`fp32`, `tf32` (CUDA only: fp32 storage, TF32 products) or `bf16` (products and maps; parameters stay fp32)."""
 
     kind: Literal["fp32", "tf32", "bf16"]
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class ParallelSettings:
     """`processes` is how many the plain command starts (auto: one a tower); `timeout` the seconds a peer may take."""
 
@@ -82,7 +83,7 @@ class ParallelSettings:
     timeout: Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do."""
 
@@ -93,7 +94,7 @@ class TrainerSettings:
     validate_every: Positive
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class EvaluationSettings:
     """`views` of the closing evaluation (paper, section 4.1); `batch_size` images over all replicas."""
 
@@ -101,7 +102,7 @@ class EvaluationSettings:
     batch_size: Positive
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class CheckpointSettings:
     """A checkpoint every so many steps and at every validation; the newest `keep` are kept, and the best."""
 
@@ -109,7 +110,7 @@ class CheckpointSettings:
     keep: Positive
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class TrackingSettings:
     """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B."""
 
@@ -121,7 +122,7 @@ class TrackingSettings:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=strict)
 class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make."""
 
@@ -151,18 +152,9 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         UserError: an unknown key, a value of the wrong kind or out of bounds, a table that cannot be, or fields that
             contradict each other.
     """
+    settings = check(Settings, config)
     try:
-        settings = TypeAdapter(Settings).validate_python(config)
         table = settings.table()
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
-        value = "" if first["type"] in ("missing", "unexpected_keyword_argument") else f", not {first['input']!r}"
-        message = {
-            "missing": "is not set",
-            "unexpected_keyword_argument": "is not a setting of this program",
-        }.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
-        raise UserError(f"{where}: {message}{value}") from None
     except TableError as error:
         raise UserError(f"model: {error}") from None
     if settings.data.size < table.input_size:
@@ -178,6 +170,25 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
     return settings
+
+
+def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
+    """The configuration as an instance of a settings class.
+
+    Raises:
+        UserError: an unknown or missing key, a value of the wrong kind or out of bounds; the first one is named.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
+        value = "" if first["type"] in ("missing", "unexpected_keyword_argument") else f", not {first['input']!r}"
+        message = {
+            "missing": "is not set",
+            "unexpected_keyword_argument": "is not a setting of this program",
+        }.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
+        raise UserError(f"{where}: {message}{value}") from None
 
 
 def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:

@@ -82,7 +82,7 @@ def run(config: dict[str, Any]) -> None:
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
             record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
-        extra = {"resumed_from": str(checkpoint) if checkpoint else None, "config": config, "classes": train_images.classes}
+        origin = {"resumed_from": checkpoint and str(checkpoint), "config": config, "classes": train_images.classes}
 
         start = (state.epoch, state.images // trainer.batch_size)
         feed = training_feed(settings, train_images, mesh, threads, start)
@@ -127,7 +127,8 @@ def run(config: dict[str, Any]) -> None:
                     best = state.note_validation(figures["top1_error"])
                 if epoch_done or state.step % settings.checkpoint.every == 0 or state.step == total_steps:
                     stop_if_not_finite(loss.item(), state.step, run_dir)
-                    save_checkpoint(run_dir, mesh, state, {**extra, **record.state()}, settings.checkpoint.keep, best)
+                    extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}
+                    save_checkpoint(run_dir, mesh, state, extra, settings.checkpoint.keep, best)
 
         # ------------------------------------------------------------------------------ the closing evaluation
         record.validation(evaluate(settings.evaluation.views))

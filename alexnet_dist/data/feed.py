@@ -1,30 +1,40 @@
-"""The feed: batches for training and validation, made ahead in the background."""
+"""The feeds: endless training batches and passes over a validation set, decoded ahead in the background.
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+Both cut a batch into the rows of each replica and those into the parts that the processes of a replica decode; `exchange` puts
+the parts together again, the same on every process of the replica.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from alexnet_dist.data.graph import Decoder
+from alexnet_dist.data.background import Background
+from alexnet_dist.data.decode import Cuts, decode
 from alexnet_dist.data.images import Images
-from alexnet_dist.data.plan import draw, epoch_order
+from alexnet_dist.data.plan import Draws, draws, epoch_order
+from alexnet_dist.errors import UserError
 
-_AHEAD = 2
-
-# Given this process's part of a batch, uint8 [b / parts, ...], returns all parts in order, [b, ...].
+# uint8 [n, H, W, C] of every process of a replica -> [parts * n, H, W, C], in the order of the parts.
 Exchange = Callable[[torch.Tensor], torch.Tensor]
+
+Item = TypeVar("Item")
+
+# Batches that are complete, exchanged and on the device before the consumer asks for them.
+AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This replica's images of a training step, on the device.
+    """A replica's b images of one step, on the device.
 
-    `pixels` uint8 [b, 3, crop, crop], `labels` int64 [b]; and what was drawn for them: the crops' offsets `y`, `x` int64 [b],
-    `mirror` bool [b], `colour` float32 [b, 3]. `samples` int64 [b] (on the host) are their numbers in the data set.
+    epoch, index: which batch of which epoch. samples: int64 [b], NumPy. pixels: uint8 [b, 3, crop, crop], channels last in
+    memory. labels: int64 [b]. What was drawn for each image (data/plan.py): offsets y, x int64 [b], mirror bool [b], colour
+    float32 [b, 3].
     """
 
     epoch: int
@@ -38,64 +48,23 @@ class Batch:
     colour: torch.Tensor
 
 
-class _Background:
-    """Runs an iterator in a thread, at most `_AHEAD` items before they are asked for.
-
-    The thread makes exactly as many items as are asked for and `_AHEAD` more: processes that exchange inside the iterator
-    end at the same item, so none waits for a peer that has stopped.
-    """
-
-    def __init__(self, items: Iterator[Any], device: torch.device) -> None:
-        self._items = items
-        self._device = device
-        self._allowed: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._made: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        for _ in range(_AHEAD):
-            self._allowed.put(True)
-        self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            if self._device.type == "cuda":
-                torch.cuda.set_device(self._device)
-                with torch.cuda.stream(torch.cuda.Stream()):
-                    self._produce(torch.cuda.current_stream())
-            else:
-                self._produce(None)
-        except BaseException as error:  # handed to whoever asks for the next item
-            self._made.put(("error", error))
-
-    def _produce(self, stream: torch.cuda.Stream | None) -> None:
-        while self._allowed.get():
-            item = next(self._items, None)
-            if item is None:
-                self._made.put(("end", None))
-                return
-            if stream is not None:
-                stream.synchronize()
-            self._made.put(("item", item))
-
-    def __next__(self) -> Any:
-        kind, value = self._made.get()
-        if kind == "error":
-            raise value
-        if kind == "end":
-            raise StopIteration
-        self._allowed.put(True)
-        return value
-
-    def close(self) -> None:
-        self._allowed.put(False)
-        self._thread.join()
+@dataclass(frozen=True)
+class _Step:
+    epoch: int
+    index: int
+    samples: np.ndarray
+    drawn: Draws
 
 
 class TrainFeed:
-    """The training batches of this process's replica, epoch after epoch, from `start` = (epoch, batch) on.
+    """An endless iterator of Batch, epoch after epoch, starting at `start` = (epoch, index).
 
-    Batch i of an epoch is order[i * batch_size : (i + 1) * batch_size] of that epoch's order; what is left over is dropped.
-    Replica r of `replicas` takes its r-th equal part; of that, part p of `parts` is decoded here and the others come by
-    `exchange`. The batches are the same whatever parts, threads and start.
+    An epoch takes `count // batch_size` batches of `batch_size` images over all replicas; what remains waits for another
+    epoch's order. Replica r of R has rows [r B/R, (r+1) B/R) of each; part p of P decodes its P-th of them. The batches depend on
+    seed, epoch and index alone.
+
+    `exchange` is called from the feed's thread, up to AHEAD batches before the consumer. Its collectives need a process
+    group that nothing else uses. All processes must take the same number of batches before they close.
     """
 
     def __init__(
@@ -116,77 +85,97 @@ class TrainFeed:
         exchange: Exchange | None,
         start: tuple[int, int] = (0, 0),
     ) -> None:
+        """Raises UserError where there are fewer images than a batch has, or where replicas and parts do not divide it."""
         if batch_size % (replicas * parts):
-            raise ValueError(f"a batch of {batch_size} images is not divided by {replicas} replicas of {parts} parts")
-        if batch_size > len(images):
-            raise ValueError(f"{len(images)} images do not fill a batch of {batch_size}")
+            raise UserError(
+                f"a batch of {batch_size} images cannot be split over {replicas} replicas of {parts} processes: "
+                f"set trainer.batch_size to a multiple of {replicas * parts}"
+            )
+        if len(images) < batch_size:
+            raise UserError(
+                f"there are {len(images)} training images, fewer than a batch of {batch_size}: "
+                f"set trainer.batch_size to {len(images)} or less"
+            )
+        if (exchange is None) != (parts == 1):
+            raise ValueError("an exchange is needed where there are parts, and only there")
         self.batches_per_epoch = len(images) // batch_size
-        self._images, self._seed, self._mirror, self._offsets = images, seed, mirror, size - crop + 1
-        self._batch_size, self._rows = batch_size, batch_size // replicas
-        self._first_row, self._part_rows = replica * self._rows, self._rows // parts
-        self._part, self._device, self._exchange = part, device, exchange
-        self._decoder = Decoder(images, self._part_rows, size, crop, threads, device)
-        self._background = _Background(self._batches(*start), device)
+        self._images = images
+        self._seed = seed
+        self._batch_size = batch_size
+        self._rows = _rows(batch_size // replicas, replica)
+        self._part_rows = _rows(batch_size // replicas // parts, part)
+        self._positions = size - crop + 1
+        self._mirror = mirror
+        self._device = device
+        self._exchange = exchange
+        decoded = decode(
+            images,
+            self._requests(*start),
+            size=size,
+            crop=crop,
+            batch_size=batch_size // replicas // parts,
+            threads=threads,
+            device=device,
+        )
+        self._background = Background(
+            _on_device(self._batches(decoded), device), ahead=AHEAD, finish_begun=exchange is not None, name="train feed"
+        )
 
-    def __iter__(self) -> "TrainFeed":
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._background)
+        batch = next(self._background)
+        _keep_for_current_stream(batch.pixels, batch.labels, batch.y, batch.x, batch.mirror, batch.colour)
+        return batch
 
     def close(self) -> None:
-        """Finish the batches under way and end the thread."""
+        """End the feed's threads. Where there is an exchange, it first makes the batches that the other processes make too."""
         self._background.close()
 
-    def _places(self, epoch: int, index: int) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Epoch, batch in it, and the samples of this replica's rows, from a place on."""
-        while True:
-            order = epoch_order(self._seed, epoch, len(self._images))
-            for i in range(index, self.batches_per_epoch):
-                first = i * self._batch_size + self._first_row
-                yield epoch, i, order[first : first + self._rows]
-            epoch, index = epoch + 1, 0
+    def _requests(self, epoch: int, index: int) -> Generator[tuple[Cuts, _Step], None, None]:
+        """What this process decodes, and the step it is part of; the next epoch's order is computed during this one."""
+        with ThreadPoolExecutor(1, thread_name_prefix="epoch order") as executor:
+            order = executor.submit(epoch_order, self._seed, epoch, len(self._images))
+            while True:
+                samples = order.result()
+                order = executor.submit(epoch_order, self._seed, epoch + 1, len(self._images))
+                while index < self.batches_per_epoch:
+                    own = samples[index * self._batch_size :][self._rows]
+                    drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
+                    part = self._part_rows
+                    yield Cuts(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
+                    index += 1
+                epoch, index = epoch + 1, 0
 
-    def _batches(self, epoch: int, index: int) -> Iterator[Batch]:
-        places = self._places(epoch, index)
-        own = slice(self._part * self._part_rows, (self._part + 1) * self._part_rows)
+    def _batches(self, decoded: Generator[tuple[torch.Tensor, _Step], None, None]) -> Generator[Batch, None, None]:
+        to = self._to_device
+        with closing(decoded):
+            for pixels, step in decoded:
+                yield Batch(
+                    epoch=step.epoch,
+                    index=step.index,
+                    samples=step.samples,
+                    pixels=_channels_first(self._exchange(pixels) if self._exchange else pixels),
+                    labels=to(self._images.labels[step.samples]),
+                    y=to(step.drawn.y),
+                    x=to(step.drawn.x),
+                    mirror=to(step.drawn.mirror),
+                    colour=to(step.drawn.colour),
+                )
 
-        def submit() -> tuple[int, int, np.ndarray]:
-            place = next(places)
-            samples = place[2][own]
-            self._decoder.submit(samples, draw(self._seed, place[0], samples, self._offsets, self._mirror))
-            return place
-
-        ahead = submit()
-        while True:
-            (epoch, index, samples), ahead = ahead, submit()
-            pixels = self._decoder.fetch()
-            if self._exchange is not None:
-                pixels = self._exchange(pixels)
-            draws = draw(self._seed, epoch, samples, self._offsets, self._mirror)
-
-            def on_device(values: np.ndarray) -> torch.Tensor:
-                return torch.from_numpy(values).to(self._device)
-
-            yield Batch(
-                epoch=epoch,
-                index=index,
-                samples=samples,
-                pixels=pixels,
-                labels=on_device(self._images.labels[samples]),
-                y=on_device(draws.y),
-                x=on_device(draws.x),
-                mirror=on_device(draws.mirror),
-                colour=on_device(draws.colour),
-            )
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
 
 
 class ValidationFeed:
-    """One pass over all images, each in exactly one replica's batches exactly once; iterate as often as needed.
+    """Each iteration is one pass over a split: (pixels uint8 [b, 3, size, size], labels int64 [b], samples int64 [b]).
 
-    Yields uint8 pixels [b, 3, size, size], int64 labels [b] and int64 sample numbers [b], on the device, the same number of
-    batches of the same shape on every replica. Rows beyond the images have label and sample -1. `batch_size` images over
-    all replicas make a batch, rounded up to what replicas and parts divide.
+    Every image is in exactly one batch of exactly one replica. All replicas yield len(feed) batches of the same shape; rows
+    that pad them have label and sample -1 and black pixels. b is batch_size / replicas, rounded up to a multiple of `parts`.
+    Pixels are channels last in memory.
+
+    As in TrainFeed, `exchange` runs in a thread and needs a process group that nothing else uses, the training feed included.
     """
 
     def __init__(
@@ -203,46 +192,103 @@ class ValidationFeed:
         device: torch.device,
         exchange: Exchange | None,
     ) -> None:
-        self._images, self._size, self._threads, self._device = images, size, threads, device
-        self._part_rows = -(-batch_size // (replicas * parts))
-        self._rows = self._part_rows * parts
-        self._replica, self._replicas, self._part, self._exchange = replica, replicas, part, exchange
+        if (exchange is None) != (parts == 1):
+            raise ValueError("an exchange is needed where there are parts, and only there")
+        self._images = images
+        self._part_size = -(-batch_size // (replicas * parts))
+        replica_size = self._part_size * parts
+        self._whole_size = replica_size * replicas
+        self._rows = _rows(replica_size, replica)
+        self._part_rows = _rows(self._part_size, part)
+        self._size = size
+        self._threads = threads
+        self._device = device
+        self._exchange = exchange
 
     def __len__(self) -> int:
-        return -(-len(self._images) // (self._rows * self._replicas))
+        """Batches of a pass."""
+        return -(-len(self._images) // self._whole_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        background = _Background(self._batches(), self._device)
+        background = Background(
+            _on_device(self._batches(), self._device),
+            ahead=AHEAD,
+            finish_begun=self._exchange is not None,
+            name="validation feed",
+        )
         try:
-            while True:
-                try:
-                    item = next(background)
-                except StopIteration:
-                    return
-                yield item
+            for batch in background:
+                _keep_for_current_stream(*batch)
+                yield batch
         finally:
             background.close()
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        decoder = Decoder(self._images, self._part_rows, self._size, None, self._threads, self._device)
-        ahead = self._submit(decoder, 0)
-        for i in range(len(self)):
-            (samples, own), ahead = ahead, self._submit(decoder, i + 1)
-            pixels = torch.zeros(self._part_rows, 3, self._size, self._size, dtype=torch.uint8, device=self._device)
-            if len(own):
-                pixels[: len(own)] = decoder.fetch()
-            if self._exchange is not None:
-                pixels = self._exchange(pixels)
-            labels = np.where(samples >= 0, self._images.labels[samples], -1)
-            yield pixels, torch.from_numpy(labels).to(self._device), torch.from_numpy(samples).to(self._device)
+    def _samples(self) -> Iterator[np.ndarray]:
+        """The replica's samples of each batch, -1 for padding: int64 [b]."""
+        for first in range(0, len(self) * self._whole_size, self._whole_size):
+            samples = np.arange(first, first + self._whole_size)[self._rows]
+            yield np.where(samples < len(self._images), samples, -1)
 
-    def _submit(self, decoder: Decoder, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Begin to decode this part of a batch; the replica's samples (-1 beyond the last image) and those decoded here."""
-        first = (batch * self._replicas + self._replica) * self._rows
-        samples = np.arange(first, first + self._rows)
-        samples[samples >= len(self._images)] = -1
-        own = samples[self._part * self._part_rows : (self._part + 1) * self._part_rows]
-        own = own[own >= 0]
-        if len(own):
-            decoder.submit(own, None)
-        return samples, own
+    def _requests(self) -> Generator[tuple[Cuts, None], None, None]:
+        for samples in self._samples():
+            own = samples[self._part_rows]
+            if own[0] >= 0:
+                yield Cuts.whole(own[own >= 0]), None
+
+    def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+        decoded = decode(
+            self._images,
+            self._requests(),
+            size=self._size,
+            crop=self._size,
+            batch_size=self._part_size,
+            threads=self._threads,
+            device=self._device,
+        )
+        with closing(decoded):
+            for samples in self._samples():
+                real = int((samples[self._part_rows] >= 0).sum())
+                if real == self._part_size:
+                    pixels, _ = next(decoded)
+                else:
+                    pixels = torch.zeros(self._part_size, self._size, self._size, 3, dtype=torch.uint8, device=self._device)
+                    if real:
+                        pixels[:real] = next(decoded)[0]
+                labels = np.where(samples >= 0, self._images.labels[samples], -1)
+                yield (
+                    _channels_first(self._exchange(pixels) if self._exchange else pixels),
+                    torch.from_numpy(labels).to(self._device),
+                    torch.from_numpy(samples).to(self._device),
+                )
+
+
+def _rows(count: int, number: int) -> slice:
+    return slice(number * count, (number + 1) * count)
+
+
+def _channels_first(pixels: torch.Tensor) -> torch.Tensor:
+    """[N, H, W, C] as [N, C, H, W], where it lies."""
+    return pixels.permute(0, 3, 1, 2)
+
+
+def _on_device(items: Generator[Item, None, None], device: torch.device) -> Generator[Item, None, None]:
+    """Runs a generator on a CUDA stream of its own; each item is complete when it comes out."""
+    if device.type != "cuda":
+        yield from items
+        return
+    stream = torch.cuda.Stream(device)
+    with closing(items):
+        while True:
+            with torch.cuda.device(device), torch.cuda.stream(stream):
+                item = next(items, None)
+            stream.synchronize()
+            if item is None:
+                return
+            yield item
+
+
+def _keep_for_current_stream(*tensors: torch.Tensor) -> None:
+    """Tells the allocator that the consumer's stream still reads tensors which the feed's stream made."""
+    for tensor in tensors:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))

@@ -1,6 +1,7 @@
-"""The images of a split, encoded as they lie on disk, and a folder of class folders of them."""
+"""A split of a data set as its encoded images, and the reader of a folder of class folders."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,95 +12,124 @@ from alexnet_dist.errors import UserError
 
 
 class Images(Protocol):
-    """One split of a data set: `classes` by name, and for each image a label (int64 [n]) and its encoded bytes."""
+    """One split: encoded images by number. Safe to read from several threads."""
 
-    classes: tuple[str, ...]
-    labels: np.ndarray
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n]."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
-        """The encoded file, uint8 [bytes]."""
-        ...
+        """The encoded bytes of an image, uint8 [bytes]. Raises UserError, which names the image, where they cannot be had."""
 
     def name(self, index: int) -> str:
-        """Where the image comes from, for a person who must find it."""
-        ...
+        """Where the image is, for messages: a path, or a shard and sample."""
 
 
 class ImageFolder:
-    """Images in class folders: `<folder>/<class>/<file>`, classes and files in the order of their names."""
+    """The images of a folder of class folders, in the order of their sorted names.
 
-    def __init__(self, folder: Path, classes: tuple[str, ...], files: list[str], labels: list[int]) -> None:
-        self.folder = folder
-        self.classes = classes
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self._files = np.asarray(files, dtype=np.bytes_)
+    Attributes:
+        classes: names of the class folders, sorted.
+        labels: int64 [n].
+    """
+
+    def __init__(self, folder: str | Path, classes: Sequence[str], names: Sequence[np.ndarray]) -> None:
+        """`names[label]` holds the file names of a class as a numpy array of bytes (20 bytes a file where a str takes 70)."""
+        counts = [len(own) for own in names]
+        self._folder = os.fspath(folder)
+        self._names = tuple(names)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self.classes = tuple(classes)
+        self.labels = np.repeat(np.arange(len(counts)), counts)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> np.ndarray:
-        try:
-            return np.fromfile(self.name(index), dtype=np.uint8)
-        except OSError as error:
-            raise UserError(f"{self.name(index)} cannot be read ({error.strerror}): put it back or remove it") from None
-
     def name(self, index: int) -> str:
-        label = self.classes[self.labels[index]]
-        return os.path.join(self.folder, label, os.fsdecode(bytes(self._files[index])))
+        """The path of the file."""
+        label = self.labels[index]
+        file = self._names[label][index - self._first[label]]
+        return os.path.join(self._folder, self.classes[label], os.fsdecode(bytes(file)))
+
+    def read(self, index: int) -> np.ndarray:
+        """The encoded bytes, uint8 [bytes]. Raises UserError where the file is gone, empty or cannot be read."""
+        path = self.name(index)
+        try:
+            encoded = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error}): restore it or remove it") from None
+        if not len(encoded):
+            raise UserError(f"{path} is empty: replace it or remove it")
+        return encoded
 
 
-def open_folder(root: Path, val_every: int | None) -> tuple[ImageFolder, ImageFolder]:
-    """The training and validation images of `root`, which holds train/ and val/ of class folders.
+def open_folder(root: str | Path, val_every: int | None) -> tuple[ImageFolder, ImageFolder]:
+    """The training and validation images of a folder that holds train/ and maybe val/, each of class folders.
 
-    Without val/, every `val_every`-th file of each class of train/ is for validation and not for training.
+    Without val/, every `val_every`-th file of each class of train/, in sorted order, is for validation and not for training;
+    with val/, `val_every` is not looked at. Files are those with an image's extension that are not hidden.
 
     Raises:
-        UserError: a folder is missing, a class is empty or unknown, or nothing says which images are for validation.
+        UserError: a missing folder, a class without images, a class of val/ that train/ lacks, or nothing to validate on.
     """
+    root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: set data.root to the one that holds train/ and val/")
+        raise UserError(f"there is no folder {root}: set data.root to the folder that holds train/ (and val/)")
     if not (root / "train").is_dir():
-        raise UserError(f"{root} has no folder train/: it must hold train/<class>/<image> files")
-    classes = _classes(root / "train")
-    train = _list(root / "train", classes)
+        raise UserError(f"{root} has no folder train/: put the class folders of the training images into {root / 'train'}")
+    classes, names = _list_classes(root / "train")
     if (root / "val").is_dir():
-        for name in _classes(root / "val"):
-            if name not in classes:
-                raise UserError(f"{root / 'val' / name} is a class that {root / 'train'} has not: add it there or remove it")
-        present = [name for name in classes if (root / "val" / name).is_dir()]
-        return _split(root / "train", classes, train), _split(root / "val", classes, _list(root / "val", tuple(present)))
+        val_classes, val_names = _list_classes(root / "val")
+        if unknown := sorted(set(val_classes) - set(classes)):
+            raise UserError(
+                f"{root / 'val' / unknown[0]} is a class that {root / 'train'} does not have: add it there or remove it"
+            )
+        by_class = dict(zip(val_classes, val_names, strict=True))
+        validation = [by_class.get(name, np.empty(0, np.bytes_)) for name in classes]
+        return ImageFolder(root / "train", classes, names), ImageFolder(root / "val", classes, validation)
     if val_every is None:
-        raise UserError(f"{root} has no folder val/: add it, or set data.val_every=10 to take every tenth file of train/")
-    kept = {name: [file for i, file in enumerate(files) if (i + 1) % val_every] for name, files in train.items()}
-    held = {name: files[val_every - 1 :: val_every] for name, files in train.items()}
-    if not any(held.values()):
-        raise UserError(f"no class of {root / 'train'} has {val_every} files: set data.val_every lower")
-    for name, files in kept.items():
-        if not files:
-            raise UserError(f"{root / 'train' / name} has too few images to share with validation: add some")
-    return _split(root / "train", classes, kept), _split(root / "train", classes, held)
+        raise UserError(f"{root} has no folder val/: make one, or set data.val_every=10 to set every tenth training image aside")
+    if val_every < 2:
+        raise UserError(f"data.val_every={val_every} leaves no image to train on: set it to 2 or more")
+    aside = [np.arange(len(own)) % val_every == val_every - 1 for own in names]
+    train = ImageFolder(root / "train", classes, [own[~out] for own, out in zip(names, aside, strict=True)])
+    val = ImageFolder(root / "train", classes, [own[out] for own, out in zip(names, aside, strict=True)])
+    if not len(val):
+        raise UserError(
+            f"no class of {root / 'train'} has {val_every} images, so data.val_every={val_every} sets none aside: set it lower"
+        )
+    return train, val
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-    if not names:
-        raise UserError(f"{folder} has no class folders: it must hold <class>/<image> files")
-    return names
+def _list_classes(folder: Path) -> tuple[list[str], list[np.ndarray]]:
+    """The class folders by name, and for each its image files' names, sorted, as arrays of bytes."""
+    try:
+        with os.scandir(folder) as entries:
+            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = [_list_files(os.path.join(folder, name)) for name in classes]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): make it readable") from None
+    if not classes:
+        raise UserError(f"{folder} holds no class folders: put the images of each class into a folder of its own")
+    for name, own in zip(classes, names, strict=True):
+        if not len(own):
+            raise UserError(f"the class folder {folder / name} holds no images: add some or remove the folder")
+    return classes, names
 
 
-def _list(folder: Path, classes: tuple[str, ...]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name in classes:
-        files = sorted(entry.name for entry in os.scandir(folder / name) if entry.name.lower().endswith(IMG_EXTENSIONS))
-        if not files:
-            raise UserError(f"{folder / name} is a class without images: add some or remove the folder")
-        found[name] = files
-    return found
-
-
-def _split(folder: Path, classes: tuple[str, ...], files: dict[str, list[str]]) -> ImageFolder:
-    names = [file for name in classes for file in files.get(name, ())]
-    labels = [label for label, name in enumerate(classes) for _ in files.get(name, ())]
-    return ImageFolder(folder, classes, [os.fsencode(name) for name in names], labels)  # type: ignore[misc]
+def _list_files(folder: str) -> np.ndarray:
+    with os.scandir(folder) as entries:
+        return np.array(
+            sorted(
+                os.fsencode(entry.name)
+                for entry in entries
+                if entry.name.lower().endswith(IMG_EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
+            ),
+            dtype=np.bytes_,
+        )

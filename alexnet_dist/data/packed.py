@@ -1,5 +1,6 @@
 """A packed set: tar shards of JPEGs that WebDataset readers take, and an index that makes every sample a memory range."""
 
+import hashlib
 import json
 import mmap
 import os
@@ -7,11 +8,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from alexnet_dist.data.statistics import Statistics
 
 FORMAT = "alexnet_dist packed set 1"
 MANIFEST = "manifest.json"
@@ -72,6 +76,26 @@ def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
+def read_statistics(root: str | os.PathLike[str]) -> "Statistics":
+    """The mean image and colours of a packed set's training images, gathered when it was prepared.
+
+    The mean image has the side of the stored squares, 256 where the originals were kept. Raises UserError where the file is
+    missing or not the packed one.
+    """
+    from alexnet_dist.data.statistics import Statistics
+
+    path = Path(root) / STATISTICS
+    entry = read_manifest(root)["files"][STATISTICS]
+    try:
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore it or prepare the set again") from None
+    if sha256 != entry["sha256"]:
+        raise UserError(f"{path} has gone bad (its checksum is not the packed one): restore it or prepare the set again")
+    return Statistics.load(path)
+
+
 class PackedImages:
     """One split of a packed set: its encoded images by number, straight from the memory-mapped shards.
 
@@ -94,7 +118,7 @@ class PackedImages:
         path = self._root / index_name(split)
         try:
             self._index: np.ndarray = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise UserError(f"the index {path} cannot be read ({error}): prepare the set again") from None
         if self._index.dtype != INDEX_ROW or len(self._index) != manifest["splits"][split]["images"]:
             raise UserError(f"the index {path} is not the one its manifest describes: prepare the set again")

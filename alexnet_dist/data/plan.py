@@ -1,15 +1,24 @@
-"""The sample plan: what a sample looks like is a pure function of (seed, epoch, sample)."""
+"""The sample plan: which images make a batch and how each is cut, as pure functions of seed, epoch and sample.
+
+No state is kept, so batches do not depend on the number of processes or threads, nor on where a run was interrupted.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+
+# What a random number of a sample is for.
+_Y, _X, _MIRROR, _COLOUR = 0, 1, 2, 3
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The chances of some samples: crop offsets `y`, `x` int64 [b]; `mirror` bool [b]; `colour` float32 [b, 3] ~ N(0, 0.1)."""
+    """What is drawn for b samples (paper, section 4.1).
+
+    y, x: int64 [b], offsets of the crop. mirror: bool [b]. colour: float32 [b, 3], the a1, a2, a3 ~ N(0, 0.1).
+    """
 
     y: np.ndarray
     x: np.ndarray
@@ -18,37 +27,55 @@ class Draws:
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch's samples: a permutation int64 [count]."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+    """The order in which an epoch takes the samples: a permutation of 0..count-1, int64 [count].
 
-
-def draw(seed: int, epoch: int, samples: np.ndarray, offsets: int, mirror: bool) -> Draws:
-    """The draws of samples int64 [b]: offsets 0..offsets - 1 with equal chance (paper, section 4.1), colour as there.
-
-    Each number is a hash of (seed, epoch, sample, which), so it depends on no other sample.
+    It sorts the raw output of NumPy's Philox generator, which NumPy promises to keep as it is (its shuffles it does not).
     """
-    words = [_uniform(seed, epoch, samples, which) for which in range(9)]
-    # Box and Muller's normals from pairs of uniforms; 1 - u keeps the logarithm finite.
-    normals = [
-        np.sqrt(-2 * np.log(1 - words[3 + 2 * i])) * np.cos(2 * np.pi * words[4 + 2 * i]) for i in range(3)
-    ]
+    low_bits = np.uint64((1 << (count - 1).bit_length()) - 1)
+    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(count)
+    # The sample's number takes the place of the lowest bits, so that equal keys are ordered too and a plain sort will do.
+    ordered = np.sort(keys & ~low_bits | np.arange(count, dtype=np.uint64))
+    return (ordered & low_bits).astype(np.int64)
+
+
+def draws(seed: int, epoch: int, samples: np.ndarray, positions: int, mirror: bool) -> Draws:
+    """What is drawn for samples (int64 [b]) in an epoch: offsets in 0..positions-1; with `mirror` false no sample is mirrored."""
+
+    def word(which: int) -> np.ndarray:
+        return _hash(seed, epoch, samples, which)
+
+    # Box-Muller: two normal numbers from two uniform ones; the fourth is not needed.
+    radius = 0.1 * np.sqrt(-2.0 * np.log(np.stack([_uniform(word(_COLOUR + i)) for i in (0, 1)])))
+    angle = 2.0 * np.pi * np.stack([_uniform(word(_COLOUR + i)) for i in (2, 3)])
+    colour = np.stack([radius[0] * np.cos(angle[0]), radius[0] * np.sin(angle[0]), radius[1] * np.cos(angle[1])], axis=1)
     return Draws(
-        y=(words[0] * offsets).astype(np.int64),
-        x=(words[1] * offsets).astype(np.int64),
-        mirror=(words[2] < 0.5) & mirror,
-        colour=(0.1 * np.stack(normals, axis=1)).astype(np.float32),
+        y=_below(word(_Y), positions),
+        x=_below(word(_X), positions),
+        mirror=(word(_MIRROR) >> np.uint64(63)).astype(bool) & mirror,
+        colour=colour.astype(np.float32),
     )
 
 
-def _uniform(seed: int, epoch: int, samples: np.ndarray, which: int) -> np.ndarray:
-    """float64 [b] in [0, 1): the splitmix64 finalizer over the four numbers, one after the other."""
-    word = np.zeros(len(samples), dtype=np.uint64)
-    for part in (np.uint64(seed), np.uint64(epoch), samples.astype(np.uint64), np.uint64(which)):
-        word = _mix((word ^ part) + _GOLDEN)
-    return (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def _hash(seed: int, epoch: int, samples: np.ndarray, which: int) -> np.ndarray:
+    """64 random bits for each sample: uint64 [b]."""
+    state = np.zeros(len(samples), np.uint64)
+    for part in (seed, epoch, samples, which):
+        state = _mix(state + _GOLDEN + np.asarray(part).astype(np.uint64))
+    return state
 
 
-def _mix(word: np.ndarray) -> np.ndarray:
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+def _mix(state: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64 bits."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def _below(words: np.ndarray, bound: int) -> np.ndarray:
+    """Whole numbers 0..bound-1 from the upper 32 bits, int64."""
+    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    """float64 in (0, 1], from the upper 53 bits."""
+    return ((words >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53

@@ -36,8 +36,6 @@ from alexnet_dist.errors import UserError
 if TYPE_CHECKING:
     from alexnet_dist.data.dali_check import DaliCheck
 
-_PROGRESS_STEP = 16
-
 _progress: "Synchronized[int] | None" = None
 _stop: Event | None = None
 _dali_check: "DaliCheck | None" = None
@@ -99,22 +97,25 @@ def start_worker(progress: "Synchronized[int]", stop: Event) -> None:
 
 def make_shard(job: ShardJob) -> None:
     """Write and publish one shard and its record. Raises UserError where a source's file has gone or the disk is full."""
+    final = job.output / shard_name(job.split, job.number)
+    temporary = job.output / WORK_FOLDER / f"{final.name}.{os.getpid()}.tmp"
     try:
-        _make_shard(job)
+        record = _write_shard(job, temporary)
+        os.replace(temporary, final)
+        _write_record(job, record)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no room is left for {job.output}: make room and run the same command again") from None
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _make_shard(job: ShardJob) -> None:
-    final = job.output / shard_name(job.split, job.number)
-    temporary = job.output / WORK_FOLDER / f"{final.name}.{os.getpid()}.tmp"
+def _write_shard(job: ShardJob, path: Path) -> ShardRecord:
     rows: list[tuple[int, int, int, int, int]] = []
     skipped: list[tuple[str, str]] = []
     sums = None if job.statistics_size is None else Sums.zero(job.statistics_size)
-    unreported = 0
-    with open(temporary, "wb") as file:
+    with open(path, "w+b") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for position, sample in enumerate(job.samples, job.first):
                 if _stop is not None and _stop.is_set():
@@ -130,18 +131,13 @@ def _make_shard(job: ShardJob) -> None:
                     rows.append((offset, len(encoded), crc_of(encoded), job.number, sample.label))
                     if sums is not None and square is not None:
                         sums.add_image(square)
-                unreported += 1
-                if unreported == _PROGRESS_STEP:
-                    _report(unreported)
-                    unreported = 0
+                _count_sample()
         file.flush()
         os.fsync(file.fileno())
-    with open(temporary, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size = temporary.stat().st_size
-    os.replace(temporary, final)
-    _write_record(job, ShardRecord(np.array(rows, INDEX_ROW), sums, tuple(skipped), size, sha256))
-    _report(unreported)
+    return ShardRecord(np.array(rows, INDEX_ROW), sums, tuple(skipped), size, sha256)
 
 
 def sample_key(position: int, name: str) -> str:
@@ -201,10 +197,10 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return offset
 
 
-def _report(samples: int) -> None:
+def _count_sample() -> None:
     if _progress is not None:
         with _progress.get_lock():
-            _progress.value += samples
+            _progress.value += 1
 
 
 # --------------------------------------------------------------------------------------------------------- the records

@@ -44,11 +44,7 @@ class Sums:
         return self.pixels.sum((0, 1)) / (self.images * self.pixels.shape[0] * self.pixels.shape[1])
 
     def statistics(self) -> "Statistics":
-        """The mean image, and the principal components of the RGB values over all pixels of all images.
-
-        Components come by falling deviation, each with its largest entry positive. The deviations are the square roots of
-        the covariance's eigenvalues, on the 0..255 scale.
-        """
+        """The mean image, and the principal components of the RGB values over all pixels of all images."""
         from alexnet_dist.data.statistics import Statistics
 
         count = self.images * self.pixels.shape[0] * self.pixels.shape[1]
@@ -59,6 +55,7 @@ class Sums:
         )
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
         eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
+        # An eigenvector's sign is arbitrary: its largest entry is made positive.
         largest = eigenvectors[np.abs(eigenvectors).argmax(0), range(3)]
         return Statistics(
             mean_image=np.ascontiguousarray((self.pixels / self.images).transpose(2, 0, 1).astype(np.float32)),

@@ -49,7 +49,7 @@ def check_shard(root: Path, split: str, number: int, entry: dict[str, Any]) -> l
     try:
         rows = np.load(root / index_name(split), mmap_mode="r")
         shard = (root / entry["file"]).read_bytes()
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return findings
     for row in rows[rows["shard"] == number] if rows.dtype == INDEX_ROW else ():
         offset, length, crc, _, _ = row.item()

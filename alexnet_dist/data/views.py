@@ -1,4 +1,4 @@
-"""From uint8 pixels to what the net reads: mean image, colour noise, and the views of an evaluation."""
+"""From uint8 crops to what the net reads: the mean image subtracted, colour noise added, views cut for evaluation."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,53 +7,76 @@ from torch import nn
 
 from alexnet_dist.data.feed import Batch
 from alexnet_dist.data.statistics import Statistics
+from alexnet_dist.errors import UserError
 
 
 class Preprocess(nn.Module):
-    """Subtracts the mean image and adds colour noise, on the 0..255 scale, in float on the device (paper, sections 2, 4.1).
+    """The paper's preprocessing (section 4.1) of size x size squares and crop x crop cuts, on whatever device it is on.
 
-    `size` is the side of the whole images, `crop` what the net reads. The statistics are buffers, so that a checkpoint
-    keeps them: `mean` float32 [3, size, size], `directions` [3, 3], whose columns are the eigenvectors of the covariance of RGB
-    values, each times the square root of its eigenvalue.
+    Values stay on the 0..255 scale; images are channels last in memory, as they come from the decoder. Buffers, zero until
+    `set_statistics` or a checkpoint fills them: mean_image float32 [3, size, size]; eigenvectors float32 [3, 3], in columns;
+    deviations float32 [3].
     """
+
+    mean_image: torch.Tensor
+    eigenvectors: torch.Tensor
+    deviations: torch.Tensor
 
     def __init__(self, size: int, crop: int, colour: bool) -> None:
         super().__init__()
-        self.size, self.crop, self.colour = size, crop, colour
-        self.register_buffer("mean", torch.zeros(3, size, size))
-        self.register_buffer("directions", torch.zeros(3, 3))
-        self.mean: torch.Tensor
-        self.directions: torch.Tensor
+        self.size = size
+        self.crop = crop
+        self.colour = colour
+        self.register_buffer("mean_image", torch.zeros(3, size, size))
+        self.register_buffer("eigenvectors", torch.zeros(3, 3))
+        self.register_buffer("deviations", torch.zeros(3))
 
     def set_statistics(self, statistics: Statistics) -> None:
-        self.mean.copy_(torch.from_numpy(statistics.mean_image))
-        self.directions.copy_(torch.from_numpy(statistics.eigenvectors * statistics.deviations))
+        """Take a data set's statistics. Raises UserError where its mean image is of another size."""
+        if statistics.mean_image.shape != self.mean_image.shape:
+            side = statistics.mean_image.shape[-1]
+            raise UserError(f"the data's mean image has {side} pixels a side and data.size is {self.size}: set data.size={side}")
+        self.mean_image.copy_(torch.from_numpy(statistics.mean_image))
+        self.eigenvectors.copy_(torch.from_numpy(statistics.eigenvectors))
+        self.deviations.copy_(torch.from_numpy(statistics.deviations))
 
     def of_training(self, batch: Batch) -> torch.Tensor:
-        """A batch's crops, less the mean image's same crops, plus each image's colour:
-        float32 [b, 3, crop, crop], channels last."""
-        # Every place that a crop of the mean image can have, as views of it: [3, offsets, offsets, crop, crop].
-        places = self.mean.unfold(1, self.crop, 1).unfold(2, self.crop, 1)
-        means = places[:, batch.y, batch.x].transpose(0, 1)
-        means = torch.where(batch.mirror[:, None, None, None], means.flip(3), means)
-        images = (batch.pixels - means).contiguous(memory_format=torch.channels_last)
+        """float32 [b, 3, crop, crop]: less the mean image, cut and mirrored alike, and plus each image's colour noise.
+
+        The noise is the same for all pixels of an image: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors, l the
+        deviations (the authors' program has deviations where the paper says eigenvalues) and a the batch's `colour`.
+        """
+        steps = torch.arange(self.crop, device=batch.pixels.device)
+        rows = batch.y[:, None] + steps
+        columns = batch.x[:, None] + torch.where(batch.mirror[:, None], self.crop - 1 - steps, steps)
+        images = batch.pixels.permute(0, 2, 3, 1) - self._mean_of_pixels()[rows[:, :, None], columns[:, None, :]]
         if self.colour:
-            images += (batch.colour @ self.directions.T)[:, :, None, None]
-        return images
+            noise = (self.eigenvectors * (batch.colour * self.deviations)[:, None, :]).sum(dim=2)
+            images += noise[:, None, None, :]
+        return images.permute(0, 3, 1, 2)
 
     def views(self, count: int) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
-        """How to cut uint8 [b, 3, size, size] into one view (the centre) or ten (corners, centre, and their mirrors)."""
-        end, middle = self.size - self.crop, (self.size - self.crop) // 2
-        places = [(middle, middle)]
-        if count == 10:
-            places += [(0, 0), (0, end), (end, 0), (end, end)]
+        """The function that cuts 1 or 10 views of pixels uint8 [b, 3, size, size]."""
+        return {1: self.centre_view, 10: self.ten_views}[count]
 
-        def cut(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-            whole = (pixels - self.mean).contiguous(memory_format=torch.channels_last)
-            for y, x in places:
-                view = whole[:, :, y : y + self.crop, x : x + self.crop]
-                yield view
-                if count == 10:
-                    yield view.flip(3)
+    def centre_view(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The centre of each image, less the mean image's: one float32 [b, 3, crop, crop]."""
+        middle = (self.size - self.crop) // 2
+        yield self._view(pixels, middle, middle)
 
-        return cut
+    def ten_views(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The centre and the four corners, each followed by its mirror image: ten float32 [b, 3, crop, crop]."""
+        middle, far = (self.size - self.crop) // 2, self.size - self.crop
+        for y, x in ((middle, middle), (0, 0), (0, far), (far, 0), (far, far)):
+            view = self._view(pixels, y, x)
+            yield view
+            yield view.flip(3)
+
+    def _view(self, pixels: torch.Tensor, y: int, x: int) -> torch.Tensor:
+        rows, columns = slice(y, y + self.crop), slice(x, x + self.crop)
+        view = pixels.permute(0, 2, 3, 1)[:, rows, columns] - self._mean_of_pixels()[rows, columns]
+        return view.permute(0, 3, 1, 2)
+
+    def _mean_of_pixels(self) -> torch.Tensor:
+        """The mean image as [size, size, 3]."""
+        return self.mean_image.permute(1, 2, 0).contiguous()

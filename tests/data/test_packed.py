@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.miniature import encoded, pack_here, photo, write_files
 
 from alexnet_dist.data.packed import INDEX_ROW, is_packed, open_packed
 from alexnet_dist.data.verify import check_shard
 from alexnet_dist.errors import UserError
+from tests.data.miniature import encoded, pack_here, photo, write_files
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_what_is_no_packed_set_is_said(packed, tmp_path_factory):
         open_packed(packed)
     (packed / "manifest.json").write_text((packed / "elsewhere").read_text())
     (packed / "train-index.npy").write_bytes((packed / "val-index.npy").read_bytes())
-    with pytest.raises(UserError, match="index .* is not the one"):
+    with pytest.raises(UserError, match=r"index .* is not the one"):
         open_packed(packed)
     (packed / "train-index.npy").write_bytes(b"")
-    with pytest.raises(UserError, match="index .* cannot be read"):
+    with pytest.raises(UserError, match=r"index .* cannot be read"):
         open_packed(packed)
 
 

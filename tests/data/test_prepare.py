@@ -16,6 +16,14 @@ import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
+from torchvision.transforms.functional import center_crop
+
+from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode
+from alexnet_dist.data.packed import PackedImages, open_packed, read_statistics
+from alexnet_dist.data.shards import ShardJob, make_shard
+from alexnet_dist.data.sources import Sample
+from alexnet_dist.errors import UserError
+from alexnet_dist.prepare import main
 from tests.data.miniature import (
     SHARED_DATA,
     checksums,
@@ -29,10 +37,6 @@ from tests.data.miniature import (
     write_files,
     write_ilsvrc2012,
 )
-from torchvision.transforms.functional import center_crop
-
-from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode
-from alexnet_dist.data.packed import PackedImages, open_packed, read_statistics
 
 
 def pixels_of(images: PackedImages, index: int) -> np.ndarray:
@@ -173,6 +177,7 @@ def test_statistics_are_those_of_numpy_on_the_same_images(tmp_path):
     vectors, deviations = statistics.eigenvectors, statistics.deviations
     np.testing.assert_allclose(vectors @ np.diag(deviations**2) @ vectors.T, covariance, rtol=1e-9)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-12)
+    assert deviations[0] > deviations[1] > deviations[2]
     manifest = json.loads((output / "manifest.json").read_text())
     np.testing.assert_allclose(manifest["channel_means"], pixels.mean((0, 1, 2)), rtol=1e-12)
 
@@ -185,7 +190,7 @@ def test_a_thousand_mutated_jpegs_are_decoded_or_named():
         encoded(photo(9).convert("CMYK")),
         encoded(photo(10), exif=Image.Exif(), subsampling=2),
     ]
-    outcomes = {"decoded": 0, "named": 0}
+    decoded, reasons = 0, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(1000):
@@ -197,20 +202,20 @@ def test_a_thousand_mutated_jpegs_are_decoded_or_named():
             try:
                 image, _ = decode(bytes(data), draft_size=16)
             except UnusableImageError as reason:
-                assert str(reason)
-                assert "\n" not in str(reason)
-                outcomes["named"] += 1
+                reasons.append(str(reason))
             else:
                 assert (image.mode, cut_square(image, 16).size) == ("RGB", (16, 16))
-                outcomes["decoded"] += 1
-    assert min(outcomes.values()) > 100
+                decoded += 1
+    assert all(reason and "\n" not in reason for reason in reasons)
+    assert decoded > 100
+    assert len(reasons) > 100
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, kills):
-    files = {f"train/{number % 7}/{number}.jpg": encoded(photo(number, 100, 80)) for number in range(600)}
+    files = {f"train/{number % 7}/{number}.jpg": encoded(photo(number, 100, 80)) for number in range(360)}
     files |= {f"train/0/bad{number}.jpg": b"bad" for number in range(5)}
-    files |= {f"val/3/{number}.jpg": encoded(photo(number, 80, 100)) for number in range(100)}
+    files |= {f"val/3/{number}.jpg": encoded(photo(number, 80, 100)) for number in range(60)}
     source = write_files(tmp_path / "source", files)
     common = ("source=imagefolder", f"root={source}", "size=64", "samples_per_shard=6", "max_skipped=0.1", "workers=2")
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
@@ -237,27 +242,66 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, kills):
     assert checksums(killed) == checksums(undisturbed)
 
 
-def test_its_processes_end_when_it_is_killed_alone(tmp_path):
-    source = write_files(tmp_path / "source", {f"train/a/{number}.jpg": encoded(photo(number)) for number in range(400)})
+def started(tmp_path: Path) -> subprocess.Popen[str]:
+    """A run of 400 images under way, in a process group of its own."""
+    files = {f"train/a/{number}.jpg": encoded(photo(number)) for number in range(400)}
     process = subprocess.Popen(
-        prepare_command("source=imagefolder", f"root={source}", f"output={tmp_path / 'set'}", "workers=2"),
+        prepare_command(
+            "source=imagefolder",
+            f"root={write_files(tmp_path / 'source', files)}",
+            f"output={tmp_path / 'set'}",
+            "workers=2",
+            "size=256",
+        ),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "packed" in line:
-            break
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+        if line.startswith("packed"):
+            return process
+    pytest.fail(f"it ended before it packed anything: {process.communicate()}")
+
+
+def assert_group_ends(group: int) -> None:
     for _ in range(100):
         try:
-            os.killpg(process.pid, 0)
+            os.killpg(group, 0)
         except ProcessLookupError:
             return
         time.sleep(0.1)
     pytest.fail("worker processes outlived the command")
+
+
+def test_its_processes_end_when_it_is_killed_alone(tmp_path):
+    process = started(tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert_group_ends(process.pid)
+
+
+def test_interrupted_it_says_so_and_leaves_no_process(tmp_path):
+    process = started(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert_group_ends(process.pid)
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs the command in this process, sees that it ends with status 2, and returns what it said."""
+
+    def run(*overrides: str) -> str:
+        monkeypatch.setattr("sys.argv", ["prepare", *overrides])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert leaving.value.code == 2
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -274,42 +318,42 @@ def test_its_processes_end_when_it_is_killed_alone(tmp_path):
         (["root=/nowhere"], "/nowhere is no folder"),
     ],
 )
-def test_a_bad_option_is_one_sentence_and_nothing_is_made(tmp_path, overrides, said):
+def test_a_bad_option_is_one_sentence_and_nothing_is_made(tmp_path, refused, overrides, said):
     output = tmp_path / "set"
-    answer = run_prepare("source=imagefolder", f"root={tmp_path}", f"output={output}", *overrides)
-    assert answer.returncode == 2
-    assert said in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+    sentence = refused("source=imagefolder", f"root={tmp_path}", f"output={output}", *overrides)
+    assert said in sentence
+    assert len(sentence.splitlines()) == 1
     assert not output.exists()
 
 
-def test_a_folder_that_is_anothers_is_refused(tmp_path):
+def test_a_folder_that_is_anothers_is_refused(tmp_path, refused):
     source = write_files(tmp_path / "source", {f"train/a/{number}.jpg": encoded(photo(number)) for number in range(9)})
     foreign = write_files(tmp_path / "foreign", {"precious.txt": b"mine"})
     common = ("source=imagefolder", f"root={source}", "size=48", "samples_per_shard=8")
-    answer = run_prepare(*common, f"output={foreign}")
-    assert (answer.returncode, "holds other files" in answer.stderr) == (2, True)
+    assert "holds other files" in refused(*common, f"output={foreign}")
+    assert "is a file" in refused(*common, f"output={foreign / 'precious.txt'}")
     assert os.listdir(foreign) == ["precious.txt"]
 
     output = pack_here(source, tmp_path / "set")
     before = checksums(output)
-    answer = run_prepare(*common, f"output={output}", "quality=50")
-    assert (answer.returncode, "was begun with" in answer.stderr) == (2, True)
+    assert "was begun with options" in refused(*common, f"output={output}", "quality=50")
     with open(output / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        answer = run_prepare(*common, f"output={output}")
-    assert (answer.returncode, "another run is preparing" in answer.stderr) == (2, True)
+        assert "another run is preparing" in refused(*common, f"output={output}")
     (source / "train/a/10.jpg").write_bytes(encoded(photo(10)))
-    answer = run_prepare(*common, f"output={output}")
-    assert (answer.returncode, "from other files" in answer.stderr) == (2, True)
+    assert "from other files" in refused(*common, f"output={output}")
     assert checksums(output) == before
 
 
 def test_an_image_that_vanishes_stops_the_run_and_is_not_skipped(tmp_path):
-    source = write_files(tmp_path / "source", {f"train/a/{number}.jpg": encoded(photo(number)) for number in range(9)})
-    output = pack_here(source, tmp_path / "set")
-    (output / "manifest.json").unlink()
-    assert run_prepare("source=imagefolder", f"root={source}", f"output={output}").returncode == 2
+    job = ShardJob(tmp_path, "train", 0, 0, [Sample("a/1.jpg", 0, str(tmp_path / "1.jpg"), 0, 100)], 48, 95, None)
+    (tmp_path / ".preparing").mkdir()
+    with pytest.raises(UserError, match=r"1\.jpg cannot be read any more"):
+        make_shard(job)
+    (tmp_path / "1.jpg").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"1\.jpg is shorter than it was"):
+        make_shard(job)
+    assert os.listdir(tmp_path / ".preparing") == []
 
 
 def test_help_names_every_option():
@@ -341,8 +385,10 @@ def test_three_hundred_photographs_go_through_the_ilsvrc2012_layout(tmp_path):
     assert run_prepare(f"verify={tmp_path / 'set'}").returncode == 0
     images, _ = open_packed(tmp_path / "set")
     assert len(images) == len(words)
+    differences = []
     for index in range(0, 300, 15):
         wnid = images.class_ids[images.labels[index]]
         original = decode(train[wnid][f"{wnid}_1.JPEG"])[0]
-        difference = np.abs(pixels_of(images, index) - np.asarray(cut_square(original, 256)).astype(int)).mean()
-        assert difference < 3
+        differences.append(np.abs(pixels_of(images, index) - np.asarray(cut_square(original, 256)).astype(int)).mean())
+    # What quality 95 with colour at half resolution costs photographs of this kind: 2.2 grey levels.
+    assert np.mean(differences) < 3

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.miniature import encoded, photo, write_files, write_ilsvrc2012
 from torchvision.datasets import CIFAR10, Imagenette
 from torchvision.datasets.utils import calculate_md5
 
 from alexnet_dist.data.sources import Sample, Source, list_source
 from alexnet_dist.errors import UserError
+from tests.data.miniature import encoded, photo, write_files, write_ilsvrc2012
 
 WORDS = {"n02000003": "crane", "n02000001": "tench, Tinca tinca", "n02000002": "crane"}
 
@@ -80,7 +80,7 @@ def test_archives_that_do_not_belong_together_are_refused(archives, tmp_path):
     write_ilsvrc2012(archives, jpeg, [(b"v", "n02000001")], {"n02000003": "crane", "n02000001": "tench"})
     write_ilsvrc2012(tmp_path / "other", jpeg, [(b"v", "n02000001")] * 2, {"n02000003": "crane", "n02000001": "tench"})
     (tmp_path / "other" / "ILSVRC2012_img_val.tar").rename(archives / "ILSVRC2012_img_val.tar")
-    with pytest.raises(UserError, match="2 images and .* ground truth of 1"):
+    with pytest.raises(UserError, match=r"2 images and .* ground truth of 1"):
         listed("ilsvrc2012", archives)
 
 

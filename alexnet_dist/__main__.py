@@ -1,0 +1,31 @@
+"""alexnet-dist <command> [overrides]: the commands under one name."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a net; with nothing else said, the quick start",
+    "evaluate": "error rates of a checkpoint",
+    "model": "print a model's table: shapes, parameters, multiply-adds, bytes that cross",
+    "prepare": "pack ImageNet or another set of images for training",
+}
+_MODULES = {"model": "alexnet_dist.model.__main__"}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("", "-h", "--help"):
+        print("usage: alexnet-dist <command> [override=value ...]\n\ncommands:")
+        for command, purpose in COMMANDS.items():
+            print(f"  {command:10}{purpose}")
+        print("\nalexnet-dist <command> --help shows a command's configuration.")
+        return
+    if name not in COMMANDS:
+        print(f"error: {name} is no command: take one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    importlib.import_module(_MODULES.get(name, f"alexnet_dist.{name}")).main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Images of a split, cut as asked, as tensors: reading, the DALI pipeline, and who is to blame when it fails."""
+
+import io
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from alexnet_dist.data.graph import PREFETCH, Inputs, build_pipeline
+from alexnet_dist.data.images import Images
+from alexnet_dist.errors import UserError
+
+# Files are read by so many threads at once, which mostly wait for the disk.
+READERS = 8
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is to be cut from b images: samples int64 [b]; offsets y, x [b] of the crop; mirror bool [b]."""
+
+    samples: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    mirror: np.ndarray
+
+    @classmethod
+    def whole(cls, samples: np.ndarray) -> "Cuts":
+        """The centre squares themselves."""
+        zero = np.zeros(len(samples), np.int64)
+        return cls(samples, zero, zero, zero.astype(bool))
+
+
+def decode(
+    images: Images,
+    requests: Generator[tuple[Cuts, Tag], None, None],
+    *,
+    size: int,
+    crop: int,
+    batch_size: int,
+    threads: int,
+    device: torch.device,
+) -> Generator[tuple[torch.Tensor, Tag], None, None]:
+    """For each request of 1 to `batch_size` images: their crops, uint8 [b, crop, crop, 3] on `device`, and what came with it.
+
+    Requests are taken PREFETCH ahead (and closed at the end), and the pipeline works on them while the caller has its turn. The pixels of a sample
+    do not depend on `threads`, nor on what else is in its batch.
+
+    Raises:
+        UserError: an image cannot be read or decoded; it is named.
+    """
+    taken: deque[tuple[Cuts, Tag]] = deque()
+    held: deque[Inputs] = deque(maxlen=2 * PREFETCH + 2)
+
+    with closing(requests), ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
+
+        def read(samples: np.ndarray) -> list[np.ndarray]:
+            return [images.read(int(sample)) for sample in samples]
+
+        def source() -> Inputs:
+            cuts, tag = next(requests)
+            chunks = readers.map(read, np.array_split(cuts.samples, min(READERS, len(cuts.samples))))
+            offsets = np.stack([cuts.y, cuts.x], axis=1).astype(np.int32)
+            inputs = ([encoded for chunk in chunks for encoded in chunk], offsets, cuts.mirror.astype(np.int32))
+            taken.append((cuts, tag))
+            held.append(inputs)
+            return inputs
+
+        pipeline = build_pipeline(source, size=size, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index)
+        while True:
+            try:
+                (output,) = pipeline.run()
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise blame(images, [cuts for cuts, _ in taken], size, crop, error) from None
+            pixels = torch.from_dlpack(output.as_tensor())
+            yield pixels.clone() if device.type == "cuda" else pixels, taken.popleft()[1]
+
+
+def blame(images: Images, batches: list[Cuts], size: int, crop: int, error: RuntimeError) -> Exception:
+    """The error to raise where a batch of these failed: the first image that fails alone, named; else the error itself."""
+    for cuts in batches:
+        offsets = np.stack([cuts.y, cuts.x], axis=1).astype(np.int32)
+        mirrors = cuts.mirror.astype(np.int32)
+        for i, sample in enumerate(cuts.samples):
+            encoded = images.read(int(sample))
+            own_error = _try_alone(([encoded], offsets[i : i + 1], mirrors[i : i + 1]), size, crop)
+            if own_error is not None:
+                return UserError(
+                    f"{images.name(int(sample))} cannot be decoded ({_reason(encoded, own_error)}): replace it or remove it, "
+                    "or pack the images with `python -m alexnet_dist.prepare`, which sorts such files out"
+                )
+    return error
+
+
+def _try_alone(inputs: Inputs, size: int, crop: int) -> RuntimeError | None:
+    pipeline = build_pipeline(lambda: inputs, size=size, crop=crop, batch_size=1, threads=1, device_id=None)
+    try:
+        pipeline.run()
+    except RuntimeError as error:
+        return error
+    return None
+
+
+def _reason(encoded: np.ndarray, error: RuntimeError) -> str:
+    """What Pillow says of the bytes, which is plainer; where it takes them, what DALI said."""
+    try:
+        Image.open(io.BytesIO(encoded.tobytes())).load()
+    except Exception as problem:  # what Pillow raises on damaged files is not a closed list
+        return f"{problem}"
+    return str(error)
