@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -60,6 +61,7 @@ def run(config: dict[str, Any]) -> None:
     table = settings.table()
     device = pick_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     threads = share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
     autocast = set_precision(settings.precision.kind, device)
     with ExitStack() as at_end:
         mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
@@ -105,7 +107,7 @@ def read_settings(config: dict[str, Any]) -> tuple[Path, dict[str, Any], Setting
                 "device": wanted.device,
                 "data": {**trained["data"], **data},
                 "evaluation": {"views": wanted.views, "batch_size": wanted.batch_size},
-                "parallel": {"processes": wanted.parallel.processes, "timeout": wanted.parallel.timeout},
+                "parallel": {**trained["parallel"], **config["parallel"]},
             }
         ),
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,8 @@ def prepare(options: Options) -> None:
         with progress_display(finished_samples, done, total) as refresh:
             run_jobs(pool, todo, refresh)
 
-        records = {split: [read_record(output, split, job.number) for job in jobs if job.split == split] for split in SPLITS}
+        records, sums = read_records(output, jobs, Sums.zero(options.size or DEFAULT_SIZE))
         check_skipped(options, records, total)
-        sums = Sums.zero(options.size or DEFAULT_SIZE)
-        for record in records["train"]:
-            if record.sums is not None:
-                sums.add(record.sums)
         if sums.images == 0:
             raise UserError(f"no training image could be packed: see {output / SKIPPED}")
         publish(output, plan, source.classes, records, sums)
@@ -229,6 +225,17 @@ def run_jobs(pool: ProcessPoolExecutor, jobs: Sequence[ShardJob], refresh: Calla
         refresh()
 
 
+def read_records(output: Path, jobs: Sequence[ShardJob], sums: Sums) -> tuple[dict[str, list[ShardRecord]], Sums]:
+    """The shards' records by split, in order, without their sums (a megabyte each), and all those added to `sums`."""
+    records: dict[str, list[ShardRecord]] = {split: [] for split in SPLITS}
+    for job in jobs:
+        record = read_record(output, job.split, job.number)
+        if record.sums is not None:
+            sums.add(record.sums)
+        records[job.split].append(replace(record, sums=None))
+    return records, sums
+
+
 def check_skipped(options: Options, records: dict[str, list[ShardRecord]], total: int) -> None:
     """Say how many files were skipped; raises UserError where they are too many, with skipped.tsv written."""
     skipped = sum(len(record.skipped) for own in records.values() for record in own)
@@ -238,7 +245,7 @@ def check_skipped(options: Options, records: dict[str, list[ShardRecord]], total
         write_skipped(options.output, records)
         raise UserError(
             f"{skipped} of {total} files were skipped, more than max_skipped={options.max_skipped:g} allows: "
-            f"mend or remove the files in {table}, or allow more with max_skipped="
+            f"see {table}, then allow more with max_skipped=, or mend them and name another output folder"
         )
 
 

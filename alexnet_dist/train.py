@@ -31,7 +31,7 @@ from alexnet_dist.training.checkpoint import choose_checkpoint, load_checkpoint,
 from alexnet_dist.training.inputs import gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.state import TrainingState
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.training.step import loss_of, set_precision, set_threads
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
 from alexnet_dist.training.validation import validate
 
@@ -41,7 +41,9 @@ def run(config: dict[str, Any]) -> None:
     settings = check_settings(config)
     table, trainer = settings.table(), settings.trainer
     device = pick_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-    threads = share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = share_cores(local_processes)
+    set_threads(settings.parallel.threads, max(local_processes, table.towers))
     autocast = set_precision(settings.precision.kind, device)
 
     with ExitStack() as at_end:

@@ -6,8 +6,8 @@ import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 
-# What the graph is given for a batch: the encoded images, the crops' offsets (y, x) int32 [b, 2], whether to mirror int32 [b].
-Inputs = tuple[list[np.ndarray], np.ndarray, np.ndarray]
+# What the graph is given for a batch: the encoded images, and the crops' offsets (y, x) int32 [b, 2].
+Inputs = tuple[list[np.ndarray], np.ndarray]
 
 PREFETCH = 2
 
@@ -18,7 +18,7 @@ def build_pipeline(
     """A pipeline whose only output is uint8 [b, crop, crop, 3]; it ends where `source` raises StopIteration.
 
     An image's shorter side is scaled to `size` pixels (triangle filter, antialiased), and of the centre size x size the
-    crop at the given offset is taken (paper, section 2) and mirrored. An image whose shorter side is `size` is not
+    crop at the given offset is taken (paper, section 2). An image whose shorter side is `size` is not
     resampled. EXIF orientation is honoured. With device_id None all is done on the CPU, else decoding and what follows are
     done on that GPU.
 
@@ -41,9 +41,7 @@ def build_pipeline(
 
 @pipeline_def(enable_conditionals=True)
 def _graph(source, size, crop):  # type: ignore[no-untyped-def]  # DALI rewrites this function
-    encoded, offset, mirror = fn.external_source(
-        source, num_outputs=3, dtype=[types.UINT8, types.INT32, types.INT32], ndim=[1, 1, 0], no_copy=True
-    )
+    encoded, offset = fn.external_source(source, num_outputs=2, dtype=[types.UINT8, types.INT32], ndim=[1, 1], no_copy=True)
     # Height and width, here and of the scaled image; where torchvision's Resize and CenterCrop put the centre square.
     sides = fn.peek_image_shape(encoded)[0:2]
     shorter = fn.reductions.min(sides)
@@ -61,7 +59,7 @@ def _graph(source, size, crop):  # type: ignore[no-untyped-def]  # DALI rewrites
     pixels = fn.decoders.image_slice(encoded, start=first, end=last, axes=[0, 1], device=_decoder_device(), output_type=types.RGB)
     if shorter != size:
         pixels = fn.resize(pixels, size=[crop, crop], roi_start=start - first, roi_end=end - first)
-    return fn.flip(pixels, horizontal=mirror)
+    return pixels
 
 
 def _decoder_device() -> str:

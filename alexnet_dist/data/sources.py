@@ -214,7 +214,11 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _files(split_folder: Path, class_name: str, label: int) -> Iterator[Sample]:
-    for folder, subfolders, names in os.walk(split_folder / class_name, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): let this user read it, or remove it")
+
+    for folder, subfolders, names in os.walk(split_folder / class_name, followlinks=True, onerror=refuse):
         subfolders.sort()
         for name in sorted(names):
             if name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES):

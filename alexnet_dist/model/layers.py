@@ -1,6 +1,6 @@
 """The layers that a share of the net is made of."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,61 +12,51 @@ from alexnet_dist.model.table import Layer, Operation
 
 
 class TowerLayer(nn.Module):
-    """A convolution or a full connection with what follows it, holding `share`'s rows of weight and bias.
+    """A convolution or a full connection with what follows it, for the towers of `share`.
 
-    Reading its own tower, a layer is a grouped operation with one group a tower held; reading the image or all towers, it
-    has one group. The parameters are the same rows of the same tensors either way.
+    It holds the share's rows of weight and bias, and computes tower by tower, each with its own rows: what a tower computes is
+    the same, to the bit, whether it has a process of its own or not.
     """
 
     def __init__(self, layer: Layer, position: int, share: Share) -> None:
         super().__init__()
         self.layer = layer
         self.position = position
-        self.units = share.rows(layer.filters)
-        self.towers_held = layer.towers // share.count
-        self.groups = self.towers_held if layer.reads == "own" else 1
-        rows = self.units.stop - self.units.start
-        self.weight = nn.Parameter(torch.empty(rows, *layer.weight_shape[1:]))
-        self.bias = nn.Parameter(torch.empty(rows))
-        self.share = share
+        held = layer.towers // share.count
+        self.towers = range(share.index * held, (share.index + 1) * held)
+        rows = share.rows(layer.filters)
+        self.weight = nn.Parameter(torch.empty(rows.stop - rows.start, *layer.weight_shape[1:]))
+        self.bias = nn.Parameter(torch.empty(rows.stop - rows.start))
 
     def initialise(self, seed: int) -> None:
         """Draw N(0, weight_std) weights and set constant biases (paper, section 5).
 
         A generator for each (seed, layer, tower) makes the weights the same whatever the share.
         """
-        rows = self.weight.shape[0] // self.towers_held
         with torch.no_grad():
-            for held in range(self.towers_held):
-                tower = self.share.index * self.towers_held + held
+            for tower, weight in zip(self.towers, self.weight.chunk(len(self.towers)), strict=True):
                 generator = torch.Generator().manual_seed((seed * 1_000 + self.position) * 1_000 + tower)
-                drawn = torch.randn(rows, *self.weight.shape[1:], generator=generator) * self.layer.weight_std
-                self.weight[held * rows : (held + 1) * rows].copy_(drawn)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * self.layer.weight_std)
             self.bias.fill_(self.layer.bias)
 
-    def forward(self, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
-        """[N, C, H, W] or [N, units] of what the layer reads -> [N, filters held, H', W'] or [N, units held]."""
-        x = self._convolve(x) if self.layer.kind == "conv" else self._connect(x)
-        for operation in self.layer.then:
-            x = self._follow(operation, x, key)
-        return x
+    def forward(self, inputs: Sequence[torch.Tensor], key: DropoutKey | None) -> list[torch.Tensor]:
+        """What each held tower reads, [N, C, H, W] or [N, units] -> what it makes, [N, filters / towers, H', W'] or [N, units]."""
+        count = len(self.towers)
+        outputs = []
+        for x, tower, weight, bias in zip(inputs, self.towers, self.weight.chunk(count), self.bias.chunk(count), strict=True):
+            x = self._convolve(x, weight, bias) if self.layer.kind == "conv" else F.linear(x.flatten(1), weight, bias)
+            for operation in self.layer.then:
+                x = self._follow(operation, x, tower, key)
+            outputs.append(x)
+        return outputs
 
-    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         layer = self.layer
         if layer.pad == layer.pad_end:
-            return F.conv2d(x, self.weight, self.bias, layer.stride, layer.pad, groups=self.groups)
-        x = F.pad(x, (layer.pad, layer.pad_end, layer.pad, layer.pad_end))
-        return F.conv2d(x, self.weight, self.bias, layer.stride, groups=self.groups)
+            return F.conv2d(x, weight, bias, layer.stride, layer.pad)
+        return F.conv2d(F.pad(x, (layer.pad, layer.pad_end, layer.pad, layer.pad_end)), weight, bias, layer.stride)
 
-    def _connect(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.flatten(1)
-        if self.groups == 1:
-            return F.linear(x, self.weight, self.bias)
-        own = x.unflatten(1, (self.groups, -1)).transpose(0, 1)
-        weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
-        return torch.bmm(own, weight).transpose(0, 1).flatten(1) + self.bias
-
-    def _follow(self, operation: Operation, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+    def _follow(self, operation: Operation, x: torch.Tensor, tower: int, key: DropoutKey | None) -> torch.Tensor:
         options = operation.options
         match operation.kind:
             case "identity":
@@ -82,28 +72,26 @@ class TowerLayer(nn.Module):
             case "avg_pool":
                 return F.avg_pool2d(x, int(options["kernel"]), int(options["stride"]), int(options["pad"]))
             case "response_norm":
-                # Windows never cross towers: each tower's maps are normalised as an image of their own.
-                own = x.unflatten(1, (self.towers_held, -1)).flatten(0, 1)
-                normed = response_norm(own, int(options["size"]), options["alpha"], options["beta"], options["k"])
-                return normed.unflatten(0, (-1, self.towers_held)).flatten(1, 2)
+                return response_norm(x, int(options["size"]), options["alpha"], options["beta"], options["k"])
             case "spatial_norm":
                 return spatial_norm(x, int(options["size"]), options["alpha"], options["beta"], options["k"])
             case "dropout":
                 # As in the paper (section 4.2): outputs are dropped in training and scaled by 1 - p in testing.
                 if key is None:
                     return x * (1 - options["p"])
-                mask = keep_mask(key, self.position, x.shape[0], self.units, options["p"], x.device)
+                units = slice(tower * x.shape[1], (tower + 1) * x.shape[1])
+                mask = keep_mask(key, self.position, x.shape[0], units, options["p"], x.device)
                 return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
         raise AssertionError(operation.kind)
 
     def extra_repr(self) -> str:
-        return f"{self.layer.kind}, reads {self.layer.reads}, units {self.units.start}:{self.units.stop}"
+        return f"{self.layer.kind}, reads {self.layer.reads}, towers {self.towers.start} to {self.towers.stop - 1}"
 
 
 def response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) -> torch.Tensor:
     """Local response normalisation across maps (paper, section 3.3), of float [N, C, H, W].
 
-    b = a / (k + alpha / size * sum of a^2 over `size` neighbouring maps) ^ beta: the authors' program divides alpha by the
+    b = a / (k + alpha / size * sum of a^2 over `size` neighbouring maps) ^ beta, the maps being one tower's: the authors' program divides alpha by the
     window, and so does torch.nn.LocalResponseNorm, whose results this gives several times faster.
     """
     return _ResponseNorm.apply(x, size, alpha, beta, k)
@@ -151,5 +139,3 @@ def _window_sum(x: torch.Tensor, size: int) -> torch.Tensor:
         total[:, first:last] += x[:, first + offset : last + offset]
     return total
 
-
-Crossing = Callable[[torch.Tensor], torch.Tensor]

@@ -1,20 +1,24 @@
 """The net, or a share of it, made from the table."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.layers import Crossing, TowerLayer
+from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table
+
+# Takes this share's maps [N, C / count, ...] and returns all towers' [N, C, ...].
+Crossing = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Net(nn.Module):
     """The share of a table's net that one process holds.
 
     Its parameters carry the whole net's names (`conv1.weight`); a share holds `share.rows` of dimension 0 of each. Before
-    a layer that reads all towers it calls `crossing`, which takes this share's maps [N, C / count, ...] and returns all
-    towers' [N, C, ...]. A share that is the whole net needs none.
+    a layer that reads all towers it calls `crossing`. A share that is the whole net needs none.
 
     Raises:
         ValueError: the shares do not divide the towers, or a part of the net was given no crossing.
@@ -38,15 +42,18 @@ class Net(nn.Module):
             assert isinstance(layer, TowerLayer)
             layer.initialise(seed)
 
-    def forward(self, images: torch.Tensor, key: DropoutKey | None = None) -> torch.Tensor:
-        """Float images [N, 3, H, W] -> logits [N, classes / share.count] of this share's classes.
+    def forward(self, images: torch.Tensor, key: DropoutKey | None = None) -> list[torch.Tensor]:
+        """Float images [N, 3, H, W] -> for each tower held, the logits [N, classes / towers] of its classes.
 
         With a key, units are dropped (training); without, outputs are scaled (testing).
         """
-        x = images
+        held = self.table.towers // self.share.count
+        maps = [images] * held
         for layer in self.children():
             assert isinstance(layer, TowerLayer)
-            if layer.layer.reads == "all" and self.crossing is not None:
-                x = self.crossing(x)
-            x = layer(x, key)
-        return x
+            if layer.layer.reads == "all":
+                # Gradients of what several towers read are added where it was joined, in the crossing or here.
+                part = maps[0] if held == 1 else torch.cat(maps, dim=1)
+                maps = [part if self.crossing is None else self.crossing(part)] * held
+            maps = layer(maps, key)
+        return maps

@@ -1,44 +1,52 @@
-"""Cross-entropy over classes that are split over processes."""
+"""Cross-entropy over classes that are split over towers, and towers over processes."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 
 
-def split_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+def split_cross_entropy(logits: Sequence[torch.Tensor], labels: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """Mean cross-entropy of a batch, the same scalar on every process of the group.
 
-    Each process holds the logits [N, C] of its C classes; rank i of the group those from i * C on. `labels` int64 [N] count
-    all classes. Three numbers an image cross instead of C: the largest logit, the sum of exponentials, the label's logit.
-    The gradient that flows back on a process, softmax - one-hot over N, is that of its own logits.
+    `logits` are those of the towers held here, each [N, C] of its own C classes, in tower order; every process of the group
+    holds as many towers. `labels` int64 [N] count all classes. Three numbers an image cross instead of the classes: the
+    largest logit, the sum of exponentials, the label's logit. The gradient that flows back, softmax - one-hot over N, is
+    that of the logits held here.
     """
-    if group is None or dist.get_world_size(group) == 1:
-        return torch.nn.functional.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels)
-    return _SplitCrossEntropy.apply(logits, labels, group)
+    return _SplitCrossEntropy.apply(labels, group, *logits)
 
 
 class _SplitCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, labels, group):  # type: ignore[no-untyped-def]
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        classes = wide.shape[1]
-        highest = wide.amax(dim=1)
+    def forward(ctx, labels, group, *logits):  # type: ignore[no-untyped-def]
+        wide = [part if part.dtype == torch.float64 else part.float() for part in logits]
+        classes = wide[0].shape[1]
+        first_tower = dist.get_rank(group) * len(wide)
+        highest = torch.stack([part.amax(dim=1) for part in wide]).amax(dim=0)
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
-        shifted = wide - highest[:, None]
-        exponentials = shifted.exp()
-        local = labels - dist.get_rank(group) * classes
-        mine = (local >= 0) & (local < classes)
         rows = torch.arange(len(labels), device=labels.device)
-        column = local.clamp(0, classes - 1)
-        own_logit = torch.where(mine, shifted[rows, column], 0)
-        sums = torch.stack([exponentials.sum(dim=1), own_logit])
+        sums = torch.zeros(2, len(labels), dtype=highest.dtype, device=highest.device)
+        saved = []
+        for held, part in enumerate(wide):
+            shifted = part - highest[:, None]
+            exponentials = shifted.exp()
+            local = labels - (first_tower + held) * classes
+            mine = (local >= 0) & (local < classes)
+            column = local.clamp(0, classes - 1)
+            sums += torch.stack([exponentials.sum(dim=1), torch.where(mine, shifted[rows, column], 0)])
+            saved += [exponentials, mine, column]
         dist.all_reduce(sums, group=group)
-        ctx.save_for_backward(exponentials, sums[0], mine, column, rows)
-        ctx.dtype = logits.dtype
+        ctx.save_for_backward(rows, sums[0], *saved)
+        ctx.dtype = logits[0].dtype
         return (sums[0].log() - sums[1]).mean()
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        exponentials, total, mine, column, rows = ctx.saved_tensors
-        result = exponentials / total[:, None]
-        result[rows, column] -= mine.to(result.dtype)
-        return (result * (gradient / len(rows))).to(ctx.dtype), None, None
+        rows, total, *saved = ctx.saved_tensors
+        gradients = []
+        for exponentials, mine, column in zip(saved[::3], saved[1::3], saved[2::3], strict=True):
+            part = exponentials / total[:, None]
+            part[rows, column] -= mine.to(part.dtype)
+            gradients.append((part * (gradient / len(rows))).to(ctx.dtype))
+        return None, None, *gradients

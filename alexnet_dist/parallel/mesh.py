@@ -118,11 +118,9 @@ def pick_device(wanted: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def share_cores(processes: int) -> int:
-    """Give torch this process's part of the cores it may run on, shared with so many on the node; returns how many."""
-    cores = max(1, len(os.sched_getaffinity(0)) // processes)
-    torch.set_num_threads(cores)
-    return cores
+def share_cores(shares: int) -> int:
+    """How many of the cores that this process may run on fall to it when so many share them; at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // shares)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import nn
 
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.parallel.loss import split_cross_entropy
-from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.mesh import Mesh, share_cores
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -20,6 +20,11 @@ def set_precision(kind: str, device: torch.device) -> Autocast:
     if kind == "bf16":
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext
+
+
+def set_threads(threads: int | str, shares: int) -> None:
+    """Give torch so many threads; `auto`: this machine's cores over `shares`."""
+    torch.set_num_threads(share_cores(shares) if isinstance(threads, str) else threads)
 
 
 def loss_of(

@@ -23,7 +23,9 @@ def build_optimizer(net: nn.Module, settings: OptimizerSettings) -> torch.optim.
     ]
     for group in groups:
         group["lr"] = settings.lr * group["multiplier"]
-    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+    # The CPU's fused kernel rounds the last few elements of a tensor otherwise, so that a half would differ from the whole.
+    fused = weights[0].is_cuda
+    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
     for parameter in (*weights, *biases):
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer

@@ -36,7 +36,7 @@ def validate(
             for view in views_of(pixels):
                 with autocast():
                     logits = net(view)
-                outputs = mesh.gather_columns(logits.float()).softmax(dim=1)
+                outputs = mesh.gather_columns(torch.cat(logits, dim=1).float()).softmax(dim=1)
                 probabilities = outputs if probabilities is None else probabilities + outputs
                 views += 1
             assert probabilities is not None

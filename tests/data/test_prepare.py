@@ -47,7 +47,21 @@ def stem_of(images: PackedImages, index: int) -> str:
     return images.name(index).split(":")[1].split("_", 1)[1].removesuffix(".jpg")
 
 
-def test_a_miniature_ilsvrc2012_is_packed_verified_and_gone_on_with(tmp_path):
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs the command in this process, sees that it ends with status 2, and returns what it said."""
+
+    def run(*overrides: str) -> str:
+        monkeypatch.setattr("sys.argv", ["prepare", *overrides])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert leaving.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_a_miniature_ilsvrc2012_is_packed_verified_and_gone_on_with(tmp_path, monkeypatch, capsys, refused):
     words = {"n00000002": "crane", "n00000001": "tench, Tinca tinca", "n00000003": "crane"}
     train = {
         wnid: {f"{wnid}_{number}.JPEG": encoded(photo(row * 100 + number)) for number in range(12)}
@@ -74,18 +88,16 @@ def test_a_miniature_ilsvrc2012_is_packed_verified_and_gone_on_with(tmp_path):
     assert manifest["options"]["size"] == 32
     assert not (outputs[0] / ".preparing").exists()
 
-    again = run_prepare(*common, f"output={outputs[0]}")
-    assert (again.returncode, "complete already" in again.stdout) == (0, True)
+    for words_of_command, said in (([*common, f"output={outputs[0]}"], "complete already"), ([f"verify={outputs[0]}"], "whole")):
+        monkeypatch.setattr("sys.argv", ["prepare", *words_of_command])
+        main()
+        assert said in capsys.readouterr().out
     assert checksums(outputs[0]) == checksums(outputs[1])
-
-    assert run_prepare(f"verify={outputs[0]}").returncode == 0
     shard = outputs[0] / "val-000001.tar"
     data = bytearray(shard.read_bytes())
     data[len(data) // 4] ^= 1
     shard.write_bytes(data)
-    answer = run_prepare(f"verify={outputs[0]}", "workers=1")
-    assert answer.returncode == 2
-    assert "val-000001.tar" in answer.stderr
+    assert "val-000001.tar" in refused(f"verify={outputs[0]}", "workers=1")
 
 
 def test_every_odd_file_is_taken_right_or_named(tmp_path):
@@ -288,20 +300,6 @@ def test_interrupted_it_says_so_and_leaves_no_process(tmp_path):
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "interrupted\n")
     assert_group_ends(process.pid)
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """Runs the command in this process, sees that it ends with status 2, and returns what it said."""
-
-    def run(*overrides: str) -> str:
-        monkeypatch.setattr("sys.argv", ["prepare", *overrides])
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        assert leaving.value.code == 2
-        return capsys.readouterr().err
-
-    return run
 
 
 @pytest.mark.parametrize(

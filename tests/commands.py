@@ -1,0 +1,72 @@
+"""Run the package's commands as a person would, in real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+
+
+def run_command(module: str, *words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m alexnet_dist.<module> <words>`; afterwards none of its processes may be left."""
+    return _run([sys.executable, "-m", f"alexnet_dist.{module}", *words], cwd, timeout)
+
+
+def run_torchrun(processes: int, module: str, *words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The same under torchrun on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return _run([*launcher, "-m", f"alexnet_dist.{module}", *words], cwd, timeout)
+
+
+def train(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """A training that must succeed, without W&B unless the words ask for it."""
+    tracking = () if any(word.startswith("tracking=") for word in words) else ("tracking=none",)
+    done = run_command("train", *tracking, *words, cwd=cwd, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a run's last checkpoint by their names, whole."""
+    checkpoints = run_dir / "checkpoints"
+    latest = checkpoints / (checkpoints / "latest").read_text().strip()
+    whole = run_dir / "whole.pt"
+    dcp_to_torch_save(latest, whole)
+    loaded = torch.load(whole, weights_only=False)
+    return {f"{group}.{name}": tensor for group, tensors in loaded.items() for name, tensor in tensors.items()}
+
+
+def _run(command: list[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    environment["ALEXNET_DIST_TEST"] = marker = str(cwd) + str(os.getpid()) + str(len(command))
+    done = subprocess.run(
+        command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
+    )
+    _assert_none_left(marker)
+    return done
+
+
+def _assert_none_left(marker: str) -> None:
+    left = [process for process in psutil.process_iter() if _marked(process, marker)]
+    _, alive = psutil.wait_procs(left, timeout=10)
+    if alive:
+        pytest.fail(f"processes left behind: {[process.cmdline() for process in alive]}")
+
+
+def _marked(process: psutil.Process, marker: str) -> bool:
+    try:
+        return process.environ().get("ALEXNET_DIST_TEST") == marker
+    except psutil.Error:
+        return False
