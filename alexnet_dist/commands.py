@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch.distributed as dist
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -86,7 +87,12 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        if _lost_a_peer(error):
+            # The peer's own words come first, and the launcher then ends this process.
+            time.sleep(2)
+            print(f"error: rank {rank} lost a peer ({_sentence(error)[:120]}); the last complete checkpoint stays", file=sys.stderr)
+            sys.exit(1)
         print(f"[rank {rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
         sys.exit(1)
 
@@ -126,6 +132,11 @@ def _overrides_under(launcher: str) -> list[str]:
         if word.startswith("-"):
             raise UserError(f"{word} is not understood under {launcher}: give Hydra overrides such as seed=1")
     return sys.argv[1:]
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether an error is that of a connection to another process, which gloo reports as a plain RuntimeError."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
         start_method="spawn",
     )
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, entry)(*arguments)
     except ChildFailedError as error:

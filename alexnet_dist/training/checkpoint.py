@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from alexnet_dist.errors import UserError
@@ -133,10 +134,9 @@ def load_checkpoint(
     _check_same_net(checkpoint, saved, net)
     try:
         dcp.load(_tensors(mesh, net, preprocess, optimizer), checkpoint_id=checkpoint)
-    except Exception as error:
-        if isinstance(error, torch.distributed.DistError):
-            raise
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    except CheckpointException as error:
+        first, _ = next(iter(error.failures.values()))
+        reason = str(first).splitlines()[0] if str(first) else type(first).__name__
         raise UserError(f"{checkpoint} cannot be read ({reason}): take another checkpoint") from error
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def make(folder: Path) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made by two processes at once."""
     folder = tmp_path_factory.mktemp("data") / "deep" / "quickstart"
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         one, other = pool.map(make, [folder, folder])
     assert one == other
     assert [path.name for path in folder.parent.iterdir()] == ["quickstart"]
