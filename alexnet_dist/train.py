@@ -158,10 +158,9 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     """Check a composed configuration before any process is started; how many to start, and the configuration for them."""
     settings = check_settings(config)
     table = settings.table()
-    processes = settings.parallel.processes
-    if processes == "auto":
-        gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
-        processes = min(table.towers, gpus) or table.towers
+    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
+    wanted = settings.parallel.processes
+    processes = (min(table.towers, gpus) or table.towers) if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
     pick_device(settings.device, processes - 1)
     if settings.data.root is not None and not Path(settings.data.root).is_dir():

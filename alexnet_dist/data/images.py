@@ -61,7 +61,8 @@ class ImageFolder:
         """The encoded bytes, uint8 [bytes]. Raises UserError where the file is gone, empty or cannot be read."""
         path = self.name(index)
         try:
-            encoded = np.fromfile(path, np.uint8)
+            with open(path, "rb", buffering=0) as file:
+                encoded = np.frombuffer(file.readall(), np.uint8)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror or error}): restore it or remove it") from None
         if not len(encoded):

@@ -130,7 +130,7 @@ def read_devkit(path: Path) -> tuple[tuple[ClassName, ...], list[int]]:
 
     Raises UserError where the archive is not the devkit of ILSVRC2012.
     """
-    import scipy.io  # type: ignore[import-untyped]
+    import scipy.io
 
     meta, ground_truth = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
     files: dict[str, bytes] = {}

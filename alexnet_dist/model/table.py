@@ -205,10 +205,10 @@ def _build_layer(
     _refuse_unknown(where, row, _LAYER_KEYS[kind])
     if kind == "conv" and previous is not None and previous.kind == "fc":
         raise TableError(f"{where} is a convolution after the fully connected layer {previous.name}")
-    reads = row.get("reads")
+    reads = str(row.get("reads"))
     readable = ("image",) if previous is None else ("own", "all")
     if reads not in readable:
-        raise TableError(f"{where} has reads {reads!r}; here it must be {' or '.join(readable)}")
+        raise TableError(f"{where} has reads {reads}; here it must be {' or '.join(readable)}")
     filters = _integer(where, row, "filters", least=1)
     if filters % towers:
         raise TableError(f"{where} has {filters} filters, which {towers} towers do not divide")

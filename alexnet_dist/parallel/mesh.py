@@ -149,6 +149,8 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
         pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
         crossing_group, _ = dist.new_subgroups_by_enumeration(pairs, timeout=limit)
         feed_group, _ = dist.new_subgroups_by_enumeration(pairs, timeout=limit)
+        assert isinstance(crossing_group, dist.ProcessGroup)
+        assert isinstance(feed_group, dist.ProcessGroup)
         yield Mesh(
             layout=layout,
             rank=rank,

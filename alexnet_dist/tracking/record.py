@@ -28,7 +28,7 @@ class Record:
         if resumed:
             self._metrics.rewind(resumed["metrics_bytes"])
         if self._settings.kind == "wandb":
-            self._wandb = WandbRun(self._settings, self._config, self.run_dir, resumed and resumed["wandb_id"])
+            self._wandb = WandbRun(self._settings, self._config, self.run_dir, resumed["wandb_id"] if resumed else None)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the record."""

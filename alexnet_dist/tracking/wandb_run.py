@@ -3,7 +3,7 @@
 import netrc
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 import wandb
@@ -59,10 +59,10 @@ class WandbRun:
         self._run.finish(exit_code=1 if failed else 0)
 
 
-def _mode() -> str:
+def _mode() -> Literal["online", "offline", "disabled", "shared"]:
     """WANDB_MODE where it is set; else online with a login (WANDB_API_KEY or a netrc entry), offline without."""
     if mode := os.environ.get("WANDB_MODE"):
-        return mode
+        return cast(Literal["online", "offline", "disabled", "shared"], mode)
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

@@ -9,6 +9,7 @@ Parameters and momentum stand under the whole net's names, sharded over the towe
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,10 @@ def load_checkpoint(
     """
     _check_same_net(checkpoint, saved, net)
     try:
+        dcp.FileSystemReader(checkpoint).read_metadata()
         dcp.load(_tensors(mesh, net, preprocess, optimizer), checkpoint_id=checkpoint)
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{checkpoint} cannot be read ({error}): take another checkpoint") from error
     except CheckpointException as error:
         first, _ = next(iter(error.failures.values()))
         reason = str(first).splitlines()[0] if str(first) else type(first).__name__

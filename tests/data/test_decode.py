@@ -1,4 +1,5 @@
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,6 @@ def test_crops_are_those_of_torchvision(width: int, height: int) -> None:
 def test_photographs_are_cut_as_torchvision_cuts_them(tmp_path: Path) -> None:
     if not SHARED.exists():
         pytest.skip("needs the 300 photographs of shared/data")
-    import tarfile
-
     with tarfile.open(SHARED) as tar:
         files = [tar.extractfile(member).read() for member in tar.getmembers()[:40]]  # type: ignore[union-attr]
     assert_like_reference(files, 256, 224)
@@ -128,6 +127,6 @@ GOOD = encoded(photo(0, 120, 100))
 )
 def test_file_that_cannot_be_decoded_is_named(bad: bytes) -> None:
     images = InMemory([GOOD] * 5 + [bad] + [GOOD] * 4)
-    with pytest.raises(UserError, match="^image-5 cannot be decoded") as raised:
+    with pytest.raises(UserError, match=r"^image-5 cannot be decoded") as raised:
         decoded(images, Cuts.whole(np.arange(10)), 64, 64)
     assert "\n" not in str(raised.value)

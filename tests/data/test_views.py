@@ -62,5 +62,5 @@ def test_ten_views_are_corners_centre_and_mirrors(statistics: Statistics) -> Non
 
 
 def test_mean_image_of_another_size_is_refused(statistics: Statistics) -> None:
-    with pytest.raises(UserError, match="20 pixels a side and data.size is 24"):
+    with pytest.raises(UserError, match=r"20 pixels a side and data\.size is 24"):
         Preprocess(24, 16, True).set_statistics(statistics)
