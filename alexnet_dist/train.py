@@ -160,7 +160,8 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     table = settings.table()
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     wanted = settings.parallel.processes
-    processes = (min(table.towers, gpus) or table.towers) if isinstance(wanted, str) else wanted
+    fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
+    processes = fitting[-1] if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
     pick_device(settings.device, processes - 1)
     if settings.data.root is not None and not Path(settings.data.root).is_dir():

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
+        # Such as "4" or "4(x2),3": tasks on each node in turn; nodes of a run are alike, so the first one's will do.
+        "LOCAL_WORLD_SIZE": re.split(r"\D", environment["SLURM_STEP_TASKS_PER_NODE"])[0],
         "MASTER_ADDR": answer.stdout.split()[0],
         "MASTER_PORT": str(port),
     }

@@ -51,7 +51,8 @@ class Mesh:
     """This process's place: its device, its replica and share, and the groups of its replica and of its share.
 
     `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same
-    processes for collectives, `feed_group` for the data's thread; `replica_group` joins the holders of the same share.
+    processes for collectives, `training_group` and `validation_group` for the threads of the two feeds, which run ahead each in
+    its own time; `replica_group` joins the holders of the same share.
     """
 
     layout: Layout
@@ -60,7 +61,8 @@ class Mesh:
     devices: DeviceMesh
     crossing: Crossing
     tower_group: dist.ProcessGroup
-    feed_group: dist.ProcessGroup
+    training_group: dist.ProcessGroup
+    validation_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
 
     @property
@@ -71,12 +73,10 @@ class Mesh:
     def share(self) -> int:
         return self.rank % self.layout.shares
 
-    def gather_rows(self, part: torch.Tensor) -> torch.Tensor:
-        """[n, ...] of every process of this replica -> [shares * n, ...] in tower order, over the data's own group."""
-        if self.layout.shares == 1:
-            return part
+    def gather_rows(self, part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        """[n, ...] of every process of this replica -> [shares * n, ...] in tower order, over one of the feeds' groups."""
         whole = part.new_empty(self.layout.shares * part.shape[0], *part.shape[1:])
-        dist.all_gather_into_tensor(whole, part.contiguous(), group=self.feed_group)
+        dist.all_gather_into_tensor(whole, part.contiguous(), group=group)
         return whole
 
     def gather_columns(self, part: torch.Tensor) -> torch.Tensor:
@@ -147,10 +147,8 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
         rank = dist.get_rank()
         devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
         pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
-        crossing_group, _ = dist.new_subgroups_by_enumeration(pairs, timeout=limit)
-        feed_group, _ = dist.new_subgroups_by_enumeration(pairs, timeout=limit)
-        assert isinstance(crossing_group, dist.ProcessGroup)
-        assert isinstance(feed_group, dist.ProcessGroup)
+        own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
+        crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
         yield Mesh(
             layout=layout,
             rank=rank,
@@ -158,7 +156,8 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
             devices=devices,
             crossing=Crossing(crossing_group),
             tower_group=devices.get_group("tower"),
-            feed_group=feed_group,
+            training_group=training_group,
+            validation_group=validation_group,
             replica_group=devices.get_group("replica"),
         )
     finally:

@@ -25,8 +25,7 @@ class Record:
         """Begin, or go on where the checkpoint stood whose state is `resumed`; rank 0 alone calls this."""
         (self.run_dir / "config.json").write_text(json.dumps(self._config, indent=1) + "\n")
         self._metrics = MetricsFile(self.run_dir / "metrics.jsonl")
-        if resumed:
-            self._metrics.rewind(resumed["metrics_bytes"])
+        self._metrics.rewind(resumed["metrics_bytes"] if resumed else 0)
         if self._settings.kind == "wandb":
             self._wandb = WandbRun(self._settings, self._config, self.run_dir, resumed["wandb_id"] if resumed else None)
 

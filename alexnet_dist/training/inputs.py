@@ -1,10 +1,12 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
+from functools import partial
 from pathlib import Path
 
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import Images, open_folder
+from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
@@ -26,7 +28,14 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
         if mesh.rank == 0:
             quickstart.make(root, lambda done, total: display.show("drawing images", done, total))
         mesh.barrier()
-    train, validation = open_folder(root, data.val_every)
+    train: Images
+    validation: Images
+    if data.source == "packed" or (data.source != "imagefolder" and is_packed(root)):
+        train, validation = open_packed(root)
+        if not len(validation):
+            raise UserError(f"the packed set {root} has no validation images: prepare it again from a source that has val/")
+    else:
+        train, validation = open_folder(root, data.val_every)
     if len(train.classes) > outputs:
         raise UserError(
             f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
@@ -42,7 +51,11 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
 
 
 def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display) -> Statistics:
-    """The training images' mean and colour statistics, computed by rank 0 and the same on every rank."""
+    """The training images' mean and colour statistics, the same on every rank: a packed set's own, or computed by rank 0."""
+    if settings.data.root and isinstance(images, PackedImages):
+        packed = read_statistics(settings.data.root)
+        if packed.mean_image.shape[-1] == settings.data.size:
+            return packed
     statistics = None
     if mesh.rank == 0:
         statistics = gather(
@@ -72,7 +85,7 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
         mirror=settings.data.mirror,
         threads=settings.data.threads or threads,
         device=mesh.device,
-        exchange=mesh.gather_rows if parts > 1 else None,
+        exchange=partial(mesh.gather_rows, group=mesh.training_group) if parts > 1 else None,
         start=start,
     )
 
@@ -89,5 +102,5 @@ def validation_feed(settings: Settings, images: Images, mesh: Mesh, threads: int
         size=settings.data.size,
         threads=settings.data.threads or threads,
         device=mesh.device,
-        exchange=mesh.gather_rows if mesh.layout.shares > 1 else None,
+        exchange=partial(mesh.gather_rows, group=mesh.validation_group) if mesh.layout.shares > 1 else None,
     )

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tests.distributed.processes import run_processes
 from torch.autograd import gradcheck
 
 from alexnet_dist.parallel.mesh import join_mesh
+from tests.distributed.processes import run_processes
 
 
 class _OwnPart(torch.autograd.Function):
