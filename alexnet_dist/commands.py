@@ -82,7 +82,8 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
         print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_STATUS)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        if not rank:
+            print("interrupted; the last complete checkpoint stays", file=sys.stderr, flush=True)
         sys.exit(130)
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -91,7 +92,8 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
         if _lost_a_peer(error):
             # The peer's own words come first, and the launcher then ends this process.
             time.sleep(2)
-            print(f"error: rank {rank} lost a peer ({_sentence(error)[:120]}); the last complete checkpoint stays", file=sys.stderr)
+            why = _sentence(error)[:120]
+            print(f"error: rank {rank} lost a peer ({why}); the last complete checkpoint stays", file=sys.stderr, flush=True)
             sys.exit(1)
         print(f"[rank {rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -28,7 +28,7 @@ from alexnet_dist.settings import Settings, check_settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.training.checkpoint import choose_checkpoint, load_checkpoint, read_state, save_checkpoint
-from alexnet_dist.training.inputs import gather_statistics, open_images, training_feed, validation_feed
+from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import loss_of, set_precision, set_threads
@@ -76,6 +76,7 @@ def run(config: dict[str, Any]) -> None:
         checkpoint = mesh.from_first(choose_checkpoint(settings.resume, run_dir) if mesh.rank == 0 else None)
         saved = read_state(checkpoint) if checkpoint else None
         if checkpoint and saved:
+            check_same_data(checkpoint, saved, train_images)
             load_checkpoint(checkpoint, saved, mesh, net, state.preprocess, state.optimizer)
             state.load_numbers(saved)
             display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
@@ -84,11 +85,15 @@ def run(config: dict[str, Any]) -> None:
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
             record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
-        origin = {"resumed_from": checkpoint and str(checkpoint), "config": config, "classes": train_images.classes}
+        origin = {
+            "resumed_from": checkpoint and str(checkpoint),
+            "config": config,
+            "classes": train_images.classes,
+            "training_images": len(train_images),
+        }
 
         start = (state.epoch, state.images // trainer.batch_size)
-        feed = training_feed(settings, train_images, mesh, threads, start)
-        at_end.callback(feed.close)
+        feed = at_end.enter_context(training_feed(settings, train_images, mesh, threads, start))
         val_feed = validation_feed(settings, val_images, mesh, threads)
         network: nn.Module = net
         if mesh.layout.replicas > 1:

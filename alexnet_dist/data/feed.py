@@ -129,6 +129,14 @@ class TrainFeed:
         _keep_for_current_stream(batch.pixels, batch.labels, batch.y, batch.x, batch.mirror, batch.colour)
         return batch
 
+    def __enter__(self) -> "TrainFeed":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error the thread is left to the end of the process: the peer that it exchanges with may never answer.
+        if kind is None:
+            self.close()
+
     def close(self) -> None:
         """End the feed's threads. Where there is an exchange, it first makes the batches that the other processes make too."""
         self._background.close()

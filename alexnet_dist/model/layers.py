@@ -40,7 +40,8 @@ class TowerLayer(nn.Module):
             self.bias.fill_(self.layer.bias)
 
     def forward(self, inputs: Sequence[torch.Tensor], key: DropoutKey | None) -> list[torch.Tensor]:
-        """What each held tower reads, [N, C, H, W] or [N, units] -> what it makes, [N, filters / towers, H', W'] or [N, units]."""
+        """What each held tower reads, [N, C, H, W] or [N, units] -> what it makes: [N, filters / towers, H', W'] or
+        [N, filters / towers]."""
         count = len(self.towers)
         outputs = []
         for x, tower, weight, bias in zip(inputs, self.towers, self.weight.chunk(count), self.bias.chunk(count), strict=True):
@@ -91,8 +92,8 @@ class TowerLayer(nn.Module):
 def response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) -> torch.Tensor:
     """Local response normalisation across maps (paper, section 3.3), of float [N, C, H, W].
 
-    b = a / (k + alpha / size * sum of a^2 over `size` neighbouring maps) ^ beta, the maps being one tower's: the authors' program divides alpha by the
-    window, and so does torch.nn.LocalResponseNorm, whose results this gives several times faster.
+    b = a / (k + alpha / size * sum of a^2 over `size` neighbouring maps) ^ beta, the maps being one tower's: the authors'
+    program divides alpha by the window, and so does torch.nn.LocalResponseNorm, whose results this gives several times faster.
     """
     return _ResponseNorm.apply(x, size, alpha, beta, k)
 

@@ -3,13 +3,17 @@
 import logging
 import os
 import re
+import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from alexnet_dist.errors import RunFailed
 
 
 def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -48,6 +52,10 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
     """Run `entry(*arguments)` in so many new processes of this machine, as torchrun --standalone would; 0 or a status.
 
     The status is that of the process that failed first; the others have been ended by then.
+
+    Raises:
+        RunFailed: a process was ended by a signal that was not meant for all.
+        KeyboardInterrupt: this process was told to end by SIGINT or SIGTERM; its processes have ended.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -66,6 +74,11 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
     try:
         elastic_launch(config, entry)(*arguments)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 1
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise RunFailed(f"process {rank} was ended by {name}; the last complete checkpoint stays") from None
+        return failure.exitcode
+    except SignalException as received:
+        raise KeyboardInterrupt(received.sigval.name) from None
     return 0

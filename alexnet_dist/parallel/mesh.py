@@ -125,7 +125,7 @@ def share_cores(shares: int) -> int:
 
 @contextmanager
 def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mesh]:
-    """Join the processes that RANK and WORLD_SIZE name (one alone, where they are not set) and leave at the end.
+    """Join the processes that RANK and WORLD_SIZE name (one alone, where they are not set) and leave them at the end.
 
     `timeout` is how many seconds a peer may keep the others waiting.
 
@@ -143,22 +143,21 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=limit)
     else:
         dist.init_process_group(backend, timeout=limit)
-    try:
-        rank = dist.get_rank()
-        devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
-        pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
-        own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
-        crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
-        yield Mesh(
-            layout=layout,
-            rank=rank,
-            device=device,
-            devices=devices,
-            crossing=Crossing(crossing_group),
-            tower_group=devices.get_group("tower"),
-            training_group=training_group,
-            validation_group=validation_group,
-            replica_group=devices.get_group("replica"),
-        )
-    finally:
-        dist.destroy_process_group()
+    rank = dist.get_rank()
+    devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
+    pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
+    own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
+    crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
+    yield Mesh(
+        layout=layout,
+        rank=rank,
+        device=device,
+        devices=devices,
+        crossing=Crossing(crossing_group),
+        tower_group=devices.get_group("tower"),
+        training_group=training_group,
+        validation_group=validation_group,
+        replica_group=devices.get_group("replica"),
+    )
+    # Not after an error: a group whose peer is lost can keep the process waiting for it.
+    dist.destroy_process_group()

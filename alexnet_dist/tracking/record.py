@@ -28,6 +28,8 @@ class Record:
         self._metrics.rewind(resumed["metrics_bytes"] if resumed else 0)
         if self._settings.kind == "wandb":
             self._wandb = WandbRun(self._settings, self._config, self.run_dir, resumed["wandb_id"] if resumed else None)
+            if self._wandb.unreachable:
+                self.display.say(f"W&B cannot be reached ({self._wandb.unreachable}): the run is recorded offline")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the record."""

@@ -2,6 +2,7 @@
 
 import netrc
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlparse
@@ -14,11 +15,13 @@ from alexnet_dist.settings import TrackingSettings
 class WandbRun:
     """A W&B run in the run folder: online where somebody is logged in, else offline.
 
-    `run_id` is the id of the run to go on with, or None for a new one.
+    `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
+    and `unreachable` says why.
     """
 
     def __init__(self, settings: TrackingSettings, config: dict[str, Any], folder: Path, run_id: str | None) -> None:
-        self._run = wandb.init(
+        start = partial(
+            wandb.init,
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
@@ -29,9 +32,14 @@ class WandbRun:
             resume="allow" if run_id else None,
             dir=folder,
             config=config,
-            mode=_mode(),
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
         )
+        self.unreachable = ""
+        try:
+            self._run = start(mode=_mode())
+        except wandb.errors.CommError as error:
+            self.unreachable = str(error)
+            self._run = start(mode="offline")
         for kind in ("train", "val"):
             self._run.define_metric(f"{kind}/*", step_metric="step")
         self._run.define_metric("train/loss", step_metric="step", summary="min")

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
@@ -48,6 +49,15 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
         )
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     return train, validation
+
+
+def check_same_data(checkpoint: Path, saved: dict[str, Any], images: Images) -> None:
+    """Raises UserError when a checkpoint's run was in the middle of other images than these."""
+    if saved["classes"] != list(images.classes) or saved["training_images"] != len(images):
+        raise UserError(
+            f"{checkpoint} was made with {saved['training_images']} training images in {len(saved['classes'])} classes, and "
+            f"these are {len(images)} in {len(images.classes)} or others: give the same data.root and data.val_every"
+        )
 
 
 def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display) -> Statistics:

@@ -40,7 +40,7 @@ def validate(
                 probabilities = outputs if probabilities is None else probabilities + outputs
                 views += 1
             assert probabilities is not None
-            sums += _count(probabilities / views, labels)
+            sums += count_errors(probabilities / views, labels)
             display.show("validation", done, len(batches))
         dist.all_reduce(sums, group=mesh.replica_group)
     images, loss, wrong1, wrong5 = sums.tolist()
@@ -53,7 +53,7 @@ def validate(
     }
 
 
-def _count(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def count_errors(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Of [b, classes] and [b]: images, summed negative log-likelihood, images wrong in the first one and the first five."""
     counted = labels >= 0
     probabilities, labels = probabilities[counted].double(), labels[counted]

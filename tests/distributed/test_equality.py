@@ -171,4 +171,4 @@ def test_a_step_is_the_same_for_1_2_and_4_processes_and_for_a_plain_net(override
     for processes in steps:
         _assert_close(*steps[processes], loss.item(), expected)
     for name, gradient in steps[1][1].items() if table.towers == 2 else ():  # of four, the sums are added in another order
-        assert torch.equal(gradient, steps[2][1][name]), f"{name}: a tower computes the same bits with and without its own process"
+        assert torch.equal(gradient, steps[2][1][name]), f"{name}: a tower's bits do not depend on who holds it"

@@ -1,0 +1,94 @@
+"""Norms against torch's and the formulas, dropout's masks, and weights that do not depend on the share."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from alexnet_dist.commands import compose
+from alexnet_dist.model.dropout import DropoutKey, keep_mask
+from alexnet_dist.model.layers import response_norm, spatial_norm
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
+from alexnet_dist.model.table import build_table
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_response_norm_is_torch_s_to_the_bit(channels_last: bool) -> None:
+    maps = 40 * torch.randn(3, 48, 9, 9, generator=torch.Generator().manual_seed(1))
+    if channels_last:
+        maps = maps.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(response_norm(maps, 5, 1e-4, 0.75, 2), torch.nn.LocalResponseNorm(5, 1e-4, 0.75, 2)(maps))
+
+
+@pytest.mark.parametrize("maps", [1, 2, 7])
+def test_the_norms_gradients(maps: int) -> None:
+    x = torch.randn(2, maps, 6, 6, dtype=torch.double, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    assert gradcheck(lambda x: response_norm(x, 5, 0.3, 0.75, 2), x)
+    assert gradcheck(lambda x: spatial_norm(x.float().double(), 5, 0.3, 0.75, 1).double(), x, eps=1e-3, atol=1e-2)
+
+
+def test_the_spatial_norm_follows_its_formula() -> None:
+    x = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(3))
+    normed = spatial_norm(x, 5, 0.5, 0.75, 1)
+    window = (x[1, 2, 1:6, 2:7] ** 2).sum()  # around pixel (3, 4)
+    corner = (x[0, 0, :3, :3] ** 2).sum()  # around pixel (0, 0): what lies outside is zero
+    assert normed[1, 2, 3, 4] == pytest.approx((x[1, 2, 3, 4] / (1 + 0.5 / 25 * window) ** 0.75).item(), rel=1e-5)
+    assert normed[0, 0, 0, 0] == pytest.approx((x[0, 0, 0, 0] / (1 + 0.5 / 25 * corner) ** 0.75).item(), rel=1e-5)
+
+
+def test_a_mask_is_the_same_for_any_share_and_any_part_of_the_batch() -> None:
+    whole = keep_mask(DropoutKey(1, 2), 5, 64, slice(0, 100), 0.5, CPU)
+    part = keep_mask(DropoutKey(1, 2, first_row=16), 5, 8, slice(50, 100), 0.5, CPU)
+    assert torch.equal(whole[16:24, 50:], part)
+
+
+def test_masks_drop_the_share_they_should_and_differ() -> None:
+    masks = [keep_mask(DropoutKey(seed, step), layer, 256, slice(0, 512), 0.3, CPU) for seed, step, layer in
+             [(0, 0, 5), (1, 0, 5), (0, 1, 5), (0, 0, 6)]]  # fmt: skip
+    for mask in masks:
+        assert mask.float().mean().item() == pytest.approx(0.7, abs=0.005)
+        # Neither rows nor columns lean to one side: five standard deviations of a mean of n fair draws.
+        for dimension, draws in ((0, 256), (1, 512)):
+            assert (mask.float().mean(dim=dimension) - 0.7).abs().max() < 5 * (0.21 / draws) ** 0.5
+    for i, first in enumerate(masks):
+        for second in masks[i + 1 :]:
+            assert (first == second).float().mean().item() == pytest.approx(0.7**2 + 0.3**2, abs=0.01)
+
+
+def test_testing_scales_instead_of_dropping() -> None:
+    table = build_table(compose("train", ["model=tiny", "model.operations.dropout.p=0"])["model"])
+    dropped = build_table(compose("train", ["model=tiny"])["model"])
+    plain, net = Net(table), Net(dropped)
+    plain.initialise(0)
+    net.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        net.fc7.weight *= 2  # undoes the halved outputs of fc6
+        net.fc8.weight *= 2
+    images = torch.randn(4, 3, 56, 56, generator=torch.Generator().manual_seed(4))
+    assert torch.allclose(torch.cat(net(images), 1), torch.cat(plain(images), 1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_share_holds_its_rows_of_the_whole_net() -> None:
+    table = build_table(compose("train", ["model=tiny", "model.towers=4"])["model"])
+    whole = Net(table)
+    whole.initialise(3)
+    for share in (Share(1, 2), Share(3, 4)):
+        net = Net(table, share, crossing=lambda part: part)
+        net.initialise(3)
+        for (name, ours), theirs in zip(net.named_parameters(), whole.parameters(), strict=True):
+            assert torch.equal(ours, theirs[share.rows(len(theirs))]), name
+    other = Net(table)
+    other.initialise(4)
+    assert not torch.equal(other.conv1.weight, whole.conv1.weight)
+
+
+def test_initial_weights_have_the_table_s_deviation() -> None:
+    table = build_table(compose("train", ["model=net145"])["model"])
+    net = Net(table)
+    net.initialise(0)
+    for layer in table.layers:
+        weight, bias = net.get_submodule(layer.name).parameters()
+        assert weight.std().item() == pytest.approx(layer.weight_std, rel=0.02), layer.name
+        assert (bias == layer.bias).all(), layer.name
