@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import psutil
 import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from wandb.proto import wandb_internal_pb2
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
 
@@ -46,6 +49,23 @@ def read_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
     dcp_to_torch_save(latest, whole)
     loaded = torch.load(whole, weights_only=False)
     return {f"{group}.{name}": tensor for group, tensors in loaded.items() for name, tensor in tensors.items()}
+
+
+def read_wandb(recorded: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """The records of an offline W&B run: a seven-byte head, then LevelDB's log format in blocks of 32 KiB."""
+    data = recorded.read_bytes()
+    at, parts = 7, b""
+    while at < len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
 
 
 def _run(command: list[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:

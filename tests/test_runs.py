@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import read_metrics, read_tensors, run_command, run_torchrun, train
+from tests.commands import read_metrics, read_tensors, read_wandb, run_command, run_torchrun, train
 
 SHORT = ("trainer.max_steps=20", "trainer.batch_size=32", "evaluation.batch_size=96")
 
@@ -40,27 +40,19 @@ def test_the_first_start_makes_its_images_and_leaves_a_record(quick_start: Path)
 
 
 def test_one_offline_wandb_run_holds_the_configuration_and_the_figures(quick_start: Path) -> None:
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
     (recorded,) = (quick_start / "runs").glob("*/wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(recorded))
     history: list[dict[str, object]] = []
-    config: dict[str, object] = {}
-    while data := store.scan_data():
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    config: dict[str, str] = {}
+    for record in read_wandb(recorded):
         if record.HasField("history"):
-            history.append(
-                {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            )
+            items = record.history.item
+            history.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
         config.update({update.key: update.value_json for update in record.run.config.update})
     (run_dir,) = (quick_start / "runs").iterdir()
     losses = [record["loss"] for record in read_metrics(run_dir) if record["kind"] == "train"]
     assert [row["train/loss"] for row in history if "train/loss" in row] == losses
     assert [row["val_10_views/images"] for row in history if "val_10_views/images" in row] == [400]
-    assert json.loads(str(config["optimizer"]))["lr"] == 0.01
+    assert json.loads(config["optimizer"])["lr"] == 0.01
 
 
 def test_evaluation_counts_every_image_once_for_any_number_of_processes(quick_start: Path) -> None:

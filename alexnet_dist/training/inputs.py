@@ -42,11 +42,6 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
             f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
             f"set the filters of its last layer to at least {len(train.classes)}"
         )
-    if len(train) < settings.trainer.batch_size:
-        raise UserError(
-            f"{root} holds {len(train)} training images, fewer than a batch: "
-            f"set trainer.batch_size to at most {len(train)}, not {settings.trainer.batch_size}"
-        )
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     return train, validation
 
@@ -80,7 +75,16 @@ def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: i
 
 
 def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, start: tuple[int, int]) -> TrainFeed:
-    """This process's training batches from `start`, (epoch, batch in it), on."""
+    """This process's training batches from `start`, (epoch, batch in it), on.
+
+    Raises:
+        UserError: the images do not fill a batch.
+    """
+    if len(images) < settings.trainer.batch_size:
+        raise UserError(
+            f"there are {len(images)} training images, fewer than a batch: "
+            f"set trainer.batch_size to at most {len(images)}, not {settings.trainer.batch_size}"
+        )
     part, parts = (mesh.share, mesh.layout.shares) if settings.data.share_decoding else (0, 1)
     return TrainFeed(
         images,
