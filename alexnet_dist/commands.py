@@ -83,7 +83,7 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
         sys.exit(USER_ERROR_STATUS)
     except KeyboardInterrupt:
         if not rank:
-            print("interrupted; the last complete checkpoint stays", file=sys.stderr, flush=True)
+            print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

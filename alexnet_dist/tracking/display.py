@@ -40,9 +40,9 @@ class Display:
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
         """How far `what` is, with its latest figures."""
         if what not in self._tasks:
-            for task in self._tasks.values():
-                self._progress.remove_task(task)
-            self._tasks = {what: self._progress.add_task(what, total=total, figures="")}
+            self._tasks[what] = self._progress.add_task(what, total=total, figures="")
+        for name, task in self._tasks.items():
+            self._progress.update(task, visible=name == what)
         self._progress.update(self._tasks[what], completed=done, total=total, figures=figures)
         now = time.monotonic()
         if not self._live and (now - self._last_line >= _SECONDS_BETWEEN_LINES):
