@@ -6,6 +6,7 @@ every rank composes the same configuration from the same words, without letting 
 
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -81,10 +82,10 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
             time.sleep(2)
         print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_STATUS)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as received:
         if not rank:
             print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
+        sys.exit(128 + (received.args[0] if received.args else signal.SIGINT))
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -69,7 +69,7 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
         start_method="spawn",
     )
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, entry)(*arguments)
@@ -80,5 +80,5 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
             raise RunFailed(f"process {rank} was ended by {name}; the last complete checkpoint stays") from None
         return failure.exitcode
     except SignalException as received:
-        raise KeyboardInterrupt(received.sigval.name) from None
+        raise KeyboardInterrupt(received.sigval) from None
     return 0
