@@ -121,6 +121,11 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     _assert_sentence(run_command("train", *SMALL, "run.dir=file/run", cwd=tmp_path), "file/run")
 
 
+def test_nowhere_to_draw_the_quick_start_s_images(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    _assert_sentence(run_command("train", *SMALL, cwd=tmp_path), "data/quickstart", "data.root")
+
+
 def test_a_damaged_checkpoint(some_run: Path, drawn_images: Path, tmp_path: Path) -> None:
     shutil.copytree(some_run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step-00000001" / ".metadata").write_bytes(b"")

@@ -21,13 +21,20 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
     """The training and validation images; rank 0 first draws those of the quick start where they are wanted.
 
     Raises:
-        UserError: no such folder, an empty class, no validation images, or more classes than the net tells apart.
+        UserError: no such folder, an empty class, no validation images, nowhere to draw images, or more classes than the net
+            tells apart.
     """
     data, outputs = settings.data, settings.table().classes
     root = Path(data.root) if data.root else QUICKSTART_FOLDER
     if data.root is None:
         if mesh.rank == 0:
-            quickstart.make(root, lambda done, total: display.show("drawing images", done, total))
+            try:
+                quickstart.make(root, lambda done, total: display.show("drawing images", done, total))
+            except OSError as error:
+                raise UserError(
+                    f"the quick start's images cannot be written to {root} ({error.strerror}): "
+                    "start in another folder, or set data.root"
+                ) from None
         mesh.barrier()
     train: Images
     validation: Images
