@@ -7,9 +7,10 @@ COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
     "evaluate": "error rates of a checkpoint",
     "model": "print a model's table: shapes, parameters, multiply-adds, bytes that cross",
+    "bench": "measure the feed or the step beside other ways of doing the same",
     "prepare": "pack ImageNet or another set of images for training",
 }
-_MODULES = {"model": "alexnet_dist.model.__main__"}
+_MODULES = {"model": "alexnet_dist.model.__main__", "bench": "alexnet_dist.bench.__main__"}
 
 
 def main() -> None:

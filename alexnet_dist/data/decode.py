@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_dist.data.graph import PREFETCH, Inputs, build_pipeline
+from alexnet_dist.data.graph import PREFETCH, Inputs, build_pipeline, cut
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 
@@ -63,7 +63,11 @@ def decode(
     taken: deque[tuple[Cuts, Tag]] = deque()
     held: deque[Inputs] = deque(maxlen=2 * PREFETCH + 2)
 
-    with closing(requests), ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
+    with (
+        closing(requests),
+        ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
+        ThreadPoolExecutor(threads, thread_name_prefix="cut") as cutters,
+    ):
 
         def read(samples: np.ndarray) -> list[np.ndarray]:
             return [images.read(int(sample)) for sample in samples]
@@ -79,15 +83,15 @@ def decode(
         pipeline = build_pipeline(source, size=size, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index)
         while True:
             try:
-                (output,) = pipeline.run()
+                outputs = pipeline.run()
             except StopIteration:
                 return
             except RuntimeError as error:
                 raise blame(images, [cuts for cuts, _ in taken], size, crop, error) from None
-            pixels = torch.from_dlpack(output.as_tensor())
+            cuts, tag = taken.popleft()
+            pixels = cut(outputs, cuts.offsets(), size=size, crop=crop, pool=cutters)
             if device.type == "cuda":
                 pixels = pixels.clone()  # into memory of torch, whose allocator knows the streams that use it
-            cuts, tag = taken.popleft()
             _mirror(pixels, np.flatnonzero(cuts.mirror))
             yield pixels, tag
 

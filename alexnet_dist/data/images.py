@@ -108,6 +108,11 @@ def open_folder(root: str | Path, val_every: int | None) -> tuple[ImageFolder, I
     return train, val
 
 
+def open_split(folder: Path) -> ImageFolder:
+    """The images of one folder of class folders. Raises UserError as `open_folder` does."""
+    return ImageFolder(folder, *_list_classes(folder))
+
+
 def _list_classes(folder: Path) -> tuple[list[str], list[np.ndarray]]:
     """The class folders by name, and for each its image files' names, sorted, as arrays of bytes."""
     try:

@@ -1,0 +1,1 @@
+"""Benchmarks: rivals measured side by side in one run, in turns."""

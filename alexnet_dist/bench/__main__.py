@@ -1,0 +1,25 @@
+"""python -m alexnet_dist.bench data|step [override=value ...]"""
+
+import importlib
+import sys
+
+BENCHES = {"data": "the feed beside other ways of reading the same images"}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("", "-h", "--help"):
+        print("usage: python -m alexnet_dist.bench <what> [override=value ...]\n\nwhat:")
+        for bench, purpose in BENCHES.items():
+            print(f"  {bench:6}{purpose}")
+        print("\npython -m alexnet_dist.bench <what> --help shows its configuration.")
+        return
+    if name not in BENCHES:
+        print(f"error: {name} is no benchmark: take one of {', '.join(BENCHES)}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    importlib.import_module(f"alexnet_dist.bench.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

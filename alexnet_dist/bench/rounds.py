@@ -1,0 +1,77 @@
+"""Measuring in turns, what the machine is, and the file that keeps the figures."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from alexnet_dist.errors import UserError
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, GPU and versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "torchvision", "nvidia-dali-cuda130", "numpy", "pillow")},
+    }
+
+
+def take_turns(
+    rivals: Mapping[str, Callable[[], float]], rounds: int, show: Callable[[int, int], None]
+) -> dict[str, list[float]]:
+    """Each rival's rates: `rounds` times all of them one after another, so that a noisy minute hits all alike.
+
+    A rival's call measures once and returns its rate.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
+    total = rounds * len(rivals)
+    for done in range(total):
+        name = list(rivals)[done % len(rivals)]
+        show(done, total)
+        rates[name].append(rivals[name]())
+    return rates
+
+
+def rate_of(step: Callable[[], int], seconds: float, warm_up: int) -> float:
+    """How many a second `step` does, by what it returns, over `seconds` after `warm_up` calls that are not counted."""
+    for _ in range(warm_up):
+        step()
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        done += step()
+    return done / (time.perf_counter() - began)
+
+
+def ratio(rates: Mapping[str, list[float]], name: str, to: str) -> float:
+    """The median over the rounds of one rival's rate over another's in the same round."""
+    return median(a / b for a, b in zip(rates[name], rates[to], strict=True))
+
+
+def new_file(wanted: str | None, name: str) -> Path:
+    """Where the figures go: `wanted`, or a new file under bench/. Raises UserError where it is there already or cannot be."""
+    path = Path(wanted or f"bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}-{name}.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("x").close()
+    except FileExistsError:
+        raise UserError(f"output={path} is there already: name another file") from None
+    except OSError as error:
+        raise UserError(f"output={path} cannot be written ({error.strerror}): name another file") from None
+    return path
+
+
+def write(path: Path, figures: Mapping[str, Any]) -> None:
+    """Keep the figures as JSON."""
+    path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
