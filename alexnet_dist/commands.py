@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.parallel.launch import adopt_srun, outer_launcher, start_processes
+from alexnet_dist.training.stopping import Stopped, leave_at_once_on_signals
 
 CONFIGURATION = "alexnet_dist.conf"
 USER_ERROR_STATUS = 2
@@ -54,8 +55,10 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
 
 def worker(module: str, config: dict[str, Any]) -> None:
     """One process of a command; it ends here, with its status, if something goes wrong."""
+    rank = int(os.environ.get("RANK", "0"))
+    leave_at_once_on_signals(rank)
     try:
-        with errors_as_sentences(rank=int(os.environ.get("RANK", "0"))):
+        with errors_as_sentences(rank):
             importlib.import_module(module).run(config)
     except SystemExit as leaving:
         sys.stdout.flush()
@@ -82,10 +85,11 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
             time.sleep(2)
         print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_STATUS)
-    except KeyboardInterrupt as received:
-        if not rank:
-            print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(128 + (received.args[0] if received.args else signal.SIGINT))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.signum)
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -43,3 +43,16 @@ def held(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"the run folder {folder} is in use by a live run: stop that run or set run.dir to another") from None
         yield
+
+
+def leave_word(folder: Path, word: str | None) -> None:
+    """Write `word` into the folder's file `stopped`, where a batch script finds it; None takes the file away.
+
+    `done`: the run is complete. `signal`: it has saved a checkpoint because of a signal and can go on. No file: it
+    failed, or lives.
+    """
+    path = folder / "stopped"
+    if word is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(word + "\n")

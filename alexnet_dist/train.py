@@ -32,6 +32,7 @@ from alexnet_dist.training.inputs import check_same_data, gather_statistics, ope
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import loss_of, set_precision, set_threads
+from alexnet_dist.training.stopping import Stopped, Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
 from alexnet_dist.training.validation import validate
 
@@ -53,6 +54,7 @@ def run(config: dict[str, Any]) -> None:
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
+            run_folder.leave_word(run_dir, None)
         display = at_end.enter_context(Display(mesh.rank))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
@@ -82,6 +84,7 @@ def run(config: dict[str, Any]) -> None:
             display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
         else:
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
+        stopping = at_end.enter_context(Stopping(mesh.host_group))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
             record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
@@ -100,46 +103,65 @@ def run(config: dict[str, Any]) -> None:
             network = DistributedDataParallel(net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
 
         def evaluate(views: int) -> dict[str, Any]:
-            figures = validate(net, val_feed, state.preprocess.views(views), mesh, autocast, display)
+            views_of = state.preprocess.views(views)
+            figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
+
+        def save(best: bool = False) -> Path:
+            extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}
+            return save_checkpoint(run_dir, mesh, state, extra, settings.checkpoint.keep, best)
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
         meter = Meter(mesh, trainer.batch_size)
-        while state.step < total_steps:
-            batch = next(feed)
-            set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
-            images = state.preprocess.of_training(batch)
-            key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
-            loss = loss_of(network, images, batch.labels, key, mesh, autocast)
-            loss.backward()
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            state.advance(trainer.batch_size, len(train_images))
-            meter.step()
+        saved_step = state.step
+        try:
+            while True:
+                # A step boundary: what is due is done, and the ranks agree whether to go on.
+                due = state.images == 0 or state.step % settings.checkpoint.every == 0 or state.step == total_steps
+                with meter.pause():
+                    best = False
+                    if validated := state.validation_due(trainer.validate_every):
+                        figures = evaluate(views=1)
+                        record.validation(figures)
+                        best = state.note_validation(figures["top1_error"])
+                    if validated or (due and state.step > saved_step):
+                        save(best)
+                        saved_step = state.step
+                if state.step >= total_steps:
+                    break
+                stopping.check()
 
-            if state.step % trainer.log_every == 0:
-                epoch = state.epochs_done(len(train_images))
-                lr = state.optimizer.param_groups[0]["lr"]
-                figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
-                stop_if_not_finite(figures["loss"], state.step, run_dir)
-                record.training(figures, total_steps)
+                batch = next(feed)
+                set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
+                images = state.preprocess.of_training(batch)
+                key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
+                loss = loss_of(network, images, batch.labels, key, mesh, autocast)
+                loss.backward()
+                state.optimizer.step()
+                state.optimizer.zero_grad()
+                state.advance(trainer.batch_size, len(train_images))
+                meter.step()
 
-            with meter.pause():
-                epoch_done = state.images == 0
-                best = False
-                if epoch_done and state.epoch % trainer.validate_every == 0:
-                    figures = evaluate(views=1)
-                    record.validation(figures)
-                    best = state.note_validation(figures["top1_error"])
-                if epoch_done or state.step % settings.checkpoint.every == 0 or state.step == total_steps:
-                    stop_if_not_finite(loss.item(), state.step, run_dir)
-                    extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}
-                    save_checkpoint(run_dir, mesh, state, extra, settings.checkpoint.keep, best)
+                if state.step % trainer.log_every == 0:
+                    epoch = state.epochs_done(len(train_images))
+                    lr = state.optimizer.param_groups[0]["lr"]
+                    figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
+                    stop_if_not_finite(figures["loss"], state.step, run_dir)
+                    record.training(figures, total_steps)
 
-        # ------------------------------------------------------------------------------ the closing evaluation
-        record.validation(evaluate(settings.evaluation.views))
+            # -------------------------------------------------------------------------- the closing evaluation
+            record.validation(evaluate(settings.evaluation.views))
+        except Stopped as stopped:
+            if state.step > saved_step:
+                save()
+            display.say(f"{stopped} at step {state.step}; the run goes on from there when it is started with run.dir={run_dir}")
+            if mesh.rank == 0:
+                run_folder.leave_word(run_dir, "signal")
+            raise
         display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
+        if mesh.rank == 0:
+            run_folder.leave_word(run_dir, "done")
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:

@@ -1,6 +1,7 @@
 """Who starts the processes: an outer torchrun or srun, or the command itself through torch's own launcher."""
 
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -14,6 +15,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alexnet_dist.errors import RunFailed
+
+# What processes that were told to end may take for their step and their checkpoint before they are killed.
+SHUTDOWN_SECONDS = 120
 
 
 def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -51,11 +55,11 @@ def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) -> int:
     """Run `entry(*arguments)` in so many new processes of this machine, as torchrun --standalone would; 0 or a status.
 
-    The status is that of the process that failed first; the others have been ended by then.
+    The status is that of the process that failed first; the others have been ended by then. SIGINT, SIGTERM and SIGUSR1 are
+    handed on to the processes, which end in their own way; the status is then 128 and the signal's number.
 
     Raises:
         RunFailed: a process was ended by a signal that was not meant for all.
-        KeyboardInterrupt: this process was told to end by SIGINT or SIGTERM; its processes have ended.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -66,13 +70,17 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
-        start_method="spawn",
+        start_method="forkserver",
+        signals_to_handle="SIGINT,SIGTERM,SIGUSR1,SIGHUP,SIGQUIT",
+        shutdown_timeout=SHUTDOWN_SECONDS,
     )
+    # One process imports for all, and does not heed the keyboard meanwhile.
+    multiprocessing.set_forkserver_preload([entry.__module__, "torch.distributed.checkpoint"])
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        elastic_launch(config, entry)(*arguments)
+        elastic_launch(config, _in_own_session)(entry, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
@@ -80,5 +88,11 @@ def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) 
             raise RunFailed(f"process {rank} was ended by {name}; the last complete checkpoint stays") from None
         return failure.exitcode
     except SignalException as received:
-        raise KeyboardInterrupt(received.sigval) from None
+        return 128 + received.sigval
     return 0
+
+
+def _in_own_session(entry: Callable[..., Any], *arguments: Any) -> None:
+    """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on."""
+    os.setsid()
+    entry(*arguments)

@@ -52,7 +52,8 @@ class Mesh:
 
     `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same
     processes for collectives, `training_group` and `validation_group` for the threads of the two feeds, which run ahead each in
-    its own time; `replica_group` joins the holders of the same share.
+    its own time; `replica_group` joins the holders of the same share. `host_group` joins all processes over gloo, for small CPU
+    tensors that they agree on.
     """
 
     layout: Layout
@@ -64,6 +65,7 @@ class Mesh:
     training_group: dist.ProcessGroup
     validation_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
+    host_group: dist.ProcessGroup
 
     @property
     def replica(self) -> int:
@@ -148,6 +150,8 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
     pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
     own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
     crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
+    host_group = dist.new_group(backend="gloo", timeout=limit)
+    assert isinstance(host_group, dist.ProcessGroup)
     yield Mesh(
         layout=layout,
         rank=rank,
@@ -158,6 +162,7 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
         training_group=training_group,
         validation_group=validation_group,
         replica_group=devices.get_group("replica"),
+        host_group=host_group,
     )
     # Not after an error: a group whose peer is lost can keep the process waiting for it.
     dist.destroy_process_group()

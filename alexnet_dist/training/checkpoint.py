@@ -24,7 +24,7 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.training.state import TrainingState
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(

@@ -1,0 +1,77 @@
+"""Signals that end a run: noted when they come, agreed on by all ranks at a step boundary."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(Exception):  # noqa: N818 - it is an outcome of a run, not an error
+    """All ranks have agreed, at the same step boundary, that the run ends because of a signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class Stopping:
+    """Within it, SIGINT, SIGTERM and SIGUSR1 on any rank end the run at a step boundary. A second SIGINT leaves at once.
+
+    The ranks agree by an all-reduce of one CPU number over `group`, a gloo group that nothing else uses. It is begun at one
+    boundary and read at the next, so that no step waits for it.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self._received = 0
+        self._votes = torch.zeros(1, dtype=torch.int32)
+        self._work: dist.Work | None = None
+
+    def check(self) -> None:
+        """Every rank calls this at every boundary.
+
+        Raises:
+            Stopped: some rank had received a signal at the boundary before; on all ranks alike.
+        """
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+            if signum := int(self._votes.item()):
+                raise Stopped(signum)
+        self._votes.fill_(self._received)
+        self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def __enter__(self) -> "Stopping":
+        self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None and self._work is not None:
+            self._work.wait()
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        self._received = self._received or signum
+        if signum == signal.SIGINT:
+            # By default these end a process even while it waits for a peer; torchrun passes a second Ctrl-C on as SIGTERM.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def leave_at_once_on_signals(rank: int) -> None:
+    """Outside the steps there is nothing to agree on: a signal ends this process, and rank 0 says so."""
+
+    def leave(signum: int, _: FrameType | None) -> None:
+        if rank == 0:
+            print(f"ended by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
+        os._exit(128 + signum)
+
+    for signum in SIGNALS:
+        signal.signal(signum, leave)
