@@ -1,23 +1,15 @@
 """Signals that end a run: noted when they come, agreed on by all ranks at a step boundary."""
 
-import os
 import signal
-import sys
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class Stopped(Exception):  # noqa: N818 - it is an outcome of a run, not an error
-    """All ranks have agreed, at the same step boundary, that the run ends because of a signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 class Stopping:
@@ -63,15 +55,3 @@ class Stopping:
             # By default these end a process even while it waits for a peer; torchrun passes a second Ctrl-C on as SIGTERM.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def leave_at_once_on_signals(rank: int) -> None:
-    """Outside the steps there is nothing to agree on: a signal ends this process, and rank 0 says so."""
-
-    def leave(signum: int, _: FrameType | None) -> None:
-        if rank == 0:
-            print(f"ended by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
-        os._exit(128 + signum)
-
-    for signum in SIGNALS:
-        signal.signal(signum, leave)
