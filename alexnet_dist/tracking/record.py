@@ -65,7 +65,7 @@ class Record:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self._metrics:
-            self._metrics.append(record)
+        if self._metrics and (problem := self._metrics.append(record)):
+            self.display.say(f"warning: metrics.jsonl cannot be written now ({problem}); its lines are kept for later")
         if self._wandb:
             self._wandb.log(record)
