@@ -115,7 +115,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, config=strict)
 class CheckpointSettings:
-    """A checkpoint `every` so many steps, every so many `minutes`, and at the end of every epoch; the newest `keep` are kept,
+    """A checkpoint `every` so many steps, every so many `minutes`, and after every validation; the newest `keep` are kept,
     and the best."""
 
     every: Positive | None

@@ -76,6 +76,8 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ anew, or from where it stopped
         checkpoint = mesh.from_first(choose_checkpoint(settings.resume, run_dir, display.say) if mesh.rank == 0 else None)
+        if mesh.rank == 0:
+            run_folder.leave_word(run_dir, None)
         saved = read_state(checkpoint) if checkpoint else None
         if checkpoint and saved:
             check_same_data(checkpoint, saved, train_images)
@@ -131,8 +133,7 @@ def run(config: dict[str, Any]) -> None:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
                 mesh.peers.progressed(state.step)
-                due = stopping.check(checkpoints.time_due()) or checkpoints.step_due(state.step)
-                due = due or state.images == 0 or state.step == total_steps
+                due = stopping.check(checkpoints.time_due()) or checkpoints.step_due(state.step) or state.step == total_steps
                 validated = best = False
                 if state.validation_due(trainer.validate_every):
                     with meter.pause():
@@ -216,6 +217,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
             config["tracking"]["group"] = sweep.name
     with run_folder.held(run_dir):
         check_resume(settings.resume, run_dir)
+        run_folder.leave_word(run_dir, None)
     config["run"]["dir"] = str(run_dir)
     return processes, config
 

@@ -180,17 +180,24 @@ def _begun_from(own: Path, named: Path) -> bool:
 
 
 def _newest_sound(run_dir: Path, warn: Callable[[str], None], set_aside: bool) -> Path | None:
-    found = list_checkpoints(run_dir)
-    for checkpoint in found:
+    damaged: dict[Path, str] = {}
+    for checkpoint in list_checkpoints(run_dir):
         damage = _damage(checkpoint)
         if damage is None:
-            return checkpoint
-        warn(f"warning: {checkpoint} is damaged ({damage}) and is passed over for the one before it")
+            break
+        damaged[checkpoint] = damage
+    else:
+        if damaged:
+            newest, damage = next(iter(damaged.items()))
+            raise UserError(
+                f"{run_dir} has no checkpoint that is whole ({newest.name}: {damage}): mend it, or set run.dir to another folder"
+            )
+        return None
+    for passed_over, damage in damaged.items():
+        warn(f"warning: {passed_over} is damaged ({damage}) and is passed over for {checkpoint.name}")
         if set_aside:
-            os.rename(checkpoint, checkpoint.with_name(f"damaged-{checkpoint.name}"))
-    if found:
-        raise UserError(f"no checkpoint of {run_dir} is whole any more: set run.dir to another folder to begin anew")
-    return None
+            os.rename(passed_over, passed_over.with_name(f"damaged-{passed_over.name}"))
+    return checkpoint
 
 
 def _damage(checkpoint: Path) -> str | None:
