@@ -186,7 +186,10 @@ def _fresh_part(store: dist.Store, rank: int, world: int) -> dist.Store:
         return dist.PrefixStore(name, store)
     name = uuid.uuid4().hex
     awaited = list(range(1, world))
+    begun = time.monotonic()
     while awaited:
+        if time.monotonic() - begun > SETUP_SECONDS:
+            raise RunFailed(f"{len(awaited)} of {world} processes have not come within {SETUP_SECONDS / 60:g} minutes")
         for other in awaited:
             if store.check([f"greeting/{other}"]):
                 store.set(f"answer/{store.get(f'greeting/{other}').decode()}", name)

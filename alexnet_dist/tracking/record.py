@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alexnet_dist.errors import Stopped
 from alexnet_dist.settings import TrackingSettings
 from alexnet_dist.tracking.display import Display, training_figures, validation_figures
 from alexnet_dist.tracking.metrics import MetricsFile
@@ -52,7 +53,7 @@ class Record:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        self.close(failed=kind is not None and not issubclass(kind, Stopped))
 
     def close(self, failed: bool) -> None:
         """Finish both records, and say where an offline W&B run waits to be uploaded."""

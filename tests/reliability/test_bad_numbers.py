@@ -52,7 +52,8 @@ def test_the_run_stops_before_the_update(drawn_images: Path, tmp_path: Path) -> 
     assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / "run").values())
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_an_update_that_is_skipped_is_counted_and_changes_nothing(processes: int, drawn_images: Path, tmp_path: Path) -> None:
     words = (*kills.RUN, *TOO_FAST, "trainer.on_nan=skip", f"data.root={drawn_images}", f"parallel.processes={processes}")
     done = train(*words, "trainer.max_steps=1", cwd=tmp_path)

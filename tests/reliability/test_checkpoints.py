@@ -56,6 +56,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_warning_and_not_the_run(
     small_disk: Path, complete: Path, drawn_images: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_full_disk_costs_a_warning_and_not_the_run(
     kills.same_run(complete, small_disk / "run")
 
 
+@pytest.mark.slow
 def test_by_time_and_where_the_folder_takes_none(drawn_images: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("a file in the way")
