@@ -9,6 +9,8 @@ from pathlib import Path
 
 from alexnet_dist.errors import UserError
 
+WORD = "stopped"
+
 
 def new_run_name(model: str, environment: Mapping[str, str] = os.environ) -> str:
     """A name under runs/ for a run that was given none.
@@ -43,3 +45,20 @@ def held(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"the run folder {folder} is in use by a live run: stop that run or set run.dir to another") from None
         yield
+
+
+def leave_word(folder: Path, word: str | None) -> None:
+    """Write `word` into the folder's file `stopped`, where a batch script finds it; None takes the file away.
+
+    `done`: the run is complete. `signal`: it has saved a checkpoint because of a signal and can go on. No file: it
+    failed, or lives.
+    """
+    if word is None:
+        (folder / WORD).unlink(missing_ok=True)
+    else:
+        (folder / WORD).write_text(word + "\n")
+
+
+def read_word(folder: Path) -> str | None:
+    """The word that the last run left, or None."""
+    return (folder / WORD).read_text().strip() if (folder / WORD).is_file() else None

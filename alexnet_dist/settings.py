@@ -77,7 +77,8 @@ class PrecisionSettings:
 
 @dataclass(frozen=True, config=strict)
 class ParallelSettings:
-    """`processes` is how many the plain command starts (auto: one a tower); `timeout` the seconds a peer may take.
+    """`processes` is how many the plain command starts (auto: one a tower), and starts again `max_restarts` times when one
+    dies; `timeout` is the seconds that a step may take before a peer counts as lost.
 
     `threads` are torch's for each process (auto: the cores shared out over the towers, or over the processes where there are
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
@@ -86,17 +87,22 @@ class ParallelSettings:
     processes: Positive | Literal["auto"]
     threads: Positive | Literal["auto"]
     timeout: Annotated[float, Field(gt=0)]
+    max_restarts: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=strict)
 class TrainerSettings:
-    """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do."""
+    """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
+
+    `on_nan` is what becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    """
 
     epochs: Positive
     max_steps: Positive | None
     batch_size: Positive
     log_every: Positive
     validate_every: Positive
+    on_nan: Literal["stop", "skip"]
 
 
 @dataclass(frozen=True, config=strict)
@@ -109,9 +115,11 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, config=strict)
 class CheckpointSettings:
-    """A checkpoint every so many steps and at every validation; the newest `keep` are kept, and the best."""
+    """A checkpoint `every` so many steps, every so many `minutes`, and after every validation; the newest `keep` are kept,
+    and the best."""
 
-    every: Positive
+    every: Positive | None
+    minutes: Annotated[float, Field(gt=0)] | None
     keep: Positive
 
 

@@ -217,7 +217,7 @@ class ValidationFeed:
         """Batches of a pass."""
         return -(-len(self._images) // self._whole_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
         background = Background(
             _on_device(self._batches(), self._device),
             ahead=AHEAD,

@@ -1,6 +1,7 @@
 """Error rates over a validation set, from one view or ten, every image counted once."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -19,18 +20,21 @@ def validate(
     mesh: Mesh,
     autocast: Callable[[], Any],
     display: Display,
+    between_batches: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions) and the number of images.
 
     `batches` yields uint8 pixels [b, 3, size, size], int64 labels [b] and sample indices [b]; rows labelled -1 pad a batch
     and count for nothing. `views_of` cuts a batch's views, float [b, 3, crop, crop] each, whose softmax outputs are averaged
     (paper, section 4.1). Counts are summed over the replicas, so all ranks return the same figures. The
-    display shows how far it is.
+    display shows how far it is. `between_batches` may raise to end it, on all ranks alike.
     """
     sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     views = 0
-    with torch.inference_mode():
-        for done, (pixels, labels, _) in enumerate(batches, 1):
+    with torch.inference_mode(), closing(iter(batches)) as passing:
+        for done, (pixels, labels, _) in enumerate(passing, 1):
+            between_batches()
+            mesh.peers.progressed()
             probabilities = None
             views = 0
             for view in views_of(pixels):
@@ -43,6 +47,7 @@ def validate(
             sums += count_errors(probabilities / views, labels)
             display.show("validation", done, len(batches))
         dist.all_reduce(sums, group=mesh.replica_group)
+    mesh.peers.rest()
     images, loss, wrong1, wrong5 = sums.tolist()
     return {
         "loss": loss / images,

@@ -1,0 +1,70 @@
+"""Signals that end a run: noted when they come, agreed on by all ranks at a step boundary."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alexnet_dist.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopping:
+    """Within it, SIGINT, SIGTERM and SIGUSR1 on any rank end the run at a step boundary. A second SIGINT leaves at once.
+
+    The ranks agree by an all-reduce of two CPU numbers over `group`, a gloo group that nothing else uses. It is begun at one
+    boundary and read at the next, so that no step waits for it.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self._received = 0
+        self._votes = torch.zeros(2, dtype=torch.int32)
+        self._work: dist.Work | None = None
+
+    def check(self, time_for_checkpoint: bool = False) -> bool:
+        """Every rank calls this at every boundary; whether for some rank, at the boundary before, it was time for a checkpoint.
+
+        Raises:
+            Stopped: some rank had received a signal at the boundary before; on all ranks alike.
+        """
+        agreed = False
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+            signum, agreed = int(self._votes[0]), bool(self._votes[1])
+            if signum:
+                raise Stopped(signum)
+        self._votes = torch.tensor([self._received, time_for_checkpoint], dtype=torch.int32)
+        self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return agreed
+
+    def __enter__(self) -> "Stopping":
+        self._listening, self._telling = os.pipe()
+        os.set_blocking(self._telling, False)
+        # A thread hears of a signal even while the main thread, which alone runs handlers, waits for a peer.
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in SIGNALS}
+        signal.set_wakeup_fd(self._telling, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None and self._work is not None:
+            self._work.wait()
+        signal.set_wakeup_fd(-1)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        os.close(self._telling)
+
+    def _listen(self) -> None:
+        """What arrives is the number of each signal, a byte."""
+        while told := os.read(self._listening, 1):
+            # torchrun passes a second Ctrl-C on as SIGTERM.
+            if self._received == signal.SIGINT and told[0] in (signal.SIGINT, signal.SIGTERM):
+                os._exit(128 + signal.SIGINT)
+            self._received = self._received or told[0]
+        os.close(self._listening)
