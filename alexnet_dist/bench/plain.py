@@ -1,0 +1,87 @@
+"""The same nets in plain torch.nn, as scripts have them: the step's rivals."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.table import Operation, Table
+
+Norm = Callable[[Operation], nn.Module]
+
+
+class ShiftedSumsNorm(nn.Module):
+    """Local response normalisation in operations that torch.compile can fuse: five shifted sums and rsqrt (beta 0.75)."""
+
+    def __init__(self, size: int, alpha: float, k: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.k = size, alpha, k
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float [N, C, H, W] -> the same."""
+        maps, reach = x.shape[1], self.size // 2
+        squares = F.pad(x * x, (0, 0, 0, 0, reach, reach))
+        total = squares[:, :maps]
+        for shift in range(1, self.size):
+            total = total + squares[:, shift : shift + maps]
+        root = (self.k + self.alpha / self.size * total).rsqrt()
+        return x * root * root.sqrt()
+
+
+def torch_norm(operation: Operation) -> nn.Module:
+    """torch.nn.LocalResponseNorm."""
+    options = operation.options
+    return nn.LocalResponseNorm(int(options["size"]), options["alpha"], options["beta"], options["k"])
+
+
+def shifted_sums_norm(operation: Operation) -> nn.Module:
+    """ShiftedSumsNorm. Raises UserError for another power than its 0.75."""
+    options = operation.options
+    if options["beta"] != 0.75:
+        raise UserError(f"the compiled rival's norm has beta 0.75, and the table's has {options['beta']}: take model=paper")
+    return ShiftedSumsNorm(int(options["size"]), options["alpha"], options["k"])
+
+
+def plain_net(table: Table, norm: Norm) -> nn.Sequential:
+    """A table's net as one module: grouped convolutions where a layer reads its own tower, everything else whole.
+
+    Raises:
+        UserError: the table holds an operation that torch.nn has no module for.
+    """
+    modules: list[nn.Module] = []
+    for layer in table.layers:
+        if layer.kind == "conv":
+            groups = table.towers if layer.reads == "own" else 1
+            inputs = layer.weight_shape[1] * groups
+            if layer.pad != layer.pad_end:
+                modules.append(nn.ZeroPad2d((layer.pad, layer.pad_end, layer.pad, layer.pad_end)))
+            pad = layer.pad if layer.pad == layer.pad_end else 0
+            modules.append(nn.Conv2d(inputs, layer.filters, layer.weight_shape[2], layer.stride, pad, groups=groups))
+        else:
+            modules += [nn.Flatten(), nn.Linear(layer.weight_shape[1], layer.filters)]
+        modules += [_module(operation, norm) for operation in layer.then]
+    return nn.Sequential(*modules)
+
+
+def _module(operation: Operation, norm: Norm) -> nn.Module:
+    options = operation.options
+    match operation.kind:
+        case "identity":
+            return nn.Identity()
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "tanh":
+            return nn.Tanh()
+        case "sigmoid":
+            return nn.Sigmoid()
+        case "max_pool":
+            return nn.MaxPool2d(int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+        case "avg_pool":
+            return nn.AvgPool2d(int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+        case "response_norm":
+            return norm(operation)
+        case "dropout":
+            return nn.Dropout(options["p"])
+    raise UserError(f"the plain rivals have no {operation.kind}: take another model, such as model=paper")
