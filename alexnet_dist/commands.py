@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch.distributed as dist
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alexnet_dist.errors import RunFailed, UserError
-from alexnet_dist.parallel.launch import adopt_srun, outer_launcher, start_processes
-from alexnet_dist.training.stopping import Stopped, leave_at_once_on_signals
+from alexnet_dist import run_folder
+from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.parallel.launch import CRASHED, adopt_srun, outer_launcher, start_processes
+from alexnet_dist.parallel.peers import LOST, LostPeerError
 
 CONFIGURATION = "alexnet_dist.conf"
 USER_ERROR_STATUS = 2
@@ -56,7 +56,8 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
 def worker(module: str, config: dict[str, Any]) -> None:
     """One process of a command; it ends here, with its status, if something goes wrong."""
     rank = int(os.environ.get("RANK", "0"))
-    leave_at_once_on_signals(rank)
+    # Until something handles them: a Ctrl-C would otherwise be heeded only when the main thread no longer waits for a peer.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         with errors_as_sentences(rank):
             importlib.import_module(module).run(config)
@@ -76,7 +77,7 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def errors_as_sentences(rank: int = 0) -> Iterator[None]:
-    """Turn what the user can mend into one sentence and status 2, and a lost peer into one line and status 1."""
+    """Turn what the user can mend into one sentence and status 2, and a failed run into one line and status 1."""
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -93,22 +94,24 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    except Exception as error:
-        if _lost_a_peer(error):
-            # The peer's own words come first, and the launcher then ends this process.
-            time.sleep(2)
-            why = _sentence(error)[:120]
-            print(f"error: rank {rank} lost a peer ({why}); the last complete checkpoint stays", file=sys.stderr, flush=True)
-            sys.exit(1)
+    except LostPeerError:
+        # Launchers look every 0.1 s: the process that was lost, or that failed with words of its own, is to be found first.
+        time.sleep(0.5)
+        sys.exit(LOST)
+    except Exception:
         print(f"[rank {rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(CRASHED)
 
 
 def _compose_outside(module: str, config_name: str, plan: Plan) -> None:
     def job(composed: dict[str, Any]) -> None:
         number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
         processes, config = plan(composed, number)
-        status = start_processes(worker, processes, module, config)
+        restarts = config["parallel"].get("max_restarts", 0)
+        status = start_processes(worker, processes, restarts, module, config)
+        run_dir = config.get("run", {}).get("dir")
+        if status > 128 and not (run_dir and run_folder.read_word(Path(run_dir)) == "signal"):
+            print(f"ended by {signal.Signals(status - 128).name}", file=sys.stderr, flush=True)
         if status:
             sys.exit(status)
 
@@ -139,11 +142,6 @@ def _overrides_under(launcher: str) -> list[str]:
         if word.startswith("-"):
             raise UserError(f"{word} is not understood under {launcher}: give Hydra overrides such as seed=1")
     return sys.argv[1:]
-
-
-def _lost_a_peer(error: Exception) -> bool:
-    """Whether an error is that of a connection to another process, which gloo reports as a plain RuntimeError."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What a person is told when something is wrong: one sentence, exit status 2."""
+"""How a command ends other than well, and what a person is told."""
+
+import signal
 
 
 class UserError(Exception):
@@ -14,3 +16,11 @@ class RunFailed(Exception):  # noqa: N818 - it is an outcome of a run, not a mis
 
     The message is one line; the last complete checkpoint stays and the process exits with status 1.
     """
+
+
+class Stopped(Exception):  # noqa: N818 - it is an outcome of a run, not an error
+    """All ranks have agreed, at the same step boundary, that the run ends because of a signal. Status 128 and its number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum

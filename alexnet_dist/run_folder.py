@@ -9,6 +9,8 @@ from pathlib import Path
 
 from alexnet_dist.errors import UserError
 
+WORD = "stopped"
+
 
 def new_run_name(model: str, environment: Mapping[str, str] = os.environ) -> str:
     """A name under runs/ for a run that was given none.
@@ -29,6 +31,8 @@ def new_run_name(model: str, environment: Mapping[str, str] = os.environ) -> str
 def held(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for this process until the end; the lock goes with the process, whatever ends it.
 
+    What an earlier run left as its word is taken away.
+
     Raises:
         UserError: a live run holds it, or it cannot be made or written.
     """
@@ -42,17 +46,19 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"the run folder {folder} is in use by a live run: stop that run or set run.dir to another") from None
+        (folder / WORD).unlink(missing_ok=True)
         yield
 
 
-def leave_word(folder: Path, word: str | None) -> None:
-    """Write `word` into the folder's file `stopped`, where a batch script finds it; None takes the file away.
+def leave_word(folder: Path, word: str) -> None:
+    """Write `word` into the folder's file `stopped`, where a batch script finds it, until a run holds the folder again.
 
     `done`: the run is complete. `signal`: it has saved a checkpoint because of a signal and can go on. No file: it
     failed, or lives.
     """
-    path = folder / "stopped"
-    if word is None:
-        path.unlink(missing_ok=True)
-    else:
-        path.write_text(word + "\n")
+    (folder / WORD).write_text(word + "\n")
+
+
+def read_word(folder: Path) -> str | None:
+    """The word that the last run left, or None."""
+    return (folder / WORD).read_text().strip() if (folder / WORD).is_file() else None

@@ -77,7 +77,8 @@ class PrecisionSettings:
 
 @dataclass(frozen=True, config=strict)
 class ParallelSettings:
-    """`processes` is how many the plain command starts (auto: one a tower); `timeout` the seconds a peer may take.
+    """`processes` is how many the plain command starts (auto: one a tower), and starts again `max_restarts` times when one
+    dies; `timeout` is the seconds that a step may take before a peer counts as lost.
 
     `threads` are torch's for each process (auto: the cores shared out over the towers, or over the processes where there are
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
@@ -86,6 +87,7 @@ class ParallelSettings:
     processes: Positive | Literal["auto"]
     threads: Positive | Literal["auto"]
     timeout: Annotated[float, Field(gt=0)]
+    max_restarts: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=strict)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alexnet_dist import run_folder
 from alexnet_dist.commands import distributed_command, sweep_folder
 from alexnet_dist.data.views import Preprocess
-from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -32,7 +32,7 @@ from alexnet_dist.training.inputs import check_same_data, gather_statistics, ope
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import loss_of, set_precision, set_threads
-from alexnet_dist.training.stopping import Stopped, Stopping
+from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
 from alexnet_dist.training.validation import validate
 
@@ -54,7 +54,6 @@ def run(config: dict[str, Any]) -> None:
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
-            run_folder.leave_word(run_dir, None)
         display = at_end.enter_context(Display(mesh.rank))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
@@ -130,6 +129,7 @@ def run(config: dict[str, Any]) -> None:
                         saved_step = state.step
                 if state.step >= total_steps:
                     break
+                mesh.peers.progressed(state.step)
                 stopping.check()
 
                 batch = next(feed)
@@ -153,6 +153,7 @@ def run(config: dict[str, Any]) -> None:
             # -------------------------------------------------------------------------- the closing evaluation
             record.validation(evaluate(settings.evaluation.views))
         except Stopped as stopped:
+            mesh.peers.rest()
             if state.step > saved_step:
                 save()
             display.say(f"{stopped} at step {state.step}; the run goes on from there when it is started with run.dir={run_dir}")

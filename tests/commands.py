@@ -74,11 +74,11 @@ def _run(command: list[str], cwd: Path, timeout: float) -> subprocess.CompletedP
     done = subprocess.run(
         command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
     )
-    _assert_none_left(marker)
+    assert_none_left(marker)
     return done
 
 
-def _assert_none_left(marker: str) -> None:
+def assert_none_left(marker: str) -> None:
     left = [process for process in psutil.process_iter() if _marked(process, marker)]
     _, alive = psutil.wait_procs(left, timeout=10)
     if alive:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alexnet_dist.errors import RunFailed
+from alexnet_dist.parallel.peers import LOST
+
+# The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
+CRASHED = 70
 
 # What processes that were told to end may take for their step and their checkpoint before they are killed.
 SHUTDOWN_SECONDS = 120
@@ -52,44 +57,51 @@ def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
 
 
-def start_processes(entry: Callable[..., Any], processes: int, *arguments: Any) -> int:
+def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *arguments: Any) -> int:
     """Run `entry(*arguments)` in so many new processes of this machine, as torchrun --standalone would; 0 or a status.
 
-    The status is that of the process that failed first; the others have been ended by then. SIGINT, SIGTERM and SIGUSR1 are
-    handed on to the processes, which end in their own way; the status is then 128 and the signal's number.
+    When one dies all are started again, at most `restarts` times. The status is that of the process that failed first; the others
+    have been ended by then. SIGINT, SIGTERM and SIGUSR1 are handed on to the processes, which end in their own way; the status
+    is then 128 and the signal's number.
 
     Raises:
-        RunFailed: a process was ended by a signal that was not meant for all.
+        RunFailed: a process was ended by a signal, crashed, or lost the others, once more than it may.
     """
-    config = LaunchConfig(
+    # One process imports for all, and does not heed the keyboard meanwhile.
+    multiprocessing.set_forkserver_preload([entry.__module__, "torch.distributed.checkpoint"])
+    # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for restart in range(1, restarts + 2):
+        try:
+            elastic_launch(_launch_config(processes), _in_own_session)(entry, *arguments)
+            return 0
+        except SignalException as received:
+            return 128 + received.sigval
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode >= 0 and failure.exitcode not in (CRASHED, LOST):
+                return failure.exitcode
+            how = f"was ended by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
+        if restart <= restarts:
+            print(f"process {rank} {how}: restart {restart} of {restarts}", file=sys.stderr, flush=True)
+    raise RunFailed(f"process {rank} {how}; the last complete checkpoint stays")
+
+
+def _launch_config(processes: int) -> LaunchConfig:
+    return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=0,  # torch would also start again what the user has to put right
         monitor_interval=0.1,
         start_method="forkserver",
         signals_to_handle="SIGINT,SIGTERM,SIGUSR1,SIGHUP,SIGQUIT",
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    # One process imports for all, and does not heed the keyboard meanwhile.
-    multiprocessing.set_forkserver_preload([entry.__module__, "torch.distributed.checkpoint"])
-    # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
-    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        elastic_launch(config, _in_own_session)(entry, *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            raise RunFailed(f"process {rank} was ended by {name}; the last complete checkpoint stays") from None
-        return failure.exitcode
-    except SignalException as received:
-        return 128 + received.sigval
-    return 0
 
 
 def _in_own_session(entry: Callable[..., Any], *arguments: Any) -> None:

@@ -2,6 +2,8 @@
 
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +13,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
+from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection
+
+# What a process may take before the first step, while others wait: it may draw images or compute their mean.
+SETUP_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Mesh:
     `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same
     processes for collectives, `training_group` and `validation_group` for the threads of the two feeds, which run ahead each in
     its own time; `replica_group` joins the holders of the same share. `host_group` joins all processes over gloo, for small CPU
-    tensors that they agree on.
+    tensors that they agree on. `peers` says when one of them is lost.
     """
 
     layout: Layout
@@ -66,6 +72,7 @@ class Mesh:
     validation_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
     host_group: dist.ProcessGroup
+    peers: Peers
 
     @property
     def replica(self) -> int:
@@ -129,30 +136,77 @@ def share_cores(shares: int) -> int:
 def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mesh]:
     """Join the processes that RANK and WORLD_SIZE name (one alone, where they are not set) and leave them at the end.
 
-    `timeout` is how many seconds a peer may keep the others waiting.
+    `timeout` is how many seconds a peer may keep the others waiting once the steps have begun.
 
     Raises:
         UserError: the world size does not fit the towers.
+        LostPeerError: a connection to a peer broke; which one it was has been said.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     layout = plan_layout(world, towers)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-    limit = datetime.timedelta(seconds=timeout)
-    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    if world == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=limit)
-    else:
-        dist.init_process_group(backend, timeout=limit)
-    rank = dist.get_rank()
+        # The flight recorder: each rank's last collectives are written to a file when one of them times out.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3")
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+    limit = datetime.timedelta(seconds=max(timeout, SETUP_SECONDS))
+    store, rank, world = (dist.HashStore(), 0, 1) if world == 1 else next(dist.rendezvous("env://", timeout=limit))
+    store = _fresh_part(store, rank, world)
+    peers = Peers(store, rank, world, timeout)
+    try:
+        yield (mesh := _join(layout, rank, device, peers, store, limit))
+    except Exception as error:
+        if broken_connection(error):
+            peers.explain(error)
+            raise LostPeerError from error
+        if isinstance(error, (UserError, RunFailed, Stopped)):
+            # A mistake may be seen by one process alone, of the others it makes no sense to go on.
+            peers.leave(failed=isinstance(error, UserError))
+        raise
+    peers.leave(failed=False)
+    # All have left before the first process ends. Not after an error: a lost peer would be waited for.
+    dist.barrier(group=mesh.host_group)
+    dist.destroy_process_group()
+
+
+def _fresh_part(store: dist.Store, rank: int, world: int) -> dist.Store:
+    """A part of the store that no earlier start of these processes has written to.
+
+    torchrun keeps one store for all its restarts, so that a process could find the address of one that has died. Each process
+    greets rank 0 with a name used once and is answered with the name of the part.
+    """
+    if rank:
+        greeting = uuid.uuid4().hex
+        store.set(f"greeting/{rank}", greeting)
+        name = store.get(f"answer/{greeting}").decode()
+        store.set(f"joined/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    name = uuid.uuid4().hex
+    awaited = list(range(1, world))
+    while awaited:
+        for other in awaited:
+            if store.check([f"greeting/{other}"]):
+                store.set(f"answer/{store.get(f'greeting/{other}').decode()}", name)
+        awaited = [other for other in awaited if not store.check([f"joined/{name}/{other}"])]
+        time.sleep(0.02)
+    return dist.PrefixStore(name, store)
+
+
+def _join(
+    layout: Layout, rank: int, device: torch.device, peers: Peers, store: dist.Store, limit: datetime.timedelta
+) -> Mesh:
+    """Make the process groups."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes, timeout=limit)
     devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
     pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
     own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
     crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
     host_group = dist.new_group(backend="gloo", timeout=limit)
     assert isinstance(host_group, dist.ProcessGroup)
-    yield Mesh(
+    return Mesh(
         layout=layout,
         rank=rank,
         device=device,
@@ -163,6 +217,5 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
         validation_group=validation_group,
         replica_group=devices.get_group("replica"),
         host_group=host_group,
+        peers=peers,
     )
-    # Not after an error: a group whose peer is lost can keep the process waiting for it.
-    dist.destroy_process_group()

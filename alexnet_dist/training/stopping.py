@@ -2,22 +2,15 @@
 
 import os
 import signal
-import sys
-from types import FrameType
+import threading
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class Stopped(Exception):  # noqa: N818 - it is an outcome of a run, not an error
-    """All ranks have agreed, at the same step boundary, that the run ends because of a signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 class Stopping:
@@ -48,30 +41,27 @@ class Stopping:
         self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def __enter__(self) -> "Stopping":
-        self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        self._listening, self._telling = os.pipe()
+        os.set_blocking(self._telling, False)
+        # A thread hears of a signal even while the main thread, which alone runs handlers, waits for a peer.
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in SIGNALS}
+        signal.set_wakeup_fd(self._telling, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None and self._work is not None:
             self._work.wait()
+        signal.set_wakeup_fd(-1)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        os.close(self._telling)
 
-    def _note(self, signum: int, _: FrameType | None) -> None:
-        self._received = self._received or signum
-        if signum == signal.SIGINT:
-            # By default these end a process even while it waits for a peer; torchrun passes a second Ctrl-C on as SIGTERM.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def leave_at_once_on_signals(rank: int) -> None:
-    """Outside the steps there is nothing to agree on: a signal ends this process, and rank 0 says so."""
-
-    def leave(signum: int, _: FrameType | None) -> None:
-        if rank == 0:
-            print(f"ended by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
-        os._exit(128 + signum)
-
-    for signum in SIGNALS:
-        signal.signal(signum, leave)
+    def _listen(self) -> None:
+        """What arrives is the number of each signal, a byte."""
+        while told := os.read(self._listening, 1):
+            # torchrun passes a second Ctrl-C on as SIGTERM.
+            if self._received == signal.SIGINT and told[0] in (signal.SIGINT, signal.SIGTERM):
+                os._exit(128 + signal.SIGINT)
+            self._received = self._received or told[0]
+        os.close(self._listening)

@@ -34,6 +34,7 @@ def validate(
     with torch.inference_mode(), closing(iter(batches)) as passing:
         for done, (pixels, labels, _) in enumerate(passing, 1):
             between_batches()
+            mesh.peers.progressed()
             probabilities = None
             views = 0
             for view in views_of(pixels):
@@ -46,6 +47,7 @@ def validate(
             sums += count_errors(probabilities / views, labels)
             display.show("validation", done, len(batches))
         dist.all_reduce(sums, group=mesh.replica_group)
+    mesh.peers.rest()
     images, loss, wrong1, wrong5 = sums.tolist()
     return {
         "loss": loss / images,

@@ -1,0 +1,172 @@
+"""Which processes of a run are alive: a thread in each watches the others, whatever the main thread waits for.
+
+A process that dies is seen at once by those on its machine (pidfd) and, through the store by which all met, by the others. One
+that hangs is found when no step has been done for `timeout` seconds. Either way one process says in a line who was lost, and all
+end with status LOST, so that whoever started them may start them again.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import torch.distributed as dist
+
+# EX_TEMPFAIL of sysexits.h: the same command may succeed when it is started again.
+LOST = 75
+
+_BEAT_SECONDS = 0.5
+_SILENT_SECONDS = 3.0
+_GRACE_SECONDS = 4.0
+
+
+class LostPeerError(Exception):
+    """A connection to another process broke; what there is to say of it has been said."""
+
+
+class Peers:
+    """The other processes of the run, as rank `rank` of `world` sees them through a connection of its own to `store`."""
+
+    def __init__(self, store: dist.Store, rank: int, world: int, timeout: float) -> None:
+        self._rank, self._world, self._timeout = rank, world, timeout
+        self._step, self._pieces = 0, 0
+        self._expected_since: float | None = None
+        self._beats: dict[int, tuple[bytes, float]] = {}
+        self._pidfds: dict[int, int] = {}
+        self._found = threading.Event()
+        self._closed = threading.Event()
+        self._machine = [socket.gethostname(), os.readlink("/proc/self/ns/pid")]
+        if world == 1:
+            return
+        self._store = dist.PrefixStore("peers", store.clone())
+        self._store.set(f"beat/{rank}", "0 0")
+        self._store.set(f"who/{rank}", json.dumps([self._machine, os.getpid()]))
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def progressed(self, step: int | None = None) -> None:
+        """A step or another piece of work is done (`step` are in all); the next is expected within the timeout.
+
+        The first pieces of a process may take longer: kernels are chosen and connections made.
+        """
+        self._step = self._step if step is None else step
+        self._pieces += 1
+        self._expected_since = time.monotonic() if self._pieces > 2 else None
+
+    def rest(self) -> None:
+        """Nothing is expected until `progressed` is called again."""
+        self._expected_since = None
+
+    def leave(self, failed: bool) -> None:
+        """This process ends in its own way: it is not lost. Where it has `failed`, the others end too and say nothing."""
+        self._closed.set()
+        if self._world > 1:
+            with suppress(dist.DistError):  # the store has gone, and with it whoever would read this
+                self._store.set(f"left/{self._rank}", "failed" if failed else "done")
+
+    def explain(self, error: Exception) -> None:
+        """Say who was lost, after a connection broke with `error`, unless it is said already."""
+        if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
+            silent = self._silent()
+            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({str(error).splitlines()[0][:100]})"
+            self._say(who)
+        self._closed.set()
+
+    def _watch(self) -> None:
+        try:
+            self._meet()
+            while not (self._closed.is_set() or self._found.is_set()):
+                self._beat()
+                self._look()
+        except dist.DistError:
+            if not self._closed.is_set():
+                self._end("the process through which all met was lost (rank 0 or the launcher)")
+
+    def _meet(self) -> None:
+        others = [rank for rank in range(self._world) if rank != self._rank]
+        while others and not self._closed.is_set():
+            rank = others[0]
+            if not self._store.check([f"who/{rank}"]):
+                time.sleep(0.05)
+                continue
+            others.pop(0)
+            machine, pid = json.loads(self._store.get(f"who/{rank}"))
+            if machine == self._machine:
+                try:
+                    self._pidfds[rank] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    self._gone(rank)
+
+    def _beat(self) -> None:
+        self._store.set(f"beat/{self._rank}", f"{time.time()} {self._pieces}")
+        now = time.monotonic()
+        for rank, beat in enumerate(self._store.multi_get([f"beat/{rank}" for rank in range(self._world)])):
+            if rank not in self._beats or self._beats[rank][0] != beat:
+                self._beats[rank] = beat, now
+
+    def _look(self) -> None:
+        poll = select.poll()
+        ranks = {pidfd: rank for rank, pidfd in self._pidfds.items()}
+        for pidfd in ranks:
+            poll.register(pidfd, select.POLLIN)
+        for pidfd, _ in poll.poll(1000 * _BEAT_SECONDS):
+            os.close(self._pidfds.pop(ranks[pidfd]))
+            self._gone(ranks[pidfd])
+        if self._store.check(["lost"]):
+            self._end(None)
+        if self._expected_since is not None and time.monotonic() - self._expected_since > self._timeout:
+            self._give_up_waiting()
+
+    def _gone(self, rank: int) -> None:
+        if not self._store.check([f"left/{rank}"]):
+            self._end(f"rank {rank} was lost")
+        elif self._store.get(f"left/{rank}") == b"failed":
+            self._end(None)
+
+    def _give_up_waiting(self) -> None:
+        waited = f"for {self._timeout:g} seconds (parallel.timeout)"
+        if silent := self._silent():
+            for rank in silent:
+                if rank in self._pidfds:  # it may be stopped, and then heeds no other signal
+                    signal.pidfd_send_signal(self._pidfds[rank], signal.SIGKILL)
+            self._end(f"{_ranks(silent)} has not answered {waited}")
+        else:
+            pieces = {rank: int(beat.split()[1]) for rank, (beat, _) in self._beats.items()}
+            behind = [rank for rank, count in pieces.items() if count == min(pieces.values())]
+            self._end(f"{_ranks(behind)} kept the others waiting {waited}")
+
+    def _silent(self) -> list[int]:
+        now = time.monotonic()
+        return [rank for rank, (_, heard) in self._beats.items() if rank != self._rank and now - heard > _SILENT_SECONDS]
+
+    def _end(self, what: str | None) -> None:
+        """Say it, unless another process has; then end this one, if the main thread does not."""
+        if what:
+            self._say(what)
+        self._found.set()
+        if not self._closed.wait(_GRACE_SECONDS):
+            sys.stdout.flush()
+            os._exit(LOST)
+
+    def _say(self, what: str) -> None:
+        try:
+            first = self._store.add("told", 1) == 1
+            self._store.set("lost", what)
+        except dist.DistError:
+            first = True
+        if first:
+            line = f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays"
+            print(line, file=sys.stderr, flush=True)
+
+
+def broken_connection(error: Exception) -> bool:
+    """Whether an error is that of a connection to another process, which gloo reports as a plain RuntimeError."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _ranks(ranks: list[int]) -> str:
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))

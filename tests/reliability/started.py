@@ -1,0 +1,103 @@
+"""A training that runs while the test does something to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.commands import LAUNCHED, assert_none_left
+
+PLAIN = (sys.executable, "-m", "alexnet_dist.train")
+TORCHRUN = (
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    *("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "120", "-m", "alexnet_dist.train"),
+)
+
+
+@dataclass
+class Started:
+    """A command under way, its log and its run folder."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    run_dir: Path
+    marker: str
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def last_step(self) -> int:
+        """The last step that metrics.jsonl tells of, 0 before the first."""
+        metrics = self.run_dir / "metrics.jsonl"
+        lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
+        return max((json.loads(line)["step"] for line in lines), default=0)
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that train, in the order of their ranks: each leads a session of its own."""
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return sorted((child for child in children if _leads_a_session(child.pid)), key=lambda child: child.pid)
+
+    def wait_until(self, happened: Callable[[], object], timeout: float = 90) -> None:
+        limit = time.monotonic() + timeout
+        while not happened():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}"
+            assert time.monotonic() < limit, self.said()
+            time.sleep(0.02)
+
+    def wait_for_step(self, step: int) -> None:
+        self.wait_until(lambda: self.last_step() >= step)
+
+    def press_ctrl_c(self) -> None:
+        """As a terminal does: SIGINT to the whole foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self, timeout: float = 120) -> int:
+        """Wait for the end and return its status; no process may be left."""
+        status = self.process.wait(timeout)
+        assert_none_left(self.marker)
+        return status
+
+
+@contextmanager
+def started(command: tuple[str, ...], *words: str, cwd: Path) -> Iterator[Started]:
+    """`command` with the words and run.dir=run, without W&B, in a process group of its own; ended when the test is."""
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    environment |= {"ALEXNET_DIST_TEST": (marker := f"{cwd}-{time.monotonic_ns()}"), "OMP_NUM_THREADS": "1"}
+    log = cwd / "log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*command, "tracking=none", "run.dir=run", *words],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            # A shell starts background jobs with SIGINT ignored, and that would be inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    run = Started(process, log, cwd / "run", marker)
+    try:
+        yield run
+    finally:
+        for left in [*run.ranks(), process]:
+            left.kill()
+        process.wait()
+
+
+def _leads_a_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
