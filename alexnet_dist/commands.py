@@ -92,6 +92,8 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
     except Stopped as stopped:
         sys.exit(128 + stopped.signum)
     except RunFailed as error:
+        if rank:
+            time.sleep(2)
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     except LostPeerError:

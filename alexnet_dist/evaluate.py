@@ -22,7 +22,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import join_mesh, pick_device, plan_layout, share_cores
 from alexnet_dist.settings import Positive, Settings, check, check_settings, strict
 from alexnet_dist.tracking.display import Display, validation_figures
-from alexnet_dist.training.checkpoint import find_checkpoint, load_checkpoint, read_state
+from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint, read_state
 from alexnet_dist.training.inputs import open_images, validation_feed
 from alexnet_dist.training.step import set_precision
 from alexnet_dist.training.validation import validate
@@ -74,6 +74,8 @@ def run(config: dict[str, Any]) -> None:
             )
         net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
         preprocess = Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device)
+        if mesh.rank == 0:
+            check_sound(checkpoint)
         load_checkpoint(checkpoint, saved, mesh, net, preprocess)
         feed = validation_feed(settings, images, mesh, threads)
         figures = validate(net, feed, preprocess.views(settings.evaluation.views), mesh, autocast, display)

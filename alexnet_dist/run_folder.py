@@ -31,8 +31,6 @@ def new_run_name(model: str, environment: Mapping[str, str] = os.environ) -> str
 def held(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for this process until the end; the lock goes with the process, whatever ends it.
 
-    What an earlier run left as its word is taken away.
-
     Raises:
         UserError: a live run holds it, or it cannot be made or written.
     """
@@ -46,17 +44,19 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"the run folder {folder} is in use by a live run: stop that run or set run.dir to another") from None
-        (folder / WORD).unlink(missing_ok=True)
         yield
 
 
-def leave_word(folder: Path, word: str) -> None:
-    """Write `word` into the folder's file `stopped`, where a batch script finds it, until a run holds the folder again.
+def leave_word(folder: Path, word: str | None) -> None:
+    """Write `word` into the folder's file `stopped`, where a batch script finds it; None takes the file away.
 
     `done`: the run is complete. `signal`: it has saved a checkpoint because of a signal and can go on. No file: it
     failed, or lives.
     """
-    (folder / WORD).write_text(word + "\n")
+    if word is None:
+        (folder / WORD).unlink(missing_ok=True)
+    else:
+        (folder / WORD).write_text(word + "\n")
 
 
 def read_word(folder: Path) -> str | None:

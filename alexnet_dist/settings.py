@@ -92,13 +92,17 @@ class ParallelSettings:
 
 @dataclass(frozen=True, config=strict)
 class TrainerSettings:
-    """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do."""
+    """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
+
+    `on_nan` is what becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    """
 
     epochs: Positive
     max_steps: Positive | None
     batch_size: Positive
     log_every: Positive
     validate_every: Positive
+    on_nan: Literal["stop", "skip"]
 
 
 @dataclass(frozen=True, config=strict)
@@ -111,9 +115,11 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, config=strict)
 class CheckpointSettings:
-    """A checkpoint every so many steps and at every validation; the newest `keep` are kept, and the best."""
+    """A checkpoint `every` so many steps, every so many `minutes`, and after every validation; the newest `keep` are kept,
+    and the best."""
 
-    every: Positive
+    every: Positive | None
+    minutes: Annotated[float, Field(gt=0)] | None
     keep: Positive
 
 

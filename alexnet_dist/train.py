@@ -5,7 +5,6 @@ torchrun --standalone --nproc-per-node 2 -m alexnet_dist.train     the same unde
 python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: processes and a run folder for each job
 """
 
-import math
 import os
 import sys
 from contextlib import ExitStack
@@ -27,9 +26,11 @@ from alexnet_dist.parallel.mesh import Layout, join_mesh, pick_device, plan_layo
 from alexnet_dist.settings import Settings, check_settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
-from alexnet_dist.training.checkpoint import choose_checkpoint, load_checkpoint, read_state, save_checkpoint
+from alexnet_dist.training.bad_numbers import LossCheck, all_finite, where_it_began
+from alexnet_dist.training.checkpoint import check_resume, choose_checkpoint, load_checkpoint, read_state
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
+from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
@@ -74,7 +75,9 @@ def run(config: dict[str, Any]) -> None:
         )
 
         # ------------------------------------------------------------------------------ anew, or from where it stopped
-        checkpoint = mesh.from_first(choose_checkpoint(settings.resume, run_dir) if mesh.rank == 0 else None)
+        checkpoint = mesh.from_first(choose_checkpoint(settings.resume, run_dir, display.say) if mesh.rank == 0 else None)
+        if mesh.rank == 0:
+            run_folder.leave_word(run_dir, None)
         saved = read_state(checkpoint) if checkpoint else None
         if checkpoint and saved:
             check_same_data(checkpoint, saved, train_images)
@@ -106,39 +109,54 @@ def run(config: dict[str, Any]) -> None:
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
-        def save(best: bool = False) -> Path:
+        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state.step))
+
+        def save(best: bool = False) -> None:
             extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}
-            return save_checkpoint(run_dir, mesh, state, extra, settings.checkpoint.keep, best)
+            checkpoints.save(state, extra, best)
+
+        def leave_out_or_stop(images: torch.Tensor, key: DropoutKey) -> None:
+            step = state.step + 1
+            if trainer.on_nan == "skip" and all_finite(net, mesh):
+                state.skipped += 1
+                display.say(f"warning: the loss is not finite at step {step}; its update is left out ({state.skipped} so far)")
+                return
+            began = where_it_began(net, images, key, mesh, autocast)
+            checkpoints.wait()
+            kept = f"keeps the checkpoint of step {checkpoints.saved_step}" if checkpoints.saved_step else "has no checkpoint yet"
+            raise RunFailed(f"the loss is not finite at step {step}: activations first went bad in {began}; {run_dir} {kept}")
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
         meter = Meter(mesh, trainer.batch_size)
-        saved_step = state.step
         try:
             while True:
-                # A step boundary: what is due is done, and the ranks agree whether to go on.
-                due = state.images == 0 or state.step % settings.checkpoint.every == 0 or state.step == total_steps
-                with meter.pause():
-                    best = False
-                    if validated := state.validation_due(trainer.validate_every):
+                # A step boundary: the ranks agree whether to go on, and what is due is done.
+                mesh.peers.progressed(state.step)
+                due = stopping.check(checkpoints.time_due()) or checkpoints.step_due(state.step) or state.step == total_steps
+                validated = best = False
+                if state.validation_due(trainer.validate_every):
+                    with meter.pause():
                         figures = evaluate(views=1)
-                        record.validation(figures)
-                        best = state.note_validation(figures["top1_error"])
-                    if validated or (due and state.step > saved_step):
+                    record.validation(figures)
+                    validated, best = True, state.note_validation(figures["top1_error"])
+                if validated or (due and state.step != checkpoints.saved_step):
+                    with meter.pause():
                         save(best)
-                        saved_step = state.step
                 if state.step >= total_steps:
                     break
-                mesh.peers.progressed(state.step)
-                stopping.check()
 
                 batch = next(feed)
                 set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
                 images = state.preprocess.of_training(batch)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 loss = loss_of(network, images, batch.labels, key, mesh, autocast)
+                check = LossCheck(loss, mesh)
                 loss.backward()
-                state.optimizer.step()
+                if check.passed():
+                    state.optimizer.step()
+                else:
+                    leave_out_or_stop(images, key)
                 state.optimizer.zero_grad()
                 state.advance(trainer.batch_size, len(train_images))
                 meter.step()
@@ -147,16 +165,18 @@ def run(config: dict[str, Any]) -> None:
                     epoch = state.epochs_done(len(train_images))
                     lr = state.optimizer.param_groups[0]["lr"]
                     figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
-                    stop_if_not_finite(figures["loss"], state.step, run_dir)
+                    figures["skipped_updates"] = state.skipped
                     record.training(figures, total_steps)
 
             # -------------------------------------------------------------------------- the closing evaluation
             record.validation(evaluate(settings.evaluation.views))
+            checkpoints.wait()
         except Stopped as stopped:
-            mesh.peers.rest()
-            if state.step > saved_step:
+            checkpoints.wait()
+            if state.step != checkpoints.saved_step:
                 save()
-            display.say(f"{stopped} at step {state.step}; the run goes on from there when it is started with run.dir={run_dir}")
+                checkpoints.wait()
+            display.say(f"{stopped} at step {state.step}; with run.dir={run_dir} it goes on from step {checkpoints.saved_step}")
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
             raise
@@ -174,12 +194,6 @@ def check_batch(settings: Settings, layout: Layout) -> None:
             f"trainer.batch_size={size} cannot be shared by {layout.processes} processes: "
             f"take a multiple of {layout.processes}, such as {fits}"
         )
-
-
-def stop_if_not_finite(loss: float, step: int, run_dir: Path) -> None:
-    """Raises RunFailed when a loss is infinite or no number."""
-    if not math.isfinite(loss):
-        raise RunFailed(f"the loss is {loss} at step {step}: the run stops; {run_dir} keeps its last good checkpoint")
 
 
 def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
@@ -202,7 +216,8 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
         if settings.tracking.kind == "wandb" and settings.tracking.group is None:
             config["tracking"]["group"] = sweep.name
     with run_folder.held(run_dir):
-        choose_checkpoint(settings.resume, run_dir)
+        check_resume(settings.resume, run_dir)
+        run_folder.leave_word(run_dir, None)
     config["run"]["dir"] = str(run_dir)
     return processes, config
 

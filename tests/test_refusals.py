@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint(some_run: Path, drawn_images: Path, tmp_path: Path
     shutil.copytree(some_run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step-00000001" / ".metadata").write_bytes(b"")
     words = (*SMALL, f"data.root={drawn_images}", "run.dir=run")
-    _assert_sentence(run_command("train", *words, cwd=tmp_path), "step-00000001", "cannot be read")
+    _assert_sentence(run_command("train", *words, cwd=tmp_path), "step-00000001", ".metadata is not as it was written")
 
 
 def test_evaluation_without_a_checkpoint_of_nothing_and_with_other_classes(

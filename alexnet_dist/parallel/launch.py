@@ -89,7 +89,7 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
 
 
 def _launch_config(processes: int) -> LaunchConfig:
-    return LaunchConfig(
+    config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
@@ -100,8 +100,10 @@ def _launch_config(processes: int) -> LaunchConfig:
         monitor_interval=0.1,
         start_method="forkserver",
         signals_to_handle="SIGINT,SIGTERM,SIGUSR1,SIGHUP,SIGQUIT",
-        shutdown_timeout=SHUTDOWN_SECONDS,
     )
+    # Set, not given: the first of the supported versions of torch may not have it, and wait for 30 seconds.
+    config.shutdown_timeout = SHUTDOWN_SECONDS
+    return config
 
 
 def _in_own_session(entry: Callable[..., Any], *arguments: Any) -> None:

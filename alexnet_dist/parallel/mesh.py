@@ -59,7 +59,7 @@ class Mesh:
     `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same
     processes for collectives, `training_group` and `validation_group` for the threads of the two feeds, which run ahead each in
     its own time; `replica_group` joins the holders of the same share. `host_group` joins all processes over gloo, for small CPU
-    tensors that they agree on. `peers` says when one of them is lost.
+    tensors that they agree on, `checkpoint_group` for the thread that writes checkpoints. `peers` says when one of them is lost.
     """
 
     layout: Layout
@@ -72,6 +72,7 @@ class Mesh:
     validation_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
     host_group: dist.ProcessGroup
+    checkpoint_group: dist.ProcessGroup
     peers: Peers
 
     @property
@@ -185,7 +186,10 @@ def _fresh_part(store: dist.Store, rank: int, world: int) -> dist.Store:
         return dist.PrefixStore(name, store)
     name = uuid.uuid4().hex
     awaited = list(range(1, world))
+    begun = time.monotonic()
     while awaited:
+        if time.monotonic() - begun > SETUP_SECONDS:
+            raise RunFailed(f"{len(awaited)} of {world} processes have not come within {SETUP_SECONDS / 60:g} minutes")
         for other in awaited:
             if store.check([f"greeting/{other}"]):
                 store.set(f"answer/{store.get(f'greeting/{other}').decode()}", name)
@@ -204,8 +208,9 @@ def _join(
     pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
     own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
     crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
-    host_group = dist.new_group(backend="gloo", timeout=limit)
+    host_group, checkpoint_group = (dist.new_group(backend="gloo", timeout=limit) for _ in range(2))
     assert isinstance(host_group, dist.ProcessGroup)
+    assert isinstance(checkpoint_group, dist.ProcessGroup)
     return Mesh(
         layout=layout,
         rank=rank,
@@ -217,5 +222,6 @@ def _join(
         validation_group=validation_group,
         replica_group=devices.get_group("replica"),
         host_group=host_group,
+        checkpoint_group=checkpoint_group,
         peers=peers,
     )

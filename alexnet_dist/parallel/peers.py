@@ -5,6 +5,7 @@ that hangs is found when no step has been done for `timeout` seconds. Either way
 end with status LOST, so that whoever started them may start them again.
 """
 
+import datetime
 import json
 import os
 import select
@@ -44,6 +45,7 @@ class Peers:
         if world == 1:
             return
         self._store = dist.PrefixStore("peers", store.clone())
+        self._store.set_timeout(datetime.timedelta(seconds=timeout))
         self._store.set(f"beat/{rank}", "0 0")
         self._store.set(f"who/{rank}", json.dumps([self._machine, os.getpid()]))
         threading.Thread(target=self._watch, name="peers", daemon=True).start()

@@ -1,6 +1,7 @@
 """metrics.jsonl: the whole record of a run, one JSON object a line."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,33 @@ class MetricsFile:
     """Appends records; `rewind` takes back those of steps that a resumed run goes through again."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
 
     @property
     def size(self) -> int:
-        """Bytes written so far; a checkpoint keeps this."""
-        return self._file.tell()
+        """Bytes of all records so far; a checkpoint keeps this."""
+        return self._file.tell() + len(self._pending)
 
     def rewind(self, size: int) -> None:
         """Drop what stands behind the first `size` bytes."""
         os.truncate(self._file.fileno(), min(size, self._file.tell()))
         self._file.seek(0, os.SEEK_END)
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Write one line and hand it to the operating system."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+    def append(self, record: dict[str, Any]) -> str | None:
+        """Write one line and hand it to the operating system; the system's reason if it cannot take it now.
+
+        What it does not take is kept, and offered again with the next record. A figure that is infinite or no number is null in
+        the file, since JSON has no word for it.
+        """
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
+        self._pending += json.dumps(finite).encode() + b"\n"
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            return error.strerror
+        return None
 
     def close(self) -> None:
         self._file.close()

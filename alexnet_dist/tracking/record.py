@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alexnet_dist.errors import Stopped
 from alexnet_dist.settings import TrackingSettings
 from alexnet_dist.tracking.display import Display, training_figures, validation_figures
 from alexnet_dist.tracking.metrics import MetricsFile
@@ -52,7 +53,7 @@ class Record:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        self.close(failed=kind is not None and not issubclass(kind, Stopped))
 
     def close(self, failed: bool) -> None:
         """Finish both records, and say where an offline W&B run waits to be uploaded."""
@@ -67,7 +68,7 @@ class Record:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self._metrics:
-            self._metrics.append(record)
+        if self._metrics and (problem := self._metrics.append(record)):
+            self.display.say(f"warning: metrics.jsonl cannot be written now ({problem}); its lines are kept for later")
         if self._wandb:
             self._wandb.log(record)

@@ -13,7 +13,7 @@ from alexnet_dist.training.update import Schedule
 @dataclass
 class TrainingState:
     """The tensors of a run and where it stands: `step` steps done, `images` of them into epoch `epoch`, the last
-    validation after epoch `validated`.
+    validation after epoch `validated`, `skipped` updates left out.
 
     Nothing else is needed to go on: the order of the images, their crops and the dropout masks are functions of the seed
     and of these numbers.
@@ -27,6 +27,7 @@ class TrainingState:
     epoch: int = 0
     images: int = 0
     validated: int = 0
+    skipped: int = 0
     best_error: float = float("inf")
 
     def advance(self, images: int, images_per_epoch: int) -> None:
@@ -59,6 +60,7 @@ class TrainingState:
             "epoch": self.epoch,
             "images": self.images,
             "validated": self.validated,
+            "skipped": self.skipped,
             "best_error": self.best_error,
             "lr": self.optimizer.param_groups[0]["lr"],
             "schedule": self.schedule.state(),
@@ -67,7 +69,8 @@ class TrainingState:
     def load_numbers(self, numbers: dict[str, Any]) -> None:
         """Go on from `numbers`, with the momentum already in place."""
         self.step, self.epoch, self.images = numbers["step"], numbers["epoch"], numbers["images"]
-        self.validated, self.best_error = numbers["validated"], numbers["best_error"]
+        self.validated, self.skipped = numbers["validated"], numbers["skipped"]
+        self.best_error = numbers["best_error"]
         self.schedule.load_state(numbers["schedule"])
         # The saved momentum belongs to the saved rate; a new one is set at the next step, and scales it.
         for group in self.optimizer.param_groups:

@@ -16,29 +16,32 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class Stopping:
     """Within it, SIGINT, SIGTERM and SIGUSR1 on any rank end the run at a step boundary. A second SIGINT leaves at once.
 
-    The ranks agree by an all-reduce of one CPU number over `group`, a gloo group that nothing else uses. It is begun at one
+    The ranks agree by an all-reduce of two CPU numbers over `group`, a gloo group that nothing else uses. It is begun at one
     boundary and read at the next, so that no step waits for it.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
         self._received = 0
-        self._votes = torch.zeros(1, dtype=torch.int32)
+        self._votes = torch.zeros(2, dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def check(self) -> None:
-        """Every rank calls this at every boundary.
+    def check(self, time_for_checkpoint: bool = False) -> bool:
+        """Every rank calls this at every boundary; whether for some rank, at the boundary before, it was time for a checkpoint.
 
         Raises:
             Stopped: some rank had received a signal at the boundary before; on all ranks alike.
         """
+        agreed = False
         if self._work is not None:
             self._work.wait()
             self._work = None
-            if signum := int(self._votes.item()):
+            signum, agreed = int(self._votes[0]), bool(self._votes[1])
+            if signum:
                 raise Stopped(signum)
-        self._votes.fill_(self._received)
+        self._votes = torch.tensor([self._received, time_for_checkpoint], dtype=torch.int32)
         self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return agreed
 
     def __enter__(self) -> "Stopping":
         self._listening, self._telling = os.pipe()

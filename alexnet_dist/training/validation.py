@@ -20,7 +20,7 @@ def validate(
     mesh: Mesh,
     autocast: Callable[[], Any],
     display: Display,
-    between_batches: Callable[[], None] = lambda: None,
+    between_batches: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions) and the number of images.
 

@@ -53,10 +53,11 @@ class Host:
         )
         inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
+        environment = {**inherited, "OMP_NUM_THREADS": "1", **variables}
         with log.open("ab") as output:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, *named, *launcher, *words],
-                cwd=cwd, env={**inherited, "OMP_NUM_THREADS": "1", **variables}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Several hosts: replicas span them, a cut cable ends in a line and a restart, and a run goes on with the hosts that are there."""
+"""Several hosts: replicas span them, a cut cable is a line and a restart, a run goes on with the hosts there are."""
 
 import json
 import signal

@@ -13,10 +13,10 @@ from tests.reliability.started import PLAIN, TORCHRUN, started
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_twice_a_run_ends_with_the_same_bits(processes: int, drawn_images: Path, tmp_path: Path) -> None:
-    words = ("trainer.max_steps=80",)
+    words = ("trainer.max_steps=60",)
     expected = kills.undisturbed(drawn_images, processes, tmp_path / "undisturbed", *words)
     run_dir, seconds = kills.with_kills(drawn_images, processes, 2, 1, tmp_path / "killed", *words)
-    assert len(seconds) == 2
+    assert max(seconds) < 60
     kills.same_run(expected, run_dir)
     assert sorted(path.name for path in run_dir.iterdir() if path.name[0] != ".") == sorted(
         ["checkpoints", "config.json", "metrics.jsonl", "stopped", "whole.pt"]
@@ -44,6 +44,7 @@ def test_a_process_that_is_stopped_is_found_named_and_ended(drawn_images: Path, 
         assert not psutil.pid_exists(stopped.pid)
 
 
+@pytest.mark.slow
 def test_under_torchrun_the_run_goes_on_too(drawn_images: Path, tmp_path: Path) -> None:
     torchrun = tuple(word for word in TORCHRUN if word != "--standalone")
     command = (*torchrun[:3], "--standalone", "--max-restarts", "2", *torchrun[3:])

@@ -13,6 +13,7 @@ from tests.reliability.started import PLAIN, TORCHRUN, started
 SHORT = (*kills.RUN, "trainer.max_steps=40")
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(drawn_images: Path, tmp_path: Path) -> None:
     words = (*SHORT, f"data.root={drawn_images}")
     (tmp_path / "unbroken").mkdir()
@@ -54,6 +55,7 @@ def test_a_second_ctrl_c_leaves_at_once(drawn_images: Path, tmp_path: Path) -> N
         assert not (run.run_dir / "stopped").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGUSR1])
 def test_under_torchrun_a_signal_saves_and_leaves_its_word(signum: signal.Signals, drawn_images: Path, tmp_path: Path) -> None:
     with started(TORCHRUN, *SHORT, f"data.root={drawn_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:

@@ -1,0 +1,76 @@
+"""When a loss is infinite or no number: known before the update, on all ranks alike, and traced to the layer where it began."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.layers import TowerLayer
+from alexnet_dist.model.net import Net
+from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.training.step import Autocast
+
+
+class LossCheck:
+    """Whether the loss of a step is finite in all replicas. Made between the forward and the backward pass, and
+    read behind the latter.
+
+    On a GPU reading waits for the forward pass alone: the backward pass is under way meanwhile.
+    """
+
+    def __init__(self, loss: torch.Tensor, mesh: Mesh) -> None:
+        finite = loss.detach().isfinite().float()
+        if mesh.layout.replicas > 1:
+            dist.all_reduce(finite, dist.ReduceOp.MIN, group=mesh.replica_group)
+        self._copied: torch.cuda.Event | None = None
+        if finite.is_cuda:
+            self._finite = torch.empty_like(finite, device="cpu", pin_memory=True)
+            self._finite.copy_(finite, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._finite = finite
+
+    def passed(self) -> bool:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._finite)
+
+
+def all_finite(net: nn.Module, mesh: Mesh) -> bool:
+    """Whether all parameters on all ranks are finite; every rank takes part."""
+    bad = torch.tensor(float(not all(parameter.isfinite().all() for parameter in net.parameters())))
+    dist.all_reduce(bad, group=mesh.host_group)
+    return not bad
+
+
+def where_it_began(net: Net, images: torch.Tensor, key: DropoutKey, mesh: Mesh, autocast: Autocast) -> str:
+    """The layer and the towers whose output is first not finite, in words; every rank takes part.
+
+    The step's images (float [N, 3, H, W]) go forward again, with the same dropout masks and the parameters as they were.
+    """
+    found: list[tuple[int, str, list[int]]] = []
+
+    def look(layer: nn.Module, _: Any, outputs: list[torch.Tensor]) -> None:
+        assert isinstance(layer, TowerLayer)
+        bad = [tower for tower, maps in zip(layer.towers, outputs, strict=True) if not maps.isfinite().all()]
+        if bad:
+            found.append((layer.position, layer.layer.name, bad))
+
+    if not images.isfinite().all():
+        found.append((-1, "the images", []))
+    hooks = [layer.register_forward_hook(look) for layer in net.children()]
+    with torch.no_grad(), autocast():
+        net(images, key)
+    for hook in hooks:
+        hook.remove()
+    everywhere: list[Any] = [None] * mesh.layout.processes
+    dist.all_gather_object(everywhere, found[:1], group=mesh.host_group)
+    first = sorted(entry for entries in everywhere for entry in entries)
+    if not first:
+        return "the loss itself"
+    position, name, _ = first[0]
+    towers = sorted({tower for entry in first if entry[0] == position for tower in entry[2]})
+    return name if position < 0 else f"{name} of tower " + " and ".join(map(str, towers))

@@ -1,0 +1,192 @@
+"""Writing checkpoints beside the training: the tensors are copied at the step, and a thread of each rank writes them.
+
+A checkpoint is complete or absent: it is written under another name, summed, and renamed when every rank has written its part.
+What goes wrong meanwhile (a full disk, a folder that cannot be written) costs a warning, and the checkpoint before stays.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
+
+from alexnet_dist.errors import RunFailed, Stopped
+from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.settings import CheckpointSettings
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.checkpoint import FORMAT, SUMS, list_checkpoints, reason_of, run_tensors, sums_of
+from alexnet_dist.training.state import TrainingState
+
+
+class Checkpoints:
+    """The checkpoints of the run in `run_dir`, as this rank takes part in writing them.
+
+    `saved_step` is the step of the last one begun. Within it nothing of an earlier start is left half written. At its end
+    the last checkpoint is waited for, unless a peer is lost.
+    """
+
+    def __init__(self, run_dir: Path, settings: CheckpointSettings, mesh: Mesh, display: Display, step: int) -> None:
+        self._folder = run_dir / "checkpoints"
+        self._settings = settings
+        self._mesh = mesh
+        self._display = display
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[bool] | None = None
+        self.saved_step = self._complete_step = step
+        self._begun = time.monotonic()
+
+    def step_due(self, step: int) -> bool:
+        """Whether `checkpoint.every` asks for one at this step."""
+        return self._settings.every is not None and step % self._settings.every == 0
+
+    def time_due(self) -> bool:
+        """Whether `checkpoint.minutes` have passed by this rank's clock."""
+        minutes = self._settings.minutes
+        return minutes is not None and time.monotonic() - self._begun >= 60 * minutes
+
+    def save(self, state: TrainingState, extra: dict[str, Any], best: bool = False) -> None:
+        """Begin to write a checkpoint, by all ranks, when the one before is written.
+
+        `extra` is what state.json holds beside the run's own numbers (the configuration, the record's position).
+        """
+        self.wait()
+        self.saved_step, self._begun = state.step, time.monotonic()
+        shapes = {name: list(shape) for name, shape in state.net.table.parameter_shapes().items()}
+        written = {"format": FORMAT, **state.numbers(), "shapes": shapes, **extra}
+        tensors = run_tensors(self._mesh, state.net, state.preprocess, state.optimizer, copy=True)
+        copied = torch.cuda.Event() if self._mesh.device.type == "cuda" else None
+        if copied:
+            copied.record()
+        self._writing = self._thread.submit(self._write, state.step, tensors, written, best, copied)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written or given up; `saved_step` is then the step of the last complete one."""
+        if self._writing is not None:
+            self._mesh.peers.rest()
+            if not self._writing.result():
+                self.saved_step = self._complete_step
+            self._complete_step, self._writing = self.saved_step, None
+
+    def __enter__(self) -> "Checkpoints":
+        if self._mesh.rank == 0:
+            self._remove_unfinished()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or issubclass(kind, (Stopped, RunFailed)):
+            self.wait()
+        elif self._mesh.rank == 0:
+            self._remove_unfinished()
+
+    def _write(
+        self, step: int, tensors: dict[str, Any], written: dict[str, Any], best: bool, copied: torch.cuda.Event | None
+    ) -> bool:
+        """In the thread, on all ranks; whether the checkpoint is complete."""
+        name = f"step-{step:08d}"
+        partial = self._folder / f".{name}.partial"
+        rank = self._mesh.rank
+        try:
+            self._together(lambda: _make_anew(partial) if rank == 0 else None)
+            with _stream_of_its_own(copied):
+                dcp.save(tensors, storage_writer=_Writer(partial), process_group=self._mesh.checkpoint_group)
+            sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
+            self._together(lambda: self._publish(partial, name, written, sums, best) if rank == 0 else None)
+        except (CheckpointException, _NotWrittenError) as error:
+            if rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                self._display.say(
+                    f"warning: no checkpoint of step {step} could be written to {self._folder} ({reason_of(error)}); "
+                    "the run goes on, and the checkpoint before stays"
+                )
+            return False
+        return True
+
+    def _together(self, work: Callable[[], Any]) -> list[Any]:
+        """What `work` returns on each rank. Raises _NotWrittenError on all when it meets an OSError on one."""
+        result: Any = None
+        problem = None
+        try:
+            result = work()
+        except OSError as error:
+            problem = error.strerror or str(error)
+        answers: list[Any] = [None] * self._mesh.layout.processes
+        dist.all_gather_object(answers, (result, problem), group=self._mesh.checkpoint_group)
+        if problems := [problem for _, problem in answers if problem]:
+            raise _NotWrittenError(problems[0])
+        return [result for result, _ in answers]
+
+    def _publish(self, partial: Path, name: str, written: dict[str, Any], sums: list[str], best: bool) -> None:
+        (partial / "state.json").write_text(json.dumps(written, indent=1))
+        (partial / SUMS).write_text("".join([*sums, sums_of(partial, ".metadata"), sums_of(partial, "state.json")]))
+        replaced = self._folder / f".{name}.replaced"
+        if (self._folder / name).exists():
+            os.rename(self._folder / name, replaced)
+        os.rename(partial, self._folder / name)
+        shutil.rmtree(replaced, ignore_errors=True)
+        self._point("latest", name)
+        if best:
+            self._point("best", name)
+        self._prune()
+
+    def _point(self, pointer: str, name: str) -> None:
+        written = self._folder / f".{pointer}.partial"
+        written.write_text(name + "\n")
+        os.replace(written, self._folder / pointer)
+
+    def _prune(self) -> None:
+        best = self._folder / "best"
+        kept = {best.read_text().strip()} if best.is_file() else set()
+        for old in list_checkpoints(self._folder.parent)[self._settings.keep :]:
+            if old.name not in kept:
+                shutil.rmtree(old)
+
+    def _remove_unfinished(self) -> None:
+        for left in self._folder.glob(".*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+class _NotWrittenError(Exception):
+    """Some rank could not write its part; the message is the system's reason."""
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Tells the system's reason why a file could not be written; torch's own error, raised behind it, says nothing of it."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            cause = error.__context__
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from error
+
+
+def _make_anew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+@contextmanager
+def _stream_of_its_own(copied: torch.cuda.Event | None) -> Iterator[None]:
+    """On a GPU: behind the copies, and beside the training's own stream."""
+    if copied is None:
+        yield
+        return
+    copied.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        yield
