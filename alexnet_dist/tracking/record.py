@@ -62,7 +62,9 @@ class Record:
         if self._wandb:
             folder = self._wandb.offline_folder
             self._wandb.finish(failed)
-            if folder:
+            if self._wandb.lost:
+                self.display.say("W&B's process ended before the run: metrics.jsonl holds what it has not recorded")
+            elif folder:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
 
     def _write(self, record: dict[str, Any]) -> None:

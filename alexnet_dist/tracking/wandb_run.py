@@ -2,6 +2,8 @@
 
 import netrc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +18,8 @@ class WandbRun:
     """A W&B run in the run folder: online where somebody is logged in, else offline.
 
     `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
-    and `unreachable` says why.
+    and `unreachable` says why. W&B's own process may end before the run does: SLURM sends SIGTERM to every process of a job,
+    and W&B heeds it. From then on nothing more is recorded here, and `lost` is true.
     """
 
     def __init__(self, settings: TrackingSettings, config: dict[str, Any], folder: Path, run_id: str | None) -> None:
@@ -35,6 +38,7 @@ class WandbRun:
             settings=wandb.Settings(silent=True, console="off", init_timeout=60),
         )
         self.unreachable = ""
+        self.lost = False
         try:
             self._run = start(mode=_mode())
         except wandb.errors.CommError as error:
@@ -61,10 +65,19 @@ class WandbRun:
         if kind == "val" and record["views"] != 1:
             kind = f"val_{record['views']}_views"
         figures = {f"{kind}/{key}": value for key, value in record.items() if key not in ("kind", "step", "epoch")}
-        self._run.log({**figures, "step": record["step"], "epoch": record["epoch"]})
+        with self._unless_lost():
+            self._run.log({**figures, "step": record["step"], "epoch": record["epoch"]})
 
     def finish(self, failed: bool) -> None:
-        self._run.finish(exit_code=1 if failed else 0)
+        with self._unless_lost():
+            self._run.finish(exit_code=1 if failed else 0)
+
+    @contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionError:
+            self.lost = True
 
 
 def _mode() -> Literal["online", "offline", "disabled", "shared"]:

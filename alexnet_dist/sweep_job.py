@@ -1,0 +1,41 @@
+"""One job of a sweep, for a job array in which each task runs one: the overrides that `-m` would give to the job of a number.
+
+python -m alexnet_dist.sweep_job 2 optimizer.lr=0.005,0.01,0.02 seed=0      prints optimizer.lr=0.02 and seed=0, one a line
+"""
+
+import sys
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from alexnet_dist.commands import CONFIGURATION, errors_as_sentences
+from alexnet_dist.errors import UserError
+
+
+def sweep_jobs(words: list[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep, in the order in which Hydra's own sweeper runs them.
+
+    Raises:
+        HydraException: a word is no override.
+    """
+    with hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        batches = BasicSweeper.split_arguments(parser.parse_overrides(words), max_batch_size=None)
+    return [job for batch in batches for job in batch]
+
+
+def main() -> None:
+    with errors_as_sentences():
+        if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
+            raise UserError("give the number of a job and then the sweep: 2 optimizer.lr=0.005,0.01,0.02")
+        number, jobs = int(sys.argv[1]), sweep_jobs(sys.argv[2:])
+        if number >= len(jobs):
+            last = len(jobs) - 1
+            raise UserError(f"the sweep has no job {number}, its jobs are 0 to {last}: submit it with --array=0-{last}")
+        print(*jobs[number], sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Sweeps as job arrays: slurm/sweep.sbatch on a real SLURM, and the split of a sweep into its jobs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_dist.sweep_job import sweep_jobs
+from tests.commands import read_metrics, run_command
+from tests.slurm.cluster import Cluster
+
+SCRIPT = Path(__file__).parents[2] / "slurm" / "sweep.sbatch"
+SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.max_steps=2", "trainer.log_every=1")
+
+
+def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
+    assert sweep_jobs(["optimizer.lr=0.01,0.02", "seed=range(2)", "trainer.epochs=3"]) == [
+        ["optimizer.lr=0.01", "seed=0", "trainer.epochs=3"],
+        ["optimizer.lr=0.01", "seed=1", "trainer.epochs=3"],
+        ["optimizer.lr=0.02", "seed=0", "trainer.epochs=3"],
+        ["optimizer.lr=0.02", "seed=1", "trainer.epochs=3"],
+    ]
+    assert sweep_jobs(["model=glob(net*)"]) == [["model=net145"]]
+
+
+def test_a_number_beyond_the_sweep_is_a_sentence(tmp_path: Path) -> None:
+    done = run_command("sweep_job", "3", "optimizer.lr=0.005,0.01,0.02", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the sweep has no job 3, its jobs are 0 to 2: submit it with --array=0-2\n"
+
+
+@pytest.mark.slow
+def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None:
+    words = (*SMALL, f"data.root={drawn_images}", "optimizer.lr=0.005,0.01,0.02")
+    array = cluster.submit("--array=0-2", SCRIPT, *words, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
+    logs = [tmp_path / f"slurm-{array}_{task}.log" for task in range(3)]
+    for task, log in enumerate(logs):
+        assert cluster.wait_until_over(f"{array}_{task}", timeout=200) == "COMPLETED", log.read_text()
+    sweep = tmp_path / "runs" / f"sweep-slurm-{array}"
+    assert [read_metrics(sweep / str(task))[0]["lr"] for task in range(3)] == [0.005, 0.01, 0.02]
+    configs = [json.loads((sweep / str(task) / "config.json").read_text()) for task in range(3)]
+    assert {config["tracking"]["group"] for config in configs} == {sweep.name}
+
+
+@pytest.mark.slow
+def test_hydra_s_submitit_launcher_trains_the_jobs_of_a_sweep(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None:
+    submitit = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=10")
+    words = (*submitit, *SMALL, f"data.root={drawn_images}", "optimizer.lr=0.005,0.01", "run.dir=sweep", "tracking=none")
+    command = [sys.executable, "-m", "alexnet_dist.train", *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert [read_metrics(tmp_path / "sweep" / job)[0]["lr"] for job in "01"] == [0.005, 0.01]
+
+
+def test_a_sweep_that_is_no_array_is_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.submit(SCRIPT, "optimizer.lr=0.005,0.01", cwd=tmp_path, PYTHON=sys.executable)
+    assert cluster.wait_until_over(job, timeout=30) == "FAILED"
+    assert cluster.field(job, "ExitCode") == "2:0"
+    (log,) = tmp_path.glob("slurm-*.log")
+    assert log.read_text() == "error: a sweep is a job array: submit it with --array=0-2 for three jobs\n"
