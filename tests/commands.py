@@ -82,7 +82,7 @@ def assert_none_left(marker: str) -> None:
     left = [process for process in psutil.process_iter() if _marked(process, marker)]
     _, alive = psutil.wait_procs(left, timeout=10)
     if alive:
-        pytest.fail(f"processes left behind: {[process.cmdline() for process in alive]}")
+        pytest.fail(f"processes left behind: {alive}")
 
 
 def _marked(process: psutil.Process, marker: str) -> bool:

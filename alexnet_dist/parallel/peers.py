@@ -48,7 +48,8 @@ class Peers:
         self._store.set_timeout(datetime.timedelta(seconds=timeout))
         self._store.set(f"beat/{rank}", "0 0")
         self._store.set(f"who/{rank}", json.dumps([self._machine, os.getpid()]))
-        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._watcher.start()
 
     def progressed(self, step: int | None = None) -> None:
         """A step or another piece of work is done (`step` are in all); the next is expected within the timeout.
@@ -69,6 +70,8 @@ class Peers:
         if self._world > 1:
             with suppress(dist.DistError):  # the store has gone, and with it whoever would read this
                 self._store.set(f"left/{self._rank}", "failed" if failed else "done")
+            # A thread that the interpreter's end finds inside the store's C++ aborts the process.
+            self._watcher.join(2 * _BEAT_SECONDS)
 
     def explain(self, error: Exception) -> None:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
