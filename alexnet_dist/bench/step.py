@@ -41,7 +41,10 @@ EAGER, COMPILED = "plain net", "plain net, compiled"
 PARALLEL, PARALLEL_COMPILED = "data parallel", "data parallel, compiled"
 PRODUCTS, PRODUCTS_BF16 = "products alone", "products alone, bf16"
 
-UPDATE = OptimizerSettings(lr=0.01, momentum=0.9, weight_decay=0.0005, bias_lr_multiplier=1.0, bias_weight_decay=True)
+# So small a rate that the nets stay as they begin: on one batch they would soon have learnt it by heart, and gradients so small
+# that they are denormal numbers take a CPU forty times as long.
+RATE = 1e-9
+UPDATE = OptimizerSettings(lr=RATE, momentum=0.9, weight_decay=0.0005, bias_lr_multiplier=1.0, bias_weight_decay=True)
 
 
 @checked_dataclass(frozen=True, config=strict)
@@ -180,7 +183,7 @@ def step_of_share(
 def step_of_plain(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     """A training step of a plain net with torch's fused SGD."""
     net = net.to(images.device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, weight_decay=0.0005, fused=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, weight_decay=0.0005, fused=True)
 
     def step() -> None:
         F.cross_entropy(net(images), labels).backward()
