@@ -1,6 +1,6 @@
 """The layers that a share of the net is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,9 @@ from torch import nn
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
+
+# Takes this share's maps [N, C / count, ...] and returns all towers' [N, C, ...].
+Crossing = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TowerLayer(nn.Module):
@@ -39,16 +42,20 @@ class TowerLayer(nn.Module):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * self.layer.weight_std)
             self.bias.fill_(self.layer.bias)
 
-    def forward(self, inputs: Sequence[torch.Tensor], key: DropoutKey | None) -> list[torch.Tensor]:
+    def forward(
+        self, inputs: Sequence[torch.Tensor], key: DropoutKey | None, crossing: Crossing | None = None
+    ) -> list[torch.Tensor]:
         """What each held tower reads, [N, C, H, W] or [N, units] -> what it makes: [N, filters / towers, H', W'] or
         [N, filters / towers]."""
         count = len(self.towers)
         outputs = []
-        for x, tower, weight, bias in zip(inputs, self.towers, self.weight.chunk(count), self.bias.chunk(count), strict=True):
-            x = self._convolve(x, weight, bias) if self.layer.kind == "conv" else F.linear(x.flatten(1), weight, bias)
-            for operation in self.layer.then:
-                x = self._follow(operation, x, tower, key)
-            outputs.append(x)
+        for x, weight, bias in zip(inputs, self.weight.chunk(count), self.bias.chunk(count), strict=True):
+            outputs.append(self._convolve(x, weight, bias) if self.layer.kind == "conv" else F.linear(x.flatten(1), weight, bias))
+        for operation in self.layer.then:
+            if operation.reads == "all":
+                outputs = self._norm_across_towers(operation, outputs, crossing)
+            else:
+                outputs = [self._follow(operation, x, tower, key) for x, tower in zip(outputs, self.towers, strict=True)]
         return outputs
 
     def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -84,6 +91,22 @@ class TowerLayer(nn.Module):
                 mask = keep_mask(key, self.position, x.shape[0], units, options["p"], x.device)
                 return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
         raise AssertionError(operation.kind)
+
+    def _norm_across_towers(
+        self, operation: Operation, maps: list[torch.Tensor], crossing: Crossing | None
+    ) -> list[torch.Tensor]:
+        """The response norm as if the maps of all towers lay in one; of the other towers the maps at the edges are fetched."""
+        reach, options = operation.reach, operation.options
+        edges = torch.cat([edge for x in maps for edge in (x[:, :reach], x[:, x.shape[1] - reach :])], dim=1)
+        first_and_last = (edges if crossing is None else crossing(edges)).chunk(2 * self.layer.towers, dim=1)
+        outputs = []
+        for tower, x in zip(self.towers, maps, strict=True):
+            before = first_and_last[2 * tower - 1 : 2 * tower]
+            after = first_and_last[2 * tower + 2 : 2 * tower + 3]
+            around = torch.cat([*before, x, *after], dim=1)
+            normed = response_norm(around, int(options["size"]), options["alpha"], options["beta"], options["k"])
+            outputs.append(normed[:, len(before) * reach :][:, : x.shape[1]])
+        return outputs
 
     def extra_repr(self) -> str:
         return f"{self.layer.kind}, reads {self.layer.reads}, towers {self.towers.start} to {self.towers.stop - 1}"

@@ -1,24 +1,19 @@
 """The net, or a share of it, made from the table."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.layers import TowerLayer
+from alexnet_dist.model.layers import Crossing, TowerLayer
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table
-
-# Takes this share's maps [N, C / count, ...] and returns all towers' [N, C, ...].
-Crossing = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Net(nn.Module):
     """The share of a table's net that one process holds.
 
     Its parameters carry the whole net's names (`conv1.weight`); a share holds `share.rows` of dimension 0 of each. Before
-    a layer that reads all towers it calls `crossing`. A share that is the whole net needs none.
+    a layer that reads all towers it calls `crossing`, and so does a norm that does. A share that is the whole net needs none.
 
     Raises:
         ValueError: the shares do not divide the towers, or a part of the net was given no crossing.
@@ -55,5 +50,5 @@ class Net(nn.Module):
                 # Gradients of what several towers read are added where it was joined, in the crossing or here.
                 part = maps[0] if held == 1 else torch.cat(maps, dim=1)
                 maps = [part if self.crossing is None else self.crossing(part)] * held
-            maps = layer(maps, key)
+            maps = layer(maps, key, self.crossing)
         return maps

@@ -1,5 +1,6 @@
 """One training step gives the same loss and gradients for every layout, and those of a plain torch.nn net."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ class LinearDropout(nn.Module):
 
 
 def _norm(towers: int, channels: int) -> nn.Module:
-    """A response norm whose windows stay within each tower's maps."""
+    """A response norm whose windows stay within each tower's maps; of one tower they go on over the border."""
 
     class TowerNorm(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,10 +133,10 @@ def _plain_net145() -> nn.Sequential:
     )  # fmt: skip
 
 
-def _plain_tiny_of_four_towers() -> nn.Sequential:
+def _plain_tiny_of_four_towers(norm_towers: int = 4) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 32, 7, 2, 2), nn.ReLU(), _norm(4, 32), nn.MaxPool2d(3, 2),
-        nn.Conv2d(32, 64, 5, 1, 2, groups=4), nn.ReLU(), _norm(4, 64), nn.MaxPool2d(3, 2),
+        nn.Conv2d(3, 32, 7, 2, 2), nn.ReLU(), _norm(norm_towers, 32), nn.MaxPool2d(3, 2),
+        nn.Conv2d(32, 64, 5, 1, 2, groups=4), nn.ReLU(), _norm(norm_towers, 64), nn.MaxPool2d(3, 2),
         nn.Conv2d(64, 96, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(96, 96, 3, 1, 1, groups=4), nn.ReLU(),
         nn.Conv2d(96, 64, 3, 1, 1, groups=4), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
@@ -151,8 +152,9 @@ def _plain_tiny_of_four_towers() -> nn.Sequential:
         (["model=paper"], _plain_paper),
         (["model=net145"], _plain_net145),
         (["model=tiny", "model.towers=4"], _plain_tiny_of_four_towers),
+        (["model=tiny", "model.towers=4", "+model.operations.lrn.reads=all"], partial(_plain_tiny_of_four_towers, 1)),
     ],
-    ids=["paper", "net145", "four towers"],
+    ids=["paper", "net145", "four towers", "norms over all towers"],
 )
 def test_a_step_is_the_same_for_1_2_and_4_processes_and_for_a_plain_net(overrides: list[str], plain: Any) -> None:
     table = _table(overrides)
