@@ -93,12 +93,17 @@ class ParallelSettings:
 
     `threads` are torch's for each process (auto: the cores shared out over the towers, or over the processes where there are
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
+
+    `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed
+    meanwhile.
     """
 
     processes: Positive | Literal["auto"]
     threads: Positive | Literal["auto"]
     timeout: Annotated[float, Field(gt=0)]
     max_restarts: Annotated[int, Field(ge=0)]
+    wire: Literal["auto", "fp32", "bf16"]
+    overlap: bool
 
 
 @dataclass(frozen=True, config=strict)
@@ -106,6 +111,7 @@ class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
 
     `on_nan` is what becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    `compile` is whether a CPU's norms and poolings are compiled for it: where there is a compiler, always or never.
     """
 
     epochs: Positive
@@ -114,6 +120,7 @@ class TrainerSettings:
     log_every: Positive
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
+    compile: Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, config=strict)
