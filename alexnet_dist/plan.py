@@ -36,10 +36,10 @@ class PlanSettings:
     parallel: ParallelSettings
     batch_size: Positive
     precision: Precision
-    wire: Literal["maps", "fp32", "bf16"]
     epochs: Positive
     images: Positive
     device: Literal["auto", "cpu", "cuda"]
+    compile: Literal["auto", "on", "off"]
     format: Literal["table", "json"]
 
 
@@ -54,7 +54,8 @@ def run(config: dict[str, Any]) -> None:
         raise UserError(f"model: {error}") from None
     machine = find_machine(settings, table)
     maps = _BYTES[settings.precision]
-    job = Job(table, settings.batch_size, maps, maps if settings.wire == "maps" else _BYTES[settings.wire])
+    wire = settings.parallel.wire
+    job = Job(table, settings.batch_size, maps, maps if wire == "auto" else _BYTES[wire])
     predictions = predict_all(job, machine)
     steps = settings.epochs * settings.images / settings.batch_size
     if settings.format == "json":
@@ -81,7 +82,7 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     with tempfile.TemporaryDirectory() as folder:
         told = {
             "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision,
-            "device": settings.device, "rounds": here.rounds, "parallel": asdict(settings.parallel),
+            "device": settings.device, "compile": settings.compile, "rounds": here.rounds, "parallel": asdict(settings.parallel),
             "output": str(Path(folder) / "machine.json"), "quiet": settings.format == "json",
         }  # fmt: skip
         if status := start_processes(worker, processes, 0, "alexnet_dist.planning.probe", told):
@@ -158,7 +159,8 @@ def advice(machine: Machine, predictions: list[Prediction], settings: PlanSettin
         if processes > machine.devices:
             nodes = -(-processes // machine.devices)
             start = f"torchrun --nnodes {nodes} --nproc-per-node {machine.devices}"
-        lines.append(f"start it with {start}, trainer.batch_size={settings.batch_size}")
+        overlap = "" if best.layout.shares == 1 else f" parallel.overlap={'true' if best.overlap == 'split' else 'false'}"
+        lines.append(f"start it with {start}, trainer.batch_size={settings.batch_size}{overlap}")
     return lines
 
 

@@ -5,7 +5,8 @@ A step is followed layer by layer through one process; all others do the same at
     product      max(FLOP / rate of its kind, bytes moved / streaming, launch): forward, weights' gradient, inputs' gradient
     operations   max(bytes moved / operations, launches): norms, pools, activations, forward and backward
     update       5 passes over the parameters held, fp32, / streaming
-    crossing     latency + (processes of the replica - 1) x bytes / bandwidth: before a layer that reads all towers, and back
+    crossing     latency + (processes of the replica - 1) x bytes / bandwidth: before a layer that reads all towers, and back;
+                 for a norm that does, always waited for
     gradients    of a layer, over n replicas: 2 ceil(log2 n) latency + 2 (n - 1) / n x bytes / bandwidth: the bytes of a ring,
                  the latency of a tree
     loss         two exchanges over the replica's processes, of a few numbers an image
@@ -133,26 +134,24 @@ class _Walk:
 
     def forward(self, cost: Cost) -> None:
         product = self._product(cost)
-        if self._crosses(cost):
-            own = product / self._shares if self._split else 0.0
-            stall = max(0.0, self._cross(cost) - own)
-            self.exposed_crossings += stall
-            self.now += stall
+        if cost.crossing:
+            self._stall(self._cross(cost.crossing) - (product / self._shares if self._split else 0.0))
         self.now += product + self._operations(cost, cost.operations_forward)
+        if cost.edges:
+            self._stall(self._cross(cost.edges))
 
     def backward(self, cost: Cost) -> None:
         self.now += self._operations(cost, cost.operations_backward)
+        if cost.edges:
+            self._stall(self._cross(cost.edges))
         product = self._product(cost)
         for_inputs = product if cost.input_gradient else 0.0
         begun = self.now
         self.now += product + for_inputs
         ready = self.now
-        if self._crosses(cost):
-            seconds = self._cross(cost)
-            meanwhile = product + for_inputs / self._shares if self._split else 0.0
-            stall = max(0.0, seconds - meanwhile)
-            self.exposed_crossings += stall
-            self.now += stall
+        if cost.crossing:
+            seconds = self._cross(cost.crossing)
+            self._stall(seconds - (product + for_inputs / self._shares if self._split else 0.0))
             if self._same_link and self._averaged > begun:
                 self._averaged += seconds
         if self._averaging is not None:
@@ -163,21 +162,22 @@ class _Walk:
 
     def loss(self) -> None:
         if self._crossing is not None:
-            seconds = 2 * 2 * ceil(log2(self._shares)) * self._crossing.seconds(FP32 * self._images)
-            self.exposed_crossings += seconds
-            self.now += seconds
+            self._stall(2 * 2 * ceil(log2(self._shares)) * self._crossing.seconds(FP32 * self._images))
 
     def update(self) -> None:
         self.exposed_gradients = max(0.0, self._averaged - self.now)
         self.now += self.exposed_gradients + update_seconds(self._job.table, self._machine, self._shares)
 
-    def _crosses(self, cost: Cost) -> bool:
-        return self._crossing is not None and cost.crossing > 0
+    def _stall(self, seconds: float) -> None:
+        """Stand still while something crosses that is not hidden (or not at all, for none or less)."""
+        self.exposed_crossings += max(0.0, seconds)
+        self.now += max(0.0, seconds)
 
-    def _cross(self, cost: Cost) -> float:
-        """Seconds of a crossing before or behind a layer; its bytes are counted."""
-        assert self._crossing is not None
-        size = (self._shares - 1) * self._held * cost.crossing * self._images * self._job.wire_bytes
+    def _cross(self, values: int) -> float:
+        """Seconds of a crossing, in one direction, of so many values an image and tower; its bytes are counted."""
+        if self._crossing is None:
+            return 0.0
+        size = (self._shares - 1) * self._held * values * self._images * self._job.wire_bytes
         self.crossed += size
         return self._crossing.seconds(size)
 
@@ -226,7 +226,7 @@ def _averaging_link(machine: Machine, layout: Layout) -> Link | None:
 def _memory(job: Job, layers: list[Cost], layout: Layout) -> float:
     """Bytes of weights, gradients and velocities; of the images and of what waits for the backward pass; of the largest map's
     gradient twice, on its way through an operation. What libraries take beside is not in it."""
-    kept = sum(cost.kept / layout.shares + cost.joined for cost in layers)
+    kept = sum(cost.kept + cost.joined for cost in layers) / layout.shares
     passing = 2 * max(cost.layer.filters * cost.layer.conv_size**2 for cost in layers) / layout.shares
     images = FP32 * 3 * job.table.input_size**2
     of_an_image = job.map_bytes * (kept + passing) + images

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,12 +23,13 @@ from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.model.tail import Kernels
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
 from alexnet_dist.settings import OptimizerSettings, ParallelSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import loss_of, set_precision, set_threads
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.update import build_optimizer
 
 # A rate that leaves the net as it is: on one batch it would soon have no gradients left but denormal ones, which take a CPU long.
@@ -47,6 +48,7 @@ class ProbeSettings:
     batch_size: Positive
     precision: Precision
     device: str
+    compile: Literal["auto", "on", "off"]
     rounds: Positive
     parallel: ParallelSettings
     output: str
@@ -59,8 +61,13 @@ def run(config: dict[str, Any]) -> None:
     table = build_table(settings.model)
     device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
     set_threads(settings.parallel.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank or settings.quiet) as display:
-        machine = measure(table, settings.batch_size, settings.precision, mesh, settings.rounds, display)
+    parallel = settings.parallel
+    with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
+        with Display(mesh.rank or settings.quiet) as display:
+            kernels = load_kernels(settings.compile, device, display.say)
+            if device.type == "cpu":
+                keep_freed_memory()
+            machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)
         if mesh.rank == 0:
             Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
 
@@ -72,7 +79,9 @@ def read(path: Path) -> Machine:
     return Machine(**figures)
 
 
-def measure(table: Table, batch: int, precision: Precision, mesh: Mesh, rounds: int, display: Display) -> Machine:
+def measure(
+    table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None, rounds: int, display: Display
+) -> Machine:
     """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     set_precision(precision, mesh.device)
@@ -82,7 +91,7 @@ def measure(table: Table, batch: int, precision: Precision, mesh: Mesh, rounds: 
         "fc": partial(_seconds, _products([cost for cost in layers if cost.layer.kind == "fc"], batch, mesh, dtype), mesh),
         "streaming": partial(_seconds, _stream(mesh.device), mesh),
         "launches": partial(_seconds, _launches(mesh.device), mesh),
-        "step": partial(_unexposed, training_step(table, batch, precision, mesh), mesh),
+        "step": partial(_unexposed, training_step(table, batch, precision, mesh, kernels), mesh),
     }
     taken: dict[str, list[float]] = {name: [] for name in turns}
     for done in range((rounds + 1) * len(turns)):
@@ -113,9 +122,9 @@ def measure(table: Table, batch: int, precision: Precision, mesh: Mesh, rounds: 
     )
 
 
-def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh) -> Callable[[], None]:
+def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None) -> Callable[[], None]:
     """A step of this process's share as the trainer takes it, always on the same images."""
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(mesh.device)
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(mesh.device)
     net.initialise(0)
     optimizer = build_optimizer(net, _UPDATE, mesh.tower_group)
     autocast = set_precision(precision, mesh.device)
@@ -185,15 +194,20 @@ def _launches(device: torch.device) -> Callable[[], None]:
 
 
 def _link(mesh: Mesh) -> Link:
-    """The crossing's own exchange with the others of the replica, of one value and of many, both directions at once."""
-    seconds = []
+    """The crossing itself, of one value and of many to every other process of the replica, all at once."""
+    figures = []
     for values in (1, _MESSAGE_VALUES):
-        outgoing = [torch.zeros(values, device=mesh.device) for _ in range(mesh.layout.shares)]
-        taken = [_seconds(partial(mesh.crossing.exchange, outgoing), mesh) for _ in range(_MESSAGES + 1)]
-        seconds.append(_slowest(median(taken[1:]), mesh))
-    mesh.crossing.read()
-    sent = (mesh.layout.shares - 1) * _MESSAGE_VALUES * FP32
-    return Link(latency=seconds[0], bandwidth=sent / max(seconds[1] - seconds[0], 1e-9))
+        outgoing = [torch.zeros(values, 1, device=mesh.device) for _ in range(mesh.layout.shares)]
+        mesh.crossing.read()
+        taken = [_seconds(partial(_cross, mesh, outgoing), mesh) for _ in range(_MESSAGES + 1)]
+        sent = mesh.crossing.read()[0] / len(taken)
+        figures.append((sent, _slowest(median(taken[1:]), mesh)))
+    (few, least), (many, most) = figures
+    return Link(latency=least, bandwidth=(many - few) / max(most - least, 1e-9))
+
+
+def _cross(mesh: Mesh, outgoing: list[torch.Tensor]) -> None:
+    mesh.crossing.begin(outgoing).wait()
 
 
 def _seconds(work: Callable[[], object], mesh: Mesh) -> float:

@@ -1,8 +1,9 @@
-"""A training step of two towers on two hosts whose link is slowed to several rates, beside what a probe of the fast link predicts.
+"""A training step of two towers on two hosts whose link is slowed, beside what a probe of the fast link predicts.
 
-    python -m tests.distributed.slow_link 128 10e9,1e9,200e6 model=paper        as root; prints a line a rate, and JSON at the end
+    python -m tests.distributed.slow_link 128 10e9,1e9,200e6 model=paper parallel.overlap=false
 
-The first argument is the batch, the second the rates in bits/s; overrides of the trainer's configuration follow.
+The first argument is the batch, the second the rates in bits/s; overrides of the trainer's configuration follow. It needs root,
+and prints a line a rate and JSON at the end.
 """
 
 import json
@@ -23,6 +24,7 @@ from alexnet_dist.planning.machine import slowed
 from alexnet_dist.planning.predict import Job, predict
 from alexnet_dist.planning.probe import measure, step_seconds, training_step
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels
 from tests.distributed.hosts import joined_hosts, limit_rate
 
 ROUNDS = 3
@@ -49,10 +51,13 @@ def measure_on_hosts(batch: int, rates: list[float], overrides: list[str], scrat
 def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     """One of the two processes. Rates take turns, so that a busy minute meets all of them."""
     torch.set_num_threads(1)
-    table = build_table(compose("train", overrides)["model"])
-    with join_mesh(table.towers, torch.device("cpu"), timeout=300) as mesh:
-        machine = measure(table, batch, "fp32", mesh, ROUNDS, Display(rank=1))
-        step = training_step(table, batch, "fp32", mesh)
+    config = compose("train", overrides)
+    table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
+    with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]], parallel["overlap"]) as mesh:
+        kernels = load_kernels(config["trainer"]["compile"], cpu, print)
+        keep_freed_memory()
+        machine = measure(table, batch, "fp32", mesh, kernels, ROUNDS, Display(rank=1))
+        step = training_step(table, batch, "fp32", mesh, kernels)
         seconds: dict[float, list[float]] = {rate: [] for rate in rates}
         waited: dict[float, list[float]] = {rate: [] for rate in rates}
         for _ in range(ROUNDS):
@@ -63,16 +68,17 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
                 seconds[rate].append(step_seconds(step, mesh))
                 waited[rate].append(mesh.crossing.read()[1])
         if mesh.rank == 0:
-            job = Job(table, batch, map_bytes=4, wire_bytes=4)
+            job = Job(table, batch, map_bytes=4, wire_bytes=2 if parallel["wire"] == "bf16" else 4)
             figures = {}
             for rate in rates:
-                ways = {overlap: predict(job, slowed(machine, rate), mesh.layout, overlap) for overlap in ("wait", "split")}
-                figures[rate] = {
+                predicted = predict(job, slowed(machine, rate), mesh.layout, "split" if parallel["overlap"] else "wait")
+                figures[f"{rate:g}"] = {
                     "measured": median(seconds[rate]),
                     "waited": median(waited[rate]),
-                    **{overlap: prediction.step for overlap, prediction in ways.items()},
+                    "predicted": predicted.step,
+                    "predicted_exposed": predicted.exposed_crossings,
                 }
-            print(json.dumps({f"{rate:g}": rows for rate, rows in figures.items()}), flush=True)
+            print(json.dumps(figures), flush=True)
 
 
 def main() -> None:
@@ -86,8 +92,8 @@ def main() -> None:
         figures = measure_on_hosts(batch, rates, overrides, Path(scratch))
     for rate, row in figures.items():
         print(
-            f"{float(rate) / 1e6:8.0f} Mbit/s: measured {row['measured']:.3f} s ({row['waited']:.3f} s waiting), "
-            f"predicted {row['wait']:.3f} s ({row['wait'] / row['measured'] - 1:+.0%}), with split crossings {row['split']:.3f} s"
+            f"{float(rate) / 1e6:8.0f} Mbit/s: measured {row['measured']:.3f} s ({row['waited']:.3f} s waiting), predicted "
+            f"{row['predicted']:.3f} s ({row['predicted_exposed']:.3f}), {row['predicted'] / row['measured'] - 1:+.0%}"
         )
     print(json.dumps(figures))
 
