@@ -73,7 +73,7 @@ def run(config: dict[str, Any]) -> None:
         net.initialise(settings.seed)
         state = TrainingState(
             net=net,
-            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group),
+            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
         )
