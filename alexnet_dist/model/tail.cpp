@@ -186,10 +186,10 @@ void unpool_image(const Tail& t, const T* gradient, const uint8_t* index, float*
 // g p - 2 alpha beta a (sum over the window of g a p / s), and nothing where the first relu cut off.
 template <class T, class From>
 inline void back_strip(const Tail& t, const T* x, const From* gradient, T* x_gradient, int64_t count, Scratch& s) {
-    scale_strip(t, x, count, s);
     float *maps = s.maps.data(), *own = s.gradient.data();
     for (int64_t i = 0; i < count; ++i) own[i] = wide(gradient[i]);
     if (t.norm_size) {
+        scale_strip(t, x, count, s);
         float *sums = s.sums.data(), *power = s.power.data();
         for (int64_t i = 0; i < count; ++i) own[i] *= power[i];
         for (int64_t i = 0; i < count; ++i) power[i] = own[i] * maps[i] / sums[i];
