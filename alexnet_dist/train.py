@@ -6,6 +6,7 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 """
 
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,16 @@ def run(config: dict[str, Any]) -> None:
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
+        mesh.peers.recordings = run_dir / "flight-recorder"
         display = at_end.enter_context(Display(mesh.rank))
+
+        def leave_before_the_first_step(signum: signal.Signals) -> None:
+            display.say(f"stopped by {signum.name} before the first step of this start")
+            if mesh.rank == 0:
+                run_folder.leave_word(run_dir, "signal")
+            mesh.peers.leave(failed=True)
+
+        stopping = at_end.enter_context(Stopping(mesh.host_group, leave_before_the_first_step))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
             f"{device.type}, {settings.precision.kind}; run folder {run_dir}"
@@ -90,7 +100,6 @@ def run(config: dict[str, Any]) -> None:
             display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
         else:
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
-        stopping = at_end.enter_context(Stopping(mesh.host_group))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
             record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
@@ -113,7 +122,7 @@ def run(config: dict[str, Any]) -> None:
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
-        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state.step))
+        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state))
 
         def save(best: bool = False) -> None:
             extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}

@@ -41,12 +41,11 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def read_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a run's last checkpoint by their names, whole."""
+def read_tensors(run_dir: Path, checkpoint: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a run's checkpoint, the last unless one is named, by their names and whole."""
     checkpoints = run_dir / "checkpoints"
-    latest = checkpoints / (checkpoints / "latest").read_text().strip()
     whole = run_dir / "whole.pt"
-    dcp_to_torch_save(latest, whole)
+    dcp_to_torch_save(checkpoints / (checkpoint or (checkpoints / "latest").read_text().strip()), whole)
     loaded = torch.load(whole, weights_only=False)
     return {f"{group}.{name}": tensor for group, tensors in loaded.items() for name, tensor in tensors.items()}
 

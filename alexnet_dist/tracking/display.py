@@ -1,6 +1,7 @@
 """What a person sees of a run: a live bar in a terminal, plain lines elsewhere. Rank 0 alone shows it."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ class Display:
     """Progress of a run or a part of it.
 
     In a terminal one bar moves and what is said stands above it; in a log file a line is printed every few seconds at most. Quiet
-    on ranks other than 0.
+    on ranks other than 0, and where the log file's disk takes no more.
     """
 
     def __init__(self, rank: int) -> None:
@@ -35,7 +36,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, markup=False)
+        with suppress(OSError):
+            self.console.print(text, markup=False)
 
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
         """How far `what` is, with its latest figures."""

@@ -1,6 +1,7 @@
 """The record of a run: what rank 0 shows, writes to metrics.jsonl and tells W&B. Other ranks record nothing."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Record:
 
     def open(self, resumed: dict[str, Any] | None) -> None:
         """Begin, or go on where the checkpoint stood whose state is `resumed`; rank 0 alone calls this."""
-        (self.run_dir / "config.json").write_text(json.dumps(self._config, indent=1) + "\n")
+        self._write_configuration()
         self._metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self._metrics.rewind(resumed["metrics_bytes"] if resumed else 0)
         if self._settings.kind == "wandb":
@@ -66,6 +67,15 @@ class Record:
                 self.display.say("W&B's process ended before the run: metrics.jsonl holds what it has not recorded")
             elif folder:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
+
+    def _write_configuration(self) -> None:
+        path, partial = self.run_dir / "config.json", self.run_dir / ".config.json.partial"
+        try:
+            partial.write_text(json.dumps(self._config, indent=1) + "\n")
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            self.display.say(f"warning: {path} cannot be written ({error.strerror}); the run goes on")
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._metrics and (problem := self._metrics.append(record)):
