@@ -1,6 +1,6 @@
 """The layers that a share of the net is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,8 @@ from torch import nn
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 class TowerLayer(nn.Module):
@@ -27,6 +29,8 @@ class TowerLayer(nn.Module):
         rows = share.rows(layer.filters)
         self.weight = nn.Parameter(torch.empty(rows.stop - rows.start, *layer.weight_shape[1:]))
         self.bias = nn.Parameter(torch.empty(rows.stop - rows.start))
+        # Called with each activation's kind, tower and output, while somebody watches.
+        self.watch: Callable[[str, int, torch.Tensor], None] | None = None
 
     def initialise(self, seed: int) -> None:
         """Draw N(0, weight_std) weights and set constant biases (paper, section 5).
@@ -48,6 +52,8 @@ class TowerLayer(nn.Module):
             x = self._convolve(x, weight, bias) if self.layer.kind == "conv" else F.linear(x.flatten(1), weight, bias)
             for operation in self.layer.then:
                 x = self._follow(operation, x, tower, key)
+                if self.watch is not None and operation.kind in ACTIVATIONS:
+                    self.watch(operation.kind, tower, x)
             outputs.append(x)
         return outputs
 

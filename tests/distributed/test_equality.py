@@ -47,7 +47,7 @@ def _step(overrides: list[str]) -> tuple[int, int, float, Gradients]:
         if mesh.layout.replicas > 1:
             network = DistributedDataParallel(net, process_group=mesh.replica_group)
         key = DropoutKey(SEED, STEP, first_row=mesh.replica * len(images))
-        loss = loss_of(network, images, labels, key, mesh, set_precision("fp32", cpu))
+        loss, _ = loss_of(network, images, labels, key, mesh, set_precision("fp32", cpu))
         loss.backward()
         gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
         return mesh.replica, mesh.share, loss.item(), gradients
