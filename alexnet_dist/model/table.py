@@ -89,7 +89,7 @@ class Layer:
     @property
     def crossing_bytes(self) -> int:
         """Bytes of fp32 that one tower sends to each other tower before this layer, per image and direction."""
-        if self.reads != "all":
+        if self.reads != "all" or self.towers == 1:
             return 0
         return self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES
 
