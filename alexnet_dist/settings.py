@@ -145,8 +145,8 @@ class TrackingSettings:
 class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
-    `experiment` is the name of the experiment file. `init_from` is another run's folder or checkpoint, whose layers a new run
-    begins with: those in `init_layers`, or all that agree in name and shape.
+    `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
+    agree in name and shape.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -163,7 +163,6 @@ class Settings:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     tracking: TrackingSettings
-    experiment: str | None = None
     init_from: str | None = None
     init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 

@@ -1,1 +1,1 @@
-"""Figures of a run, a sweep or a checkpoint: pictures, and what the authors measured to set beside them."""
+"""What a person looks at: the figures of a run and the page that holds them, made from the files of a run folder."""

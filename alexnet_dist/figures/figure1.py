@@ -118,7 +118,7 @@ def verdict(best: dict[str, Curve], error: float) -> str:
             times = f"{other / relu:.1f}" if other else f"more than {curve.epochs[-1] / relu:.1f}"
             parts.append(f"{times} times sooner than {activation}")
     said = f"ReLU reaches a training error of {error:.0%} after {relu:.1f} epochs"
-    authors = f"about {FIGURE_1.times_sooner:g} times sooner than tanh to {FIGURE_1.training_error:.0%}, {FIGURE_1.source}"
+    authors = f"{FIGURE_1['times_sooner']} times sooner than tanh to {FIGURE_1['training_error']:g}%, {FIGURE_1['note']}"
     return f"{said}, {', '.join(parts)} (the authors: {authors})" if parts else said
 
 
