@@ -134,7 +134,8 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
-        if state.training_error <= (trainer.stop_at_training_error or 0):
+        stop_error = trainer.stop_at_training_error or -1.0
+        if state.training_error <= stop_error:
             total_steps = state.step
         meter = Meter(mesh, trainer.batch_size)
         signals = Signals(net, mesh) if settings.tracking.signals else None
@@ -182,7 +183,7 @@ def run(config: dict[str, Any]) -> None:
                     record.training(figures, total_steps)
                     if signals:
                         record.signals({"kind": "signals", **now, "layers": signals.read()})
-                    if state.training_error <= (trainer.stop_at_training_error or 0):
+                    if state.training_error <= stop_error:
                         total_steps = state.step
                         display.say(f"training error {state.training_error:.2%} after epoch {now['epoch']:.2f}: it ends here")
 
