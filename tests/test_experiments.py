@@ -43,6 +43,7 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("no_lrn", 60_965_224, 724_406_816),
         ("no_overlap", 60_965_224, 724_406_816),
         ("no_dropout", 60_965_224, 724_406_816),
+        ("large_batch", 60_965_224, 724_406_816),
         ("one_gpu", 59_798_312, 391_514_384),
         ("towers_apart", 60_714_408, 724_323_872),
         ("sixth_conv", 60_965_224 + 256 * (256 * 9 + 1), 724_406_816 + 36 * 256 * 256 * 9),

@@ -45,7 +45,7 @@ def _layers(table: Table) -> RichTable:
             _shape(layer, table.towers),
             f"{layer.parameters:,}",
             f"{layer.multiply_adds:,}",
-            f"{layer.crossing_bytes:,}" if layer.reads == "all" else "",
+            f"{layer.crossing_bytes:,}" if layer.reads == "all" or layer.edge_bytes else "",
             ", ".join(operation.name for operation in layer.then),
         )
     return shown

@@ -21,7 +21,7 @@ class TrainingState:
     """
 
     net: Net
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     preprocess: Preprocess
     errors: ErrorCount
@@ -67,18 +67,14 @@ class TrainingState:
             "training_error": self.training_error,
             "errors_since_line": self.errors.total(),
             "best_error": self.best_error,
-            "lr": self.optimizer.param_groups[0]["lr"],
             "schedule": self.schedule.state(),
         }
 
     def load_numbers(self, numbers: dict[str, Any]) -> None:
-        """Go on from `numbers`, with the momentum already in place."""
+        """Go on from `numbers`."""
         self.step, self.epoch, self.images = numbers["step"], numbers["epoch"], numbers["images"]
         self.validated, self.skipped = numbers["validated"], numbers["skipped"]
         self.training_error = numbers.get("training_error", float("inf"))
         self.errors.restore(tuple(numbers.get("errors_since_line", (0, 0))))
         self.best_error = numbers["best_error"]
         self.schedule.load_state(numbers["schedule"])
-        # The saved momentum belongs to the saved rate; a new one is set at the next step, and scales it.
-        for group in self.optimizer.param_groups:
-            group["lr"] = numbers["lr"] * group["multiplier"]
