@@ -8,7 +8,7 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.training.bad_numbers import LossCheck, all_finite, where_it_began
 from alexnet_dist.training.checkpoint import check_resume, choose_checkpoint, load_checkpoint, read_state
+from alexnet_dist.training.error_count import ErrorCount
+from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.signals import Signals
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
@@ -86,6 +89,7 @@ def run(config: dict[str, Any]) -> None:
             optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
+            errors=ErrorCount(mesh),
         )
 
         # ------------------------------------------------------------------------------ anew, or from where it stopped
@@ -99,6 +103,8 @@ def run(config: dict[str, Any]) -> None:
             state.load_numbers(saved)
             display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
         else:
+            if settings.init_from:
+                display.say(take_layers(settings.init_from, settings.init_layers, net, state.preprocess, mesh))
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
@@ -141,7 +147,11 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
+        stop_error = trainer.stop_at_training_error or -1.0
+        if state.training_error <= stop_error:
+            total_steps = state.step
         meter = Meter(mesh, trainer.batch_size)
+        signals = Signals(net, mesh) if settings.tracking.signals else None
         try:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
@@ -163,23 +173,32 @@ def run(config: dict[str, Any]) -> None:
                 set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
                 images = state.preprocess.of_training(batch)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
-                loss = loss_of(network, images, batch.labels, key, mesh, autocast)
-                check = LossCheck(loss, mesh)
-                loss.backward()
+                logged = (state.step + 1) % trainer.log_every == 0
+                with signals.watching() if signals and logged else nullcontext():
+                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
+                    check = LossCheck(loss, mesh)
+                    loss.backward()
                 if check.passed():
                     state.optimizer.step()
                 else:
                     leave_out_or_stop(images, key)
                 state.optimizer.zero_grad()
                 state.advance(trainer.batch_size, len(train_images))
+                state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
-                if state.step % trainer.log_every == 0:
-                    epoch = state.epochs_done(len(train_images))
+                if logged:
+                    now = {"step": state.step, "epoch": state.epochs_done(len(train_images))}
                     lr = state.optimizer.param_groups[0]["lr"]
-                    figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
+                    state.training_error = state.errors.read()
+                    figures = {"kind": "train", **now, "lr": lr, **meter.read(loss), "top1_error": state.training_error}
                     figures["skipped_updates"] = state.skipped
                     record.training(figures, total_steps)
+                    if signals:
+                        record.signals({"kind": "signals", **now, "layers": signals.read()})
+                    if state.training_error <= stop_error:
+                        total_steps = state.step
+                        display.say(f"training error {state.training_error:.2%} after epoch {now['epoch']:.2f}: it ends here")
 
             # -------------------------------------------------------------------------- the closing evaluation
             record.validation(evaluate(settings.evaluation.views))
@@ -228,6 +247,8 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
         run_dir = sweep / str(job)
         if settings.tracking.kind == "wandb" and settings.tracking.group is None:
             config["tracking"]["group"] = sweep.name
+    if settings.init_from:
+        choose_layers(settings.init_from, settings.init_layers, table)
     with run_folder.held(run_dir):
         check_resume(settings.resume, run_dir)
         run_folder.leave_word(run_dir, None)

@@ -186,7 +186,8 @@ def step_of_share(
         autocast = set_precision(precision, device)
         with autocast():
             logits = net(images, DropoutKey(0, 0, 0))
-        split_cross_entropy(logits, labels, group).backward()
+        loss, _ = split_cross_entropy(logits, labels, group)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

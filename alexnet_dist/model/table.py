@@ -99,7 +99,8 @@ class Layer:
     @property
     def crossing_bytes(self) -> int:
         """Bytes of fp32 that one tower sends to each other tower before and within this layer, per image and direction."""
-        before = self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES if self.reads == "all" else 0
+        crosses = self.reads == "all" and self.towers > 1
+        before = self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES if crosses else 0
         return before + self.edge_bytes
 
 

@@ -13,7 +13,7 @@ from alexnet_dist.tracking.wandb_run import WandbRun
 
 
 class Record:
-    """Takes the run's figures, one dictionary each time; `kind` is `train` or `val`."""
+    """Takes the run's figures, one dictionary each time; `kind` is `train`, `signals` or `val`."""
 
     def __init__(self, run_dir: Path, settings: TrackingSettings, config: dict[str, Any], display: Display) -> None:
         self.run_dir = run_dir
@@ -43,6 +43,10 @@ class Record:
     def training(self, record: dict[str, Any], total_steps: int) -> None:
         """The figures of a training step."""
         self.display.show("training", record["step"], total_steps, training_figures(record))
+        self._write(record)
+
+    def signals(self, record: dict[str, Any]) -> None:
+        """The sizes of a step's activations and backward signals."""
         self._write(record)
 
     def validation(self, record: dict[str, Any]) -> None:
