@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from alexnet_dist import run_folder
 from alexnet_dist.errors import RunFailed, Stopped, UserError
@@ -44,7 +45,8 @@ def distributed_command(module: str, config_name: str, plan: Plan) -> None:
         else:
             if launcher == "srun":
                 os.environ.update(adopt_srun())
-            worker(module, compose(config_name, _overrides_under(launcher)))
+            words = _overrides_under(launcher)
+            worker(module, _noted(compose(config_name, words), words))
 
 
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
@@ -84,7 +86,7 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
         # What all ranks find wrong is said once: rank 0 speaks and its end ends the others.
         if rank:
             time.sleep(2)
-        print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
+        _say_error(f"error: {_sentence(error)}")
         sys.exit(USER_ERROR_STATUS)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
@@ -94,7 +96,7 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
     except RunFailed as error:
         if rank:
             time.sleep(2)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _say_error(f"error: {error}")
         sys.exit(1)
     except LostPeerError:
         # Launchers look every 0.1 s: the process that was lost, or that failed with words of its own, is to be found first.
@@ -105,10 +107,15 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
         sys.exit(CRASHED)
 
 
+def _say_error(sentence: str) -> None:
+    """On stderr, in red where that is a terminal."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, markup=False, style="red")
+
+
 def _compose_outside(module: str, config_name: str, plan: Plan) -> None:
     def job(composed: dict[str, Any]) -> None:
         number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
-        processes, config = plan(composed, number)
+        processes, config = plan(_noted(composed, list(HydraConfig.get().overrides.task)), number)
         restarts = config["parallel"].get("max_restarts", 0)
         status = start_processes(worker, processes, restarts, module, config)
         run_dir = config.get("run", {}).get("dir")
@@ -127,6 +134,13 @@ def _with_hydra(config_name: str, run: Callable[[dict[str, Any]], None]) -> None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()
+
+
+def _noted(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The configuration, with the overrides in it where it is that of a run."""
+    if isinstance(config.get("run"), dict):
+        config["run"]["overrides"] = overrides
+    return config
 
 
 def sweep_folder() -> Path:

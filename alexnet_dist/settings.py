@@ -18,9 +18,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=strict)
 class RunSettings:
-    """`dir` is the run's folder; without one it is named under runs/ after the time and the model."""
+    """`dir` is the run's folder; without one it is named under runs/ after the time and the model.
+
+    With `report` a run that ends leaves figures/ and report.html in it. `overrides` are noted by the command: what was said on
+    its command line.
+    """
 
     dir: str | None
+    report: bool = True
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
@@ -125,7 +131,10 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, config=strict)
 class TrackingSettings:
-    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B."""
+    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
+
+    With `artifacts` W&B also keeps the last and the best checkpoint and the report.
+    """
 
     kind: Literal["wandb", "none"]
     project: str = "alexnet_dist"
@@ -133,6 +142,8 @@ class TrackingSettings:
     group: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
+    job_type: str = "train"
+    artifacts: bool = False
 
 
 @dataclass(frozen=True, config=strict)

@@ -19,6 +19,7 @@ from alexnet_dist import run_folder
 from alexnet_dist.commands import distributed_command, sweep_folder
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -31,6 +32,7 @@ from alexnet_dist.training.checkpoint import check_resume, choose_checkpoint, lo
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
@@ -89,7 +91,7 @@ def run(config: dict[str, Any]) -> None:
         stopping = at_end.enter_context(Stopping(mesh.host_group))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
-            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
+            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None, device, state.step)
         origin = {
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
@@ -107,6 +109,7 @@ def run(config: dict[str, Any]) -> None:
         def evaluate(views: int) -> dict[str, Any]:
             views_of = state.preprocess.views(views)
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
+            figures["layers"] = layer_sizes(net, state.optimizer, mesh)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
         checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state.step))
@@ -128,7 +131,7 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
-        meter = Meter(mesh, trainer.batch_size)
+        meter = Meter(mesh, trainer.batch_size, table.towers)
         try:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
@@ -180,9 +183,11 @@ def run(config: dict[str, Any]) -> None:
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
             raise
-        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
         if mesh.rank == 0:
             run_folder.leave_word(run_dir, "done")
+            if settings.run.report:
+                leave_report(run_dir, settings, record.wandb, display)
+        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:
