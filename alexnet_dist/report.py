@@ -5,6 +5,7 @@ python -m alexnet_dist.report sweep=runs/sweep-2012-09-30_12-00-00
 python -m alexnet_dist.report 'run=[runs/x,runs/y]' output=both.html
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -80,10 +81,12 @@ def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display
     except OSError as error:
         raise UserError(f"{figures} cannot be made ({error.strerror}): set output to a page elsewhere") from None
     jobs = []
-    for done, (run, differs) in enumerate(zip(runs, what_differs(runs), strict=True), 1):
-        name = run.folder.name
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    for done, (name, run, differs) in enumerate(zip(names, runs, what_differs(runs), strict=True), 1):
         kernels = first_kernels(run.checkpoint, table := run.table()) if run.checkpoint else None
-        drawn = figures / f"kernels-{name}.svg" if kernels is not None else None
+        drawn = figures / f"kernels-{name.replace(os.sep, '_')}.svg" if kernels is not None else None
         if kernels is not None and drawn:
             draw_kernels(kernels, table.towers, drawn)
         jobs.append(Job(name, run, differs, drawn, colour_shares(kernels, table.towers) if kernels is not None else []))
@@ -91,7 +94,7 @@ def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display
     curves = figures / "curves.svg"
     named = [(" ".join([job.name, *job.differs]), job.run) for job in jobs]
     comparison = Comparison(curves if draw_comparison(named, curves) else None, ablations(runs))
-    display.console.print(runs_table([(job.run, job.differs) for job in jobs]))
+    display.console.print(runs_table(jobs))
     title = Path(sweep).resolve().name if sweep else ", ".join(job.name for job in jobs)
     return write_page(page, sweep_page(title, jobs, comparison, page.parent))
 

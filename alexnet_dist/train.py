@@ -185,6 +185,7 @@ def run(config: dict[str, Any]) -> None:
             raise
         if mesh.rank == 0:
             run_folder.leave_word(run_dir, "done")
+            record.note_end("done")
             if settings.run.report:
                 leave_report(run_dir, settings, record.wandb, display)
         display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")

@@ -17,7 +17,8 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def draw_curves(run: RunFiles, path: Path) -> bool:
-    """Training loss, validation loss and errors of a run, with a mark where the learning rate changes.
+    """Training loss, validation loss and errors of a run, with a mark where the learning rate changes; the training error
+    where the records have it.
 
     False, and no file, where the run has no records yet.
     """
@@ -27,6 +28,8 @@ def draw_curves(run: RunFiles, path: Path) -> bool:
     with drawing(path, 380) as figure:
         above, below = figure.subplots(2, sharex=True)
         above.plot(*_thinned(train, "loss"), color=BLUE, label="training, one batch" if val else "training")
+        if "top1_error" in train[0]:
+            below.plot(*_thinned(train, "top1_error"), color=BLUE, label="training")
         through = [record for record in val if record["views"] == 1]
         closing = next((record for record in reversed(val) if record["views"] != 1), None)
         if through:
@@ -35,10 +38,10 @@ def draw_curves(run: RunFiles, path: Path) -> bool:
             below.plot(*_series(through, "top5_error"), color=GREEN, linestyle="-.", marker=".", label="top-5")
         if closing:
             label = f"{closing['views']} views"
-            below.plot(closing["epoch"], closing["top1_error"], "D", color=ORANGE, label=f"top-1, {label}", clip_on=False)
-            below.plot(closing["epoch"], closing["top5_error"], "D", color=GREEN, label=f"top-5, {label}", clip_on=False)
+            below.plot(closing["epoch"], closing["top1_error"], "D", color=ORANGE, label=label, clip_on=False)
+            below.plot(closing["epoch"], closing["top5_error"], "D", color=GREEN, clip_on=False)
         _finish(above, "Loss")
-        _finish(below, "Validation error")
+        _finish(below, "Error")
         below.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         below.set_xlabel("epoch")
         _mark_rates(above, below, train)
@@ -77,17 +80,20 @@ def _finish(axes: Axes, title: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     horizontal_grid(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper right", fontsize=8)
+        handles = axes.get_legend_handles_labels()[0]
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 0.98), ncols=len(handles), fontsize=8, columnspacing=1, handlelength=1.7
+        )
 
 
 def _mark_rates(above: Axes, below: Axes, train: Sequence[dict[str, Any]]) -> None:
-    """A dotted line where the learning rate changes, with the new rate at its foot."""
+    """A dotted line where the learning rate changes, with the new rate at its head."""
     for before, after in pairwise(train):
         if after["lr"] != before["lr"]:
             for axes in (above, below):
                 axes.axvline(before["epoch"], color=ink_of(axes), linestyle=":", linewidth=0.8, alpha=0.7)
             label = f" rate {after['lr']:g}"
-            above.text(before["epoch"], 0.5, label, transform=above.get_xaxis_transform(), fontsize=7.5, rotation=90, va="center")
+            above.text(before["epoch"], 0.98, label, transform=above.get_xaxis_transform(), fontsize=7.5, rotation=90, va="top")
 
 
 def _series(records: Sequence[dict[str, Any]], figure: str) -> tuple[list[float], list[float]]:

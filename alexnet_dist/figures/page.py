@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -49,6 +50,7 @@ def run_page(run: RunFiles, drawn: Drawn, published: Mapping[str, Any] | None) -
         table=table,
         figures={name: _embedded(path) for name, path in drawn.files.items() if name not in ("predictions", "neighbours")},
         colours=drawn.colours,
+        towers=_towers(run, drawn.colours),
         seen=drawn.seen,
         missing=drawn.missing,
         confused=confused_most(drawn.seen.outcome, drawn.seen.classes) if drawn.seen else [],
@@ -119,6 +121,20 @@ def _story(run: RunFiles) -> str:
         f"{table.name}: {table.towers} towers{held}, {config['precision']['kind']}; "
         f"{table.parameters:,} parameters; {epochs:.3g} epochs, {steps:,} steps of {config['trainer']['batch_size']} images."
     )
+
+
+def _towers(run: RunFiles, colours: Sequence[float]) -> list[dict[str, str]]:
+    """For each tower what is known of it: how coloured its kernels are, how long it waits in a step, what memory it took."""
+    towers: list[dict[str, str]] = [{"colour": words.percent(share, 1)} for share in colours]
+    figures = [record["towers"] for record in run.of_kind("train") if "towers" in record]
+    if not figures:
+        return towers
+    towers = towers or [{} for _ in figures[0]["peak_memory_bytes"]]
+    for tower, told in enumerate(towers):
+        waits = median(figure["crossing_exposed_seconds"][tower] for figure in figures)
+        told["waits for crossings"] = f"{1000 * waits:.3g} ms a step"
+        told["peak memory"] = words.bytes_in_words(max(figure["peak_memory_bytes"][tower] for figure in figures))
+    return towers
 
 
 def _weights(last: Mapping[str, Any] | None) -> list[tuple[str, list[str], list[str]]]:

@@ -13,7 +13,7 @@ from alexnet_dist.figures.draw import draw_run
 from alexnet_dist.figures.page import run_page, state_of, tiles
 from alexnet_dist.figures.run_files import RunFiles, read_run
 from alexnet_dist.figures.seen import Looking
-from alexnet_dist.figures.sweep import published_of
+from alexnet_dist.figures.sweep import Job, published_of
 from alexnet_dist.tracking.display import Display
 
 PAGE = "report.html"
@@ -44,7 +44,7 @@ def run_table(run: RunFiles) -> RichTable:
     return shown
 
 
-def runs_table(rows: Sequence[tuple[RunFiles, Sequence[str]]]) -> RichTable:
+def runs_table(jobs: Sequence[Job]) -> RichTable:
     """A row for each run with the words that set it apart."""
     shown = RichTable(box=box.SIMPLE, pad_edge=False)
     shown.add_column("run", overflow="fold")
@@ -52,11 +52,11 @@ def runs_table(rows: Sequence[tuple[RunFiles, Sequence[str]]]) -> RichTable:
     for heading in ("top-1", "top-5", "epochs", "images/s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("state", overflow="fold")
-    for run, differs in rows:
-        last = run.final()
+    for job in jobs:
+        run, last = job.run, job.run.final()
         shown.add_row(
-            run.folder.name,
-            "\n".join(differs),
+            job.name,
+            "\n".join(job.differs),
             words.percent(last["top1_error"]) if last else "",
             words.percent(last["top5_error"]) if last else "",
             f"{run.records[-1]['epoch']:.3g}" if run.records else "",

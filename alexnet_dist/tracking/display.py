@@ -76,12 +76,14 @@ class Display:
 
 
 def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | None) -> str:
-    """The figures of a `train` record in a line: epoch, loss, images/s, the crossings' share of the step's time, memory; and the
-    top-1 error of the last validation, if there was one."""
+    """The figures of a `train` record in a line: epoch, loss, error, images/s, the crossings' share of the step's time, memory;
+    and the top-1 error of the last validation, if there was one."""
     share = record["crossing_exposed_seconds"] / record["step_seconds"]
     parts = [f"epoch {record['epoch']:.2f}", f"loss {record['loss']:.4f}"]
+    if "top1_error" in record:
+        parts.append(f"error {record['top1_error']:.2%}")
     if last_validation:
-        parts.append(f"error {last_validation['top1_error']:.2%}")
+        parts.append(f"validation {last_validation['top1_error']:.2%}")
     parts += [
         f"{record['images_per_second']:.0f} images/s",
         f"crossings {share:.1%} of the time",

@@ -33,6 +33,7 @@ class Record:
         self.wandb: WandbRun | None = None
         self._step = 0
         self._validated: dict[str, Any] | None = None
+        self._ended = False
 
     def open(self, resumed: dict[str, Any] | None, device: torch.device, step: int) -> None:
         """Begin at `step`, or go on where the checkpoint stood whose state is `resumed`; rank 0 alone calls this."""
@@ -72,10 +73,14 @@ class Record:
     def __enter__(self) -> "Record":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        if self._metrics:
-            how = "done" if error is None else str(error) if isinstance(error, Stopped) else f"failed: {error}"
+    def note_end(self, how: str) -> None:
+        """Note in starts.jsonl how the run ended, once."""
+        if self._metrics and not self._ended:
+            self._ended = True
             self._note(starts.note_end, how)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self.note_end("done" if error is None else str(error) if isinstance(error, Stopped) else f"failed: {error}")
         self.close(failed=kind is not None and not issubclass(kind, Stopped))
 
     def close(self, failed: bool) -> None:
