@@ -50,28 +50,39 @@ class DataSettings:
 
 @dataclass(frozen=True, config=strict)
 class OptimizerSettings:
-    """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5)."""
+    """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5).
+
+    `lars` multiplies the lr of each weight with `trust` * |w| / (|gradient| + weight_decay * |w|); biases take plain steps.
+    """
 
     lr: Annotated[float, Field(gt=0)]
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     bias_lr_multiplier: Annotated[float, Field(gt=0)]
     bias_weight_decay: bool
+    kind: Literal["sgd", "lars"] = "sgd"
+    trust: Annotated[float, Field(gt=0)] = 0.001
 
 
 @dataclass(frozen=True, config=strict)
 class ScheduleSettings:
-    """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs.
+    """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs, `polynomial` with
+    (1 - epochs done / `epochs`) ** `power`.
 
     On a plateau of `patience` validations without a new best, the rate is multiplied by `factor`, at most `reductions`
-    times; `at_epochs` are the epochs (fractions allowed) after which `steps` does.
+    times; `at_epochs` are the epochs (fractions allowed) after which `steps` does. In the first `warmup_epochs` the rate of
+    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1.
     """
 
-    kind: Literal["plateau", "steps", "constant"]
+    kind: Literal["plateau", "steps", "constant", "polynomial"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Positive = 3
     reductions: Annotated[int, Field(ge=0)] = 3
     at_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    power: Annotated[float, Field(gt=0)] = 2.0
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
 @dataclass(frozen=True, config=strict)
@@ -88,12 +99,17 @@ class ParallelSettings:
 
     `threads` are torch's for each process (auto: the cores shared out over the towers, or over the processes where there are
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
+
+    `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed
+    meanwhile.
     """
 
     processes: Positive | Literal["auto"]
     threads: Positive | Literal["auto"]
     timeout: Annotated[float, Field(gt=0)]
     max_restarts: Annotated[int, Field(ge=0)]
+    wire: Literal["auto", "fp32", "bf16"]
+    overlap: bool
 
 
 @dataclass(frozen=True, config=strict)
@@ -101,6 +117,7 @@ class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
 
     `on_nan` is what becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    `compile` is whether a CPU's norms and poolings are compiled for it: where there is a compiler, always or never.
     """
 
     epochs: Positive
@@ -109,6 +126,7 @@ class TrainerSettings:
     log_every: Positive
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
+    compile: Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, config=strict)
@@ -191,9 +209,22 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             "data.root is not set: name the folder that holds train/ and val/ with data.root=... "
             "(or take data=quickstart, which makes its own images)"
         )
+    _check_schedule(settings.schedule, settings.trainer.epochs)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
     return settings
+
+
+def _check_schedule(schedule: ScheduleSettings, epochs: int) -> None:
+    if schedule.kind == "polynomial" and schedule.epochs is None:
+        raise UserError(
+            "schedule.kind=polynomial needs schedule.epochs, after which the rate is 0: take schedule=polynomial, which sets it"
+        )
+    if schedule.warmup_epochs >= epochs:
+        raise UserError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves none of the {epochs} epochs at the full rate: "
+            "set it to less than trainer.epochs"
+        )
 
 
 def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:

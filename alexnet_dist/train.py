@@ -34,7 +34,7 @@ from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
-from alexnet_dist.training.step import loss_of, set_precision, set_threads
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
 from alexnet_dist.training.validation import validate
@@ -49,10 +49,13 @@ def run(config: dict[str, Any]) -> None:
     threads = share_cores(local_processes)
     set_threads(settings.parallel.threads, max(local_processes, table.towers))
     autocast = set_precision(settings.precision.kind, device)
+    if device.type == "cpu":
+        keep_freed_memory()
 
     with ExitStack() as at_end:
         # ------------------------------------------------------------------------------ the mesh, and where the run is kept
-        mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
+        parallel = settings.parallel
+        mesh = at_end.enter_context(join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap))
         check_batch(settings, mesh.layout)
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
@@ -67,11 +70,12 @@ def run(config: dict[str, Any]) -> None:
         train_images, val_images = open_images(settings, mesh, display)
 
         # ------------------------------------------------------------------------------ the net
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
+        kernels = load_kernels(trainer.compile, device, display.say)
+        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
         net.initialise(settings.seed)
         state = TrainingState(
             net=net,
-            optimizer=build_optimizer(net, settings.optimizer),
+            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
         )

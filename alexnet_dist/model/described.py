@@ -14,7 +14,7 @@ def described(layer: Layer) -> tuple[str, ...]:
         _shape(layer),
         f"{layer.parameters:,}",
         f"{layer.multiply_adds:,}",
-        f"{layer.crossing_bytes:,}" if layer.reads == "all" else "",
+        f"{layer.crossing_bytes:,}" if layer.reads == "all" or layer.edge_bytes else "",
         ", ".join(operation.name for operation in layer.then),
     )
 

@@ -24,7 +24,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 
-FORMAT = 2
+FORMAT = 3
 SUMS = "sha256sums"
 
 

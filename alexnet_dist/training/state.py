@@ -20,7 +20,7 @@ class TrainingState:
     """
 
     net: Net
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     preprocess: Preprocess
     step: int = 0
@@ -62,16 +62,12 @@ class TrainingState:
             "validated": self.validated,
             "skipped": self.skipped,
             "best_error": self.best_error,
-            "lr": self.optimizer.param_groups[0]["lr"],
             "schedule": self.schedule.state(),
         }
 
     def load_numbers(self, numbers: dict[str, Any]) -> None:
-        """Go on from `numbers`, with the momentum already in place."""
+        """Go on from `numbers`."""
         self.step, self.epoch, self.images = numbers["step"], numbers["epoch"], numbers["images"]
         self.validated, self.skipped = numbers["validated"], numbers["skipped"]
         self.best_error = numbers["best_error"]
         self.schedule.load_state(numbers["schedule"])
-        # The saved momentum belongs to the saved rate; a new one is set at the next step, and scales it.
-        for group in self.optimizer.param_groups:
-            group["lr"] = numbers["lr"] * group["multiplier"]
