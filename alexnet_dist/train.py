@@ -20,6 +20,7 @@ from alexnet_dist import run_folder
 from alexnet_dist.commands import distributed_command, sweep_folder
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -35,6 +36,7 @@ from alexnet_dist.training.inputs import check_same_data, gather_statistics, ope
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.signals import Signals
+from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
@@ -108,7 +110,7 @@ def run(config: dict[str, Any]) -> None:
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
-            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
+            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None, device, state.step)
         origin = {
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
@@ -126,6 +128,7 @@ def run(config: dict[str, Any]) -> None:
         def evaluate(views: int) -> dict[str, Any]:
             views_of = state.preprocess.views(views)
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
+            figures["layers"] = layer_sizes(net, state.optimizer, mesh)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
         checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state))
@@ -150,7 +153,7 @@ def run(config: dict[str, Any]) -> None:
         stop_error = trainer.stop_at_training_error or -1.0
         if state.training_error <= stop_error:
             total_steps = state.step
-        meter = Meter(mesh, trainer.batch_size)
+        meter = Meter(mesh, trainer.batch_size, table.towers)
         signals = Signals(net, mesh) if settings.tracking.signals else None
         try:
             while True:
@@ -212,9 +215,12 @@ def run(config: dict[str, Any]) -> None:
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
             raise
-        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
         if mesh.rank == 0:
             run_folder.leave_word(run_dir, "done")
+            record.note_end("done")
+            if settings.run.report:
+                leave_report(run_dir, settings, record.wandb, display)
+        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:
