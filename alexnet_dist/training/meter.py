@@ -51,7 +51,7 @@ class Meter:
         own = torch.tensor([waited, peak_memory(self._mesh.device)], dtype=torch.float64, device=loss.device)
         own = torch.cat([loss.detach().double().reshape(1), own])
         everyone = own.new_empty(3 * layout.processes)
-        dist.all_gather_into_tensor(everyone, own)
+        dist.all_gather(list(everyone.chunk(layout.processes)), own)
         losses, waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 3).unbind(dim=2)
         steps = max(self._steps, 1)
         figures: dict[str, Any] = {
