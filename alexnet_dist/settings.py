@@ -18,9 +18,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=strict)
 class RunSettings:
-    """`dir` is the run's folder; without one it is named under runs/ after the time and the model."""
+    """`dir` is the run's folder; without one it is named under runs/ after the time and the model.
+
+    With `report` a run that ends leaves figures/ and report.html in it. `overrides` are noted by the command: what was said on
+    its command line.
+    """
 
     dir: str | None
+    report: bool = True
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
@@ -110,7 +116,8 @@ class ParallelSettings:
 class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
 
-    `on_nan` is what becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
+    becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
     `compile` is whether a CPU's norms and poolings are compiled for it: where there is a compiler, always or never.
     """
 
@@ -121,6 +128,7 @@ class TrainerSettings:
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
     compile: Literal["auto", "on", "off"]
+    stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True, config=strict)
@@ -143,7 +151,11 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, config=strict)
 class TrackingSettings:
-    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B."""
+    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
+
+    `signals` adds to each line of metrics.jsonl one with the size of each layer's activations and backward signal.
+    With `artifacts` W&B also keeps the last and the best checkpoint and the report.
+    """
 
     kind: Literal["wandb", "none"]
     project: str = "alexnet_dist"
@@ -151,11 +163,18 @@ class TrackingSettings:
     group: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
+    signals: bool = False
+    job_type: str = "train"
+    artifacts: bool = False
 
 
 @dataclass(frozen=True, config=strict)
 class Settings:
-    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make."""
+    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
+
+    `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
+    agree in name and shape.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda"]
@@ -171,6 +190,8 @@ class Settings:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     tracking: TrackingSettings
+    init_from: str | None = None
+    init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     def table(self) -> Table:
         return build_table(self.model)
@@ -197,6 +218,13 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         raise UserError(
             "data.root is not set: name the folder that holds train/ and val/ with data.root=... "
             "(or take data=quickstart, which makes its own images)"
+        )
+    if settings.init_layers is not None and settings.init_from is None:
+        raise UserError("init_layers is set and init_from is not: name the run whose layers they are with init_from=...")
+    if settings.init_from is not None and settings.resume not in ("auto", "none"):
+        raise UserError(
+            "resume and init_from are both set: resume=... goes on with a run, init_from=... begins a new one with its layers; "
+            "give one"
         )
     _check_schedule(settings.schedule, settings.trainer.epochs)
     if settings.precision.kind == "tf32" and settings.device == "cpu":

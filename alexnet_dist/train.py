@@ -6,8 +6,9 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 """
 
 import os
+import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alexnet_dist import run_folder
 from alexnet_dist.commands import distributed_command, sweep_folder
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -28,9 +30,13 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.training.bad_numbers import LossCheck, all_finite, where_it_began
 from alexnet_dist.training.checkpoint import check_resume, choose_checkpoint, load_checkpoint, read_state
+from alexnet_dist.training.error_count import ErrorCount
+from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.signals import Signals
+from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
@@ -58,7 +64,16 @@ def run(config: dict[str, Any]) -> None:
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
+        mesh.peers.recordings = run_dir / "flight-recorder"
         display = at_end.enter_context(Display(mesh.rank))
+
+        def leave_before_the_first_step(signum: signal.Signals) -> None:
+            display.say(f"stopped by {signum.name} before the first step of this start")
+            if mesh.rank == 0:
+                run_folder.leave_word(run_dir, "signal")
+            mesh.peers.leave(failed=True)
+
+        stopping = at_end.enter_context(Stopping(mesh.host_group, leave_before_the_first_step))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
             f"{device.type}, {settings.precision.kind}; run folder {run_dir}"
@@ -73,9 +88,10 @@ def run(config: dict[str, Any]) -> None:
         net.initialise(settings.seed)
         state = TrainingState(
             net=net,
-            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group),
+            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
+            errors=ErrorCount(mesh),
         )
 
         # ------------------------------------------------------------------------------ anew, or from where it stopped
@@ -89,11 +105,12 @@ def run(config: dict[str, Any]) -> None:
             state.load_numbers(saved)
             display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
         else:
+            if settings.init_from:
+                display.say(take_layers(settings.init_from, settings.init_layers, net, state.preprocess, mesh))
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
-        stopping = at_end.enter_context(Stopping(mesh.host_group))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
-            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
+            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None, device, state.step)
         origin = {
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
@@ -111,9 +128,10 @@ def run(config: dict[str, Any]) -> None:
         def evaluate(views: int) -> dict[str, Any]:
             views_of = state.preprocess.views(views)
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
+            figures["layers"] = layer_sizes(net, state.optimizer, mesh)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
-        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state.step))
+        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state))
 
         def save(best: bool = False) -> None:
             extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}
@@ -132,7 +150,11 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
-        meter = Meter(mesh, trainer.batch_size)
+        stop_error = trainer.stop_at_training_error or -1.0
+        if state.training_error <= stop_error:
+            total_steps = state.step
+        meter = Meter(mesh, trainer.batch_size, table.towers)
+        signals = Signals(net, mesh) if settings.tracking.signals else None
         try:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
@@ -154,23 +176,32 @@ def run(config: dict[str, Any]) -> None:
                 set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
                 images = state.preprocess.of_training(batch)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
-                loss = loss_of(network, images, batch.labels, key, mesh, autocast)
-                check = LossCheck(loss, mesh)
-                loss.backward()
+                logged = (state.step + 1) % trainer.log_every == 0
+                with signals.watching() if signals and logged else nullcontext():
+                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
+                    check = LossCheck(loss, mesh)
+                    loss.backward()
                 if check.passed():
                     state.optimizer.step()
                 else:
                     leave_out_or_stop(images, key)
                 state.optimizer.zero_grad()
                 state.advance(trainer.batch_size, len(train_images))
+                state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
-                if state.step % trainer.log_every == 0:
-                    epoch = state.epochs_done(len(train_images))
+                if logged:
+                    now = {"step": state.step, "epoch": state.epochs_done(len(train_images))}
                     lr = state.optimizer.param_groups[0]["lr"]
-                    figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
+                    state.training_error = state.errors.read()
+                    figures = {"kind": "train", **now, "lr": lr, **meter.read(loss), "top1_error": state.training_error}
                     figures["skipped_updates"] = state.skipped
                     record.training(figures, total_steps)
+                    if signals:
+                        record.signals({"kind": "signals", **now, "layers": signals.read()})
+                    if state.training_error <= stop_error:
+                        total_steps = state.step
+                        display.say(f"training error {state.training_error:.2%} after epoch {now['epoch']:.2f}: it ends here")
 
             # -------------------------------------------------------------------------- the closing evaluation
             record.validation(evaluate(settings.evaluation.views))
@@ -184,9 +215,12 @@ def run(config: dict[str, Any]) -> None:
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
             raise
-        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
         if mesh.rank == 0:
             run_folder.leave_word(run_dir, "done")
+            record.note_end("done")
+            if settings.run.report:
+                leave_report(run_dir, settings, record.wandb, display)
+        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:
@@ -219,6 +253,8 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
         run_dir = sweep / str(job)
         if settings.tracking.kind == "wandb" and settings.tracking.group is None:
             config["tracking"]["group"] = sweep.name
+    if settings.init_from:
+        choose_layers(settings.init_from, settings.init_layers, table)
     with run_folder.held(run_dir):
         check_resume(settings.resume, run_dir)
         run_folder.leave_word(run_dir, None)

@@ -1,6 +1,6 @@
 """The layers that a share of the net is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from alexnet_dist.model.joint import Crossing, product, product_of_all
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
 from alexnet_dist.model.tail import Kernels, Step, Tail, join_operations
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 class TowerLayer(nn.Module):
@@ -31,6 +33,8 @@ class TowerLayer(nn.Module):
         rows = share.rows(layer.filters)
         self.weight = nn.Parameter(torch.empty(rows.stop - rows.start, *layer.weight_shape[1:]))
         self.bias = nn.Parameter(torch.empty(rows.stop - rows.start))
+        # Called with each activation's kind, tower and output (of a Tail, its whole output), while somebody watches.
+        self.watch: Callable[[str, int, torch.Tensor], None] | None = None
 
     def initialise(self, seed: int) -> None:
         """Draw N(0, weight_std) weights and set constant biases (paper, section 5).
@@ -61,6 +65,9 @@ class TowerLayer(nn.Module):
                 outputs = self._norm_across_towers(step, outputs, crossing)
             else:
                 outputs = [self._follow(step, x, tower, key) for x, tower in zip(outputs, self.towers, strict=True)]
+            if self.watch is not None and (activation := activation_of(step)):
+                for x, tower in zip(outputs, self.towers, strict=True):
+                    self.watch(activation, tower, x)
         return outputs
 
     def _follow(self, operation: Operation, x: torch.Tensor, tower: int, key: DropoutKey | None) -> torch.Tensor:
@@ -107,6 +114,13 @@ class TowerLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.layer.kind}, reads {self.layer.reads}, towers {self.towers.start} to {self.towers.stop - 1}"
+
+
+def activation_of(step: Step) -> str | None:
+    """The kind of the activation that a step is or, as a Tail, holds; None where it has none."""
+    if isinstance(step, Tail):
+        return "relu" if step.relu_first or step.relu_last else None
+    return step.kind if step.kind in ACTIVATIONS else None
 
 
 def response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) -> torch.Tensor:
@@ -159,4 +173,3 @@ def _window_sum(x: torch.Tensor, size: int) -> torch.Tensor:
         first, last = max(0, -offset), min(maps, maps - offset)
         total[:, first:last] += x[:, first + offset : last + offset]
     return total
-

@@ -99,7 +99,8 @@ class Layer:
     @property
     def crossing_bytes(self) -> int:
         """Bytes of fp32 that one tower sends to each other tower before and within this layer, per image and direction."""
-        before = self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES if self.reads == "all" else 0
+        crosses = self.reads == "all" and self.towers > 1
+        before = self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES if crosses else 0
         return before + self.edge_bytes
 
 
@@ -148,9 +149,7 @@ def build_table(config: Mapping[str, Any]) -> Table:
     _refuse_unknown("the model", config, _TABLE_KEYS)
     towers = _integer("the model", config, "towers", least=1)
     input_size = _integer("the model", config, "input", least=1)
-    operations = {
-        name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()
-    }
+    operations = {name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()}
     rows = _mapping("the model", config, "layers")
     if not rows:
         raise TableError("the model has no layers")

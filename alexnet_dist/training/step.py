@@ -70,8 +70,8 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 def loss_of(
     net: nn.Module, images: torch.Tensor, labels: torch.Tensor, key: DropoutKey, mesh: Mesh, autocast: Autocast
-) -> torch.Tensor:
-    """Mean cross-entropy over this replica's images, the same scalar on every tower.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy over this replica's images and how many of them are guessed wrong, the same scalars on every tower.
 
     `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the replica's images stand in the step's batch.
     """

@@ -53,7 +53,7 @@ def _step(table: Table, mesh: Mesh, kernels: Kernels | None) -> tuple[int, int, 
     if mesh.layout.replicas > 1:
         network = DistributedDataParallel(net, process_group=mesh.replica_group)
     key = DropoutKey(SEED, STEP, first_row=mesh.replica * len(images))
-    loss = loss_of(network, images, labels, key, mesh, set_precision("fp32", CPU))
+    loss, _ = loss_of(network, images, labels, key, mesh, set_precision("fp32", CPU))
     loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
     return mesh.replica, mesh.share, loss.item(), gradients
