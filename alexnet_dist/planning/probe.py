@@ -126,7 +126,7 @@ def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, ke
     """A step of this process's share as the trainer takes it, always on the same images."""
     net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(mesh.device)
     net.initialise(0)
-    optimizer = build_optimizer(net, _UPDATE, mesh.tower_group)
+    optimizer = build_optimizer(net, _UPDATE, mesh.tower_group, compiled=kernels is not None)
     autocast = set_precision(precision, mesh.device)
     generator = torch.Generator().manual_seed(0)
     images = (50 * torch.randn(batch, 3, table.input_size, table.input_size, generator=generator)).to(mesh.device)
@@ -134,7 +134,8 @@ def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, ke
     labels = torch.randint(table.classes, (batch,), generator=generator).to(mesh.device)
 
     def step() -> None:
-        loss_of(net, images, labels, DropoutKey(0, 0), mesh, autocast).backward()
+        loss, _ = loss_of(net, images, labels, DropoutKey(0, 0), mesh, autocast)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
