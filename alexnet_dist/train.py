@@ -243,7 +243,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
     processes = fitting[-1] if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
-    pick_device(settings.device, processes - 1)
+    load_kernels(settings.trainer.compile, pick_device(settings.device, processes - 1), warn=lambda _: None)
     if settings.data.root is not None and not Path(settings.data.root).is_dir():
         raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if job is None:
