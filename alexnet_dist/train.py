@@ -251,8 +251,10 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     else:
         sweep = Path(settings.run.dir) if settings.run.dir else sweep_folder()
         run_dir = sweep / str(job)
-        if settings.tracking.kind == "wandb" and settings.tracking.group is None:
-            config["tracking"]["group"] = sweep.name
+        if settings.tracking.kind == "wandb":
+            swept = [word for word in settings.run.overrides if word not in sys.argv]
+            config["tracking"]["group"] = settings.tracking.group or sweep.name
+            config["tracking"]["name"] = settings.tracking.name or " ".join([str(job), *swept])[:100]
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
     with run_folder.held(run_dir):
