@@ -87,7 +87,7 @@ class Mesh:
     def gather_rows(self, part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         """[n, ...] of every process of this replica -> [shares * n, ...] in tower order, over one of the feeds' groups."""
         whole = part.new_empty(self.layout.shares * part.shape[0], *part.shape[1:])
-        dist.all_gather_into_tensor(whole, part.contiguous(), group=group)
+        dist.all_gather(list(whole.chunk(self.layout.shares)), part.contiguous(), group=group)
         return whole
 
     def gather_columns(self, part: torch.Tensor) -> torch.Tensor:
