@@ -68,10 +68,10 @@ def run(config: dict[str, Any]) -> None:
         display = at_end.enter_context(Display(mesh.rank))
 
         def leave_before_the_first_step(signum: signal.Signals) -> None:
+            mesh.peers.leave(failed=True)
             display.say(f"stopped by {signum.name} before the first step of this start")
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
-            mesh.peers.leave(failed=True)
 
         stopping = at_end.enter_context(Stopping(mesh.host_group, leave_before_the_first_step))
         display.say(
