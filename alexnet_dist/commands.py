@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from alexnet_dist import run_folder
-from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.errors import RunFailed, Stopped, UserError, tell
 from alexnet_dist.parallel.launch import CRASHED, adopt_srun, outer_launcher, start_processes
 from alexnet_dist.parallel.peers import LOST, LostPeerError
 
@@ -44,7 +45,8 @@ def distributed_command(module: str, config_name: str, plan: Plan) -> None:
         else:
             if launcher == "srun":
                 os.environ.update(adopt_srun())
-            worker(module, compose(config_name, _overrides_under(launcher)))
+            words = _overrides_under(launcher)
+            worker(module, _noted(compose(config_name, words), words))
 
 
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
@@ -62,8 +64,6 @@ def worker(module: str, config: dict[str, Any]) -> None:
         with errors_as_sentences(rank):
             importlib.import_module(module).run(config)
     except SystemExit as leaving:
-        sys.stdout.flush()
-        sys.stderr.flush()
         # Not sys.exit: threads of libraries that wait for a lost peer would keep the process.
         os._exit(leaving.code if isinstance(leaving.code, int) else 1)
 
@@ -81,39 +81,56 @@ def errors_as_sentences(rank: int = 0) -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        # What all ranks find wrong is said once: rank 0 speaks and its end ends the others.
-        if rank:
-            time.sleep(2)
-        print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
+        _tell_once(error, _sentence(error), rank)
         sys.exit(USER_ERROR_STATUS)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        tell("interrupted")
         sys.exit(128 + signal.SIGINT)
     except Stopped as stopped:
         sys.exit(128 + stopped.signum)
     except RunFailed as error:
-        if rank:
-            time.sleep(2)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _tell_once(error, str(error), rank)
         sys.exit(1)
     except LostPeerError:
         # Launchers look every 0.1 s: the process that was lost, or that failed with words of its own, is to be found first.
         time.sleep(0.5)
         sys.exit(LOST)
     except Exception:
-        print(f"[rank {rank}] {traceback.format_exc()}", file=sys.stderr, flush=True)
+        tell(f"[rank {rank}] {traceback.format_exc()}")
         sys.exit(CRASHED)
+    finally:
+        _hand_on_output()
+
+
+def _tell_once(error: Exception, sentence: str, rank: int) -> None:
+    """What all processes find wrong is said by one; the others wait for it, since the end of the first ends all."""
+    said_by_another = getattr(error, "said_by_another", None)
+    if said_by_another or (said_by_another is None and rank):
+        time.sleep(2)
+    if not said_by_another:
+        with suppress(OSError):  # as in `tell`
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {sentence}", markup=False, style="red")
+
+
+def _hand_on_output() -> None:
+    """Flush both streams. One that cannot take more (a log on a full disk) is given up: at the interpreter's end it would turn
+    success into status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _compose_outside(module: str, config_name: str, plan: Plan) -> None:
     def job(composed: dict[str, Any]) -> None:
         number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
-        processes, config = plan(composed, number)
+        processes, config = plan(_noted(composed, list(HydraConfig.get().overrides.task)), number)
         restarts = config["parallel"].get("max_restarts", 0)
         status = start_processes(worker, processes, restarts, module, config)
         run_dir = config.get("run", {}).get("dir")
         if status > 128 and not (run_dir and run_folder.read_word(Path(run_dir)) == "signal"):
-            print(f"ended by {signal.Signals(status - 128).name}", file=sys.stderr, flush=True)
+            tell(f"ended by {signal.Signals(status - 128).name}")
         if status:
             sys.exit(status)
 
@@ -127,6 +144,13 @@ def _with_hydra(config_name: str, run: Callable[[dict[str, Any]], None]) -> None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()
+
+
+def _noted(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The configuration, with the overrides in it where it is that of a run."""
+    if isinstance(config.get("run"), dict):
+        config["run"]["overrides"] = overrides
+    return config
 
 
 def sweep_folder() -> Path:

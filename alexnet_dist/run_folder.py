@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, tell
 
 WORD = "stopped"
 
@@ -44,19 +44,28 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"the run folder {folder} is in use by a live run: stop that run or set run.dir to another") from None
+        except OSError as error:
+            raise UserError(
+                f"the run folder {folder} cannot be locked ({error.strerror}): its file system takes no locks (Lustre wants the "
+                "mount option flock); set run.dir to another"
+            ) from None
         yield
 
 
 def leave_word(folder: Path, word: str | None) -> None:
     """Write `word` into the folder's file `stopped`, where a batch script finds it; None takes the file away.
 
-    `done`: the run is complete. `signal`: it has saved a checkpoint because of a signal and can go on. No file: it
-    failed, or lives.
+    `done`: the run is complete. `signal`: it ended because of a signal, has saved what it had done, and can go on. No
+    file: it failed, or lives, or the disk took none.
     """
     if word is None:
         (folder / WORD).unlink(missing_ok=True)
-    else:
+        return
+    try:
         (folder / WORD).write_text(word + "\n")
+    except OSError as error:
+        (folder / WORD).unlink(missing_ok=True)
+        tell(f"warning: {folder / WORD} cannot be written ({error.strerror}), so a batch script will not find '{word}' there")
 
 
 def read_word(folder: Path) -> str | None:

@@ -18,9 +18,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=strict)
 class RunSettings:
-    """`dir` is the run's folder; without one it is named under runs/ after the time and the model."""
+    """`dir` is the run's folder; without one it is named under runs/ after the time and the model.
+
+    With `report` a run that ends leaves figures/ and report.html in it. `overrides` are noted by the command: what was said on
+    its command line.
+    """
 
     dir: str | None
+    report: bool = True
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
@@ -148,6 +154,7 @@ class TrackingSettings:
     """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
 
     `signals` adds to each line of metrics.jsonl one with the size of each layer's activations and backward signal.
+    With `artifacts` W&B also keeps the last and the best checkpoint and the report.
     """
 
     kind: Literal["wandb", "none"]
@@ -157,6 +164,8 @@ class TrackingSettings:
     name: str | None = None
     tags: tuple[str, ...] = ()
     signals: bool = False
+    job_type: str = "train"
+    artifacts: bool = False
 
 
 @dataclass(frozen=True, config=strict)

@@ -6,6 +6,7 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 """
 
 import os
+import signal
 import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from alexnet_dist import run_folder
 from alexnet_dist.commands import distributed_command, sweep_folder
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -34,6 +36,7 @@ from alexnet_dist.training.inputs import check_same_data, gather_statistics, ope
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.signals import Signals
+from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
@@ -61,7 +64,16 @@ def run(config: dict[str, Any]) -> None:
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
+        mesh.peers.recordings = run_dir / "flight-recorder"
         display = at_end.enter_context(Display(mesh.rank))
+
+        def leave_before_the_first_step(signum: signal.Signals) -> None:
+            display.say(f"stopped by {signum.name} before the first step of this start")
+            if mesh.rank == 0:
+                run_folder.leave_word(run_dir, "signal")
+            mesh.peers.leave(failed=True)
+
+        stopping = at_end.enter_context(Stopping(mesh.host_group, leave_before_the_first_step))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
             f"{device.type}, {settings.precision.kind}; run folder {run_dir}"
@@ -76,7 +88,7 @@ def run(config: dict[str, Any]) -> None:
         net.initialise(settings.seed)
         state = TrainingState(
             net=net,
-            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group),
+            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
             errors=ErrorCount(mesh),
@@ -96,10 +108,9 @@ def run(config: dict[str, Any]) -> None:
             if settings.init_from:
                 display.say(take_layers(settings.init_from, settings.init_layers, net, state.preprocess, mesh))
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
-        stopping = at_end.enter_context(Stopping(mesh.host_group))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
-            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
+            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None, device, state.step)
         origin = {
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
@@ -117,9 +128,10 @@ def run(config: dict[str, Any]) -> None:
         def evaluate(views: int) -> dict[str, Any]:
             views_of = state.preprocess.views(views)
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
+            figures["layers"] = layer_sizes(net, state.optimizer, mesh)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
-        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state.step))
+        checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state))
 
         def save(best: bool = False) -> None:
             extra = {"epochs_done": state.epochs_done(len(train_images)), **origin, **record.state()}
@@ -141,7 +153,7 @@ def run(config: dict[str, Any]) -> None:
         stop_error = trainer.stop_at_training_error or -1.0
         if state.training_error <= stop_error:
             total_steps = state.step
-        meter = Meter(mesh, trainer.batch_size)
+        meter = Meter(mesh, trainer.batch_size, table.towers)
         signals = Signals(net, mesh) if settings.tracking.signals else None
         try:
             while True:
@@ -203,9 +215,12 @@ def run(config: dict[str, Any]) -> None:
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
             raise
-        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
         if mesh.rank == 0:
             run_folder.leave_word(run_dir, "done")
+            record.note_end("done")
+            if settings.run.report:
+                leave_report(run_dir, settings, record.wandb, display)
+        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:
@@ -228,7 +243,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
     processes = fitting[-1] if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
-    pick_device(settings.device, processes - 1)
+    load_kernels(settings.trainer.compile, pick_device(settings.device, processes - 1), warn=lambda _: None)
     if settings.data.root is not None and not Path(settings.data.root).is_dir():
         raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if job is None:
@@ -236,8 +251,10 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     else:
         sweep = Path(settings.run.dir) if settings.run.dir else sweep_folder()
         run_dir = sweep / str(job)
-        if settings.tracking.kind == "wandb" and settings.tracking.group is None:
-            config["tracking"]["group"] = sweep.name
+        if settings.tracking.kind == "wandb":
+            swept = [word for word in settings.run.overrides if word not in sys.argv]
+            config["tracking"]["group"] = settings.tracking.group or sweep.name
+            config["tracking"]["name"] = settings.tracking.name or " ".join([str(job), *swept])[:100]
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
     with run_folder.held(run_dir):

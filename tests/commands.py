@@ -30,9 +30,10 @@ def run_torchrun(processes: int, module: str, *words: str, cwd: Path, timeout: f
 
 
 def train(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """A training that must succeed, without W&B unless the words ask for it."""
-    tracking = () if any(word.startswith("tracking=") for word in words) else ("tracking=none",)
-    done = run_command("train", *tracking, *words, cwd=cwd, timeout=timeout)
+    """A training that must succeed, without W&B and report unless the words ask for them."""
+    said = {word.partition("=")[0] for word in words}
+    left_out = [word for word in ("tracking=none", "run.report=false") if word.partition("=")[0] not in said]
+    done = run_command("train", *left_out, *words, cwd=cwd, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -41,12 +42,11 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def read_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a run's last checkpoint by their names, whole."""
+def read_tensors(run_dir: Path, checkpoint: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a run's checkpoint, the last unless one is named, by their names and whole."""
     checkpoints = run_dir / "checkpoints"
-    latest = checkpoints / (checkpoints / "latest").read_text().strip()
     whole = run_dir / "whole.pt"
-    dcp_to_torch_save(latest, whole)
+    dcp_to_torch_save(checkpoints / (checkpoint or (checkpoints / "latest").read_text().strip()), whole)
     loaded = torch.load(whole, weights_only=False)
     return {f"{group}.{name}": tensor for group, tensors in loaded.items() for name, tensor in tensors.items()}
 

@@ -173,4 +173,3 @@ def _window_sum(x: torch.Tensor, size: int) -> torch.Tensor:
         first, last = max(0, -offset), min(maps, maps - offset)
         total[:, first:last] += x[:, first + offset : last + offset]
     return total
-

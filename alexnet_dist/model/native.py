@@ -1,4 +1,4 @@
-"""tail.cpp as a shared library: compiled for this processor by the machine's own C++ compiler, once, and kept for later runs."""
+"""C++ files of the package as libraries, compiled for this processor by the machine's own compiler, once, and kept."""
 
 import ctypes
 import hashlib
@@ -9,18 +9,19 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("tail.cpp")
+# Nothing is reordered or contracted, so that a result depends on the source alone, and what is no number stays none.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
-# No reordering of sums, so that a result depends on the source alone; what is not a number stays none.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+# Compilers shy away from the widest registers of these processors, of which long loops make good use.
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 
 
 class CompilerError(Exception):
     """The library cannot be had here; the message says why."""
 
 
-def load_library() -> ctypes.CDLL:
-    """The library, from the cache folder or compiled into it (some seconds). Processes may do this at the same time.
+def load_library(source: Path) -> ctypes.CDLL:
+    """The library of a C++ file: from the cache folder, or compiled into it in some seconds. Processes may do it at a time.
 
     The folder is alexnet_dist/ under XDG_CACHE_HOME, or ~/.cache. CXX names the compiler, else c++, g++ or clang++ is taken. A
     library serves the source, flags, compiler and processor that it was made for.
@@ -33,14 +34,14 @@ def load_library() -> ctypes.CDLL:
     if compiler is None:
         raise CompilerError(f"there is no C++ compiler ({', '.join(names)})")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
-    made_for = "\n".join((SOURCE.read_text(), *FLAGS, _version(compiler), _processor()))
-    library = cache / f"tail-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
+    made_for = "\n".join((source.read_text(), *FLAGS, *WIDE, _version(compiler), _processor()))
+    library = cache / f"{source.stem}-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
     try:
         if not library.exists():
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as folder:
                 made = Path(folder) / library.name
-                _run([compiler, *FLAGS, "-o", str(made), str(SOURCE)])
+                _run([compiler, *FLAGS, *WIDE, "-o", str(made), str(source)])
                 made.replace(library)
         return ctypes.CDLL(str(library))
     except OSError as error:

@@ -149,9 +149,7 @@ def build_table(config: Mapping[str, Any]) -> Table:
     _refuse_unknown("the model", config, _TABLE_KEYS)
     towers = _integer("the model", config, "towers", least=1)
     input_size = _integer("the model", config, "input", least=1)
-    operations = {
-        name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()
-    }
+    operations = {name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()}
     rows = _mapping("the model", config, "layers")
     if not rows:
         raise TableError("the model has no layers")

@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Kernels:
     """
 
     def __init__(self) -> None:
-        self._library = load_library()
+        self._library = load_library(Path(__file__).with_name("tail.cpp"))
         self._pool = ThreadPoolExecutor(thread_name_prefix="tail")
 
     def take(self, x: torch.Tensor) -> bool:

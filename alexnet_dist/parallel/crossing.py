@@ -42,8 +42,9 @@ class Crossing:
                 received = torch.empty_like(sent)
                 arrival.received[i] = received
                 arrival.sent.append(sent)
-                operations.append(dist.P2POp(dist.isend, sent, self._ranks[i], self.group))
+                # gloo tells a sender when it may begin, and would tell it behind what this process sends.
                 operations.append(dist.P2POp(dist.irecv, received, self._ranks[i], self.group))
+                operations.append(dist.P2POp(dist.isend, sent, self._ranks[i], self.group))
                 self._bytes += sent.numel() * sent.element_size()
         arrival.works = dist.batch_isend_irecv(operations) if operations else []
         if not self.overlap:

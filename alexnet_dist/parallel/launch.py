@@ -4,18 +4,21 @@ import logging
 import multiprocessing
 import os
 import re
+import select
 import signal
 import subprocess
-import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from alexnet_dist.errors import RunFailed
+from alexnet_dist.errors import RunFailed, tell
 from alexnet_dist.parallel.peers import LOST
 
 # The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
@@ -45,7 +48,8 @@ def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     if answer.returncode or not answer.stdout.split():
         raise RuntimeError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}")
     # A step's ports must not meet another step's on the same node; ids are handed out in sequence.
-    port = 20_000 + (int(environment["SLURM_JOB_ID"]) * 16 + int(environment["SLURM_STEP_ID"])) % 20_000
+    # Above 32768 the system may have given a port to a connection.
+    port = 12_000 + (int(environment["SLURM_JOB_ID"]) * 16 + int(environment["SLURM_STEP_ID"])) % 20_000
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
@@ -72,20 +76,22 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    for restart in range(1, restarts + 2):
-        try:
-            elastic_launch(_launch_config(processes), _in_own_session)(entry, *arguments)
-            return 0
-        except SignalException as received:
-            return 128 + received.sigval
-        except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            if failure.exitcode >= 0 and failure.exitcode not in (CRASHED, LOST):
-                return failure.exitcode
-            how = f"was ended by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
-        if restart <= restarts:
-            print(f"process {rank} {how}: restart {restart} of {restarts}", file=sys.stderr, flush=True)
-    raise RunFailed(f"process {rank} {how}; the last complete checkpoint stays")
+    try:
+        for restart in range(1, restarts + 2):
+            try:
+                elastic_launch(_launch_config(processes), _in_own_session)(os.getpid(), entry, *arguments)
+                return 0
+            except ChildFailedError as error:
+                rank, failure = error.get_first_failure()
+                if failure.exitcode >= 0 and failure.exitcode not in (CRASHED, LOST):
+                    return failure.exitcode
+                ended = f"was ended by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
+                how = f"process {rank} {ended}"
+            if restart <= restarts:
+                tell(f"{how}: restart {restart} of {restarts}")
+    except SignalException as received:  # between two starts too
+        return 128 + received.sigval
+    raise RunFailed(f"{how}; the last complete checkpoint stays")
 
 
 def _launch_config(processes: int) -> LaunchConfig:
@@ -106,7 +112,19 @@ def _launch_config(processes: int) -> LaunchConfig:
     return config
 
 
-def _in_own_session(entry: Callable[..., Any], *arguments: Any) -> None:
+def _in_own_session(launcher: int, entry: Callable[..., Any], *arguments: Any) -> None:
     """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on."""
     os.setsid()
+    threading.Thread(target=_end_after, args=(launcher,), name="launcher", daemon=True).start()
     entry(*arguments)
+
+
+def _end_after(launcher: int) -> None:
+    """End this process when the launcher has ended: nobody would end it, or start it again."""
+    with suppress(ProcessLookupError):
+        poll = select.poll()
+        poll.register(os.pidfd_open(launcher), select.POLLIN)
+        poll.poll()
+    time.sleep(6)  # processes that met at the launcher have noticed by then, and one has said so
+    tell("error: the process that started this one was lost; the last complete checkpoint stays")
+    os._exit(LOST)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.parallel import flight_recorder
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection
 
@@ -86,7 +87,7 @@ class Mesh:
     def gather_rows(self, part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         """[n, ...] of every process of this replica -> [shares * n, ...] in tower order, over one of the feeds' groups."""
         whole = part.new_empty(self.layout.shares * part.shape[0], *part.shape[1:])
-        dist.all_gather_into_tensor(whole, part.contiguous(), group=group)
+        dist.all_gather(list(whole.chunk(self.layout.shares)), part.contiguous(), group=group)
         return whole
 
     def gather_columns(self, part: torch.Tensor) -> torch.Tensor:
@@ -151,20 +152,20 @@ def join_mesh(
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-        # The flight recorder: each rank's last collectives are written to a file when one of them times out.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3")
-        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
-        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+        flight_recorder.turn_on()
     limit = datetime.timedelta(seconds=max(timeout, SETUP_SECONDS))
     store, rank, world = (dist.HashStore(), 0, 1) if world == 1 else next(dist.rendezvous("env://", timeout=limit))
     store = _fresh_part(store, rank, world)
     peers = Peers(store, rank, world, timeout)
     try:
+        check_place(layout, rank)
         yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
     except Exception as error:
         if broken_connection(error):
             peers.explain(error)
             raise LostPeerError from error
+        if isinstance(error, (UserError, RunFailed)):
+            error.said_by_another = not peers.first_to_tell()
         if isinstance(error, (UserError, RunFailed, Stopped)):
             # A mistake may be seen by one process alone, of the others it makes no sense to go on.
             peers.leave(failed=isinstance(error, UserError))
@@ -173,6 +174,17 @@ def join_mesh(
     # All have left before the first process ends. Not after an error: a lost peer would be waited for.
     dist.barrier(group=mesh.host_group)
     dist.destroy_process_group()
+
+
+def check_place(layout: Layout, rank: int) -> None:
+    """Raises UserError where the processes that hold one replica would stand on different nodes."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", layout.processes))
+    first = rank - int(os.environ.get("LOCAL_RANK", rank))
+    if here < layout.processes and (here % layout.shares or first % layout.shares):
+        raise UserError(
+            f"the towers of a replica would stand on different nodes: start {layout.shares} processes on each node or a multiple "
+            f"(here are {here}), with ranks counted node by node"
+        )
 
 
 def _fresh_part(store: dist.Store, rank: int, world: int) -> dist.Store:

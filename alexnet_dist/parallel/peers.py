@@ -15,8 +15,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import torch.distributed as dist
+
+from alexnet_dist.errors import tell
+from alexnet_dist.parallel import flight_recorder
 
 # EX_TEMPFAIL of sysexits.h: the same command may succeed when it is started again.
 LOST = 75
@@ -31,10 +35,14 @@ class LostPeerError(Exception):
 
 
 class Peers:
-    """The other processes of the run, as rank `rank` of `world` sees them through a connection of its own to `store`."""
+    """The other processes of the run, as rank `rank` of `world` sees them through a connection of its own to `store`.
+
+    When the run hangs, what torch's flight recorder has kept goes to the folder `recordings`.
+    """
 
     def __init__(self, store: dist.Store, rank: int, world: int, timeout: float) -> None:
         self._rank, self._world, self._timeout = rank, world, timeout
+        self.recordings: Path | None = None
         self._step, self._pieces = 0, 0
         self._expected_since: float | None = None
         self._beats: dict[int, tuple[bytes, float]] = {}
@@ -72,6 +80,15 @@ class Peers:
                 self._store.set(f"left/{self._rank}", "failed" if failed else "done")
             # A thread that the interpreter's end finds inside the store's C++ aborts the process.
             self._watcher.join(2 * _BEAT_SECONDS)
+
+    def first_to_tell(self) -> bool:
+        """Whether no process has said yet why the run ends; from now on one has."""
+        if self._world == 1:
+            return True
+        try:
+            return self._store.add("told", 1) == 1
+        except dist.DistError:
+            return True
 
     def explain(self, error: Exception) -> None:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
@@ -121,6 +138,8 @@ class Peers:
         for pidfd, _ in poll.poll(1000 * _BEAT_SECONDS):
             os.close(self._pidfds.pop(ranks[pidfd]))
             self._gone(ranks[pidfd])
+        if self._store.check(["hanging"]):
+            self._write_recording()
         if self._store.check(["lost"]):
             self._end(None)
         if self._expected_since is not None and time.monotonic() - self._expected_since > self._timeout:
@@ -134,7 +153,10 @@ class Peers:
 
     def _give_up_waiting(self) -> None:
         waited = f"for {self._timeout:g} seconds (parallel.timeout)"
-        if silent := self._silent():
+        silent = self._silent()
+        self._store.set("hanging", "")
+        self._write_recording()
+        if silent:
             for rank in silent:
                 if rank in self._pidfds:  # it may be stopped, and then heeds no other signal
                     signal.pidfd_send_signal(self._pidfds[rank], signal.SIGKILL)
@@ -143,6 +165,11 @@ class Peers:
             pieces = {rank: int(beat.split()[1]) for rank, (beat, _) in self._beats.items()}
             behind = [rank for rank, count in pieces.items() if count == min(pieces.values())]
             self._end(f"{_ranks(behind)} kept the others waiting {waited}")
+
+    def _write_recording(self) -> None:
+        if self.recordings:
+            flight_recorder.write_down(self.recordings, self._rank)
+            self.recordings = None
 
     def _silent(self) -> list[int]:
         now = time.monotonic()
@@ -154,18 +181,16 @@ class Peers:
             self._say(what)
         self._found.set()
         if not self._closed.wait(_GRACE_SECONDS):
-            sys.stdout.flush()
+            with suppress(OSError):
+                sys.stdout.flush()
             os._exit(LOST)
 
     def _say(self, what: str) -> None:
-        try:
-            first = self._store.add("told", 1) == 1
+        first = self.first_to_tell()
+        with suppress(dist.DistError):
             self._store.set("lost", what)
-        except dist.DistError:
-            first = True
         if first:
-            line = f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays"
-            print(line, file=sys.stderr, flush=True)
+            tell(f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays")
 
 
 def broken_connection(error: Exception) -> bool:

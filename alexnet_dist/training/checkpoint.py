@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,15 @@ def choose_checkpoint(resume: str, run_dir: Path, warn: Callable[[str], None]) -
     """What a run goes on from: the run folder's own newest sound checkpoint (`auto`), nothing (`none`), or the one named.
 
     Of a run folder, checkpoints whose files are damaged are passed over with a warning; in the run's own they are set
-    aside under another name.
+    aside under another name. One that a kill caught between two names is put back.
 
     Raises:
         UserError: as `check_resume`; the step-... folder named is damaged, or all checkpoints of the run folder are.
     """
+    for replaced in (run_dir / "checkpoints").glob(".step-*.replaced"):
+        name = replaced.with_name(replaced.stem.removeprefix("."))
+        if not name.exists():
+            os.rename(replaced, name)
     check_resume(resume, run_dir)
     if resume == "none":
         return None
@@ -196,7 +201,9 @@ def _newest_sound(run_dir: Path, warn: Callable[[str], None], set_aside: bool) -
     for passed_over, damage in damaged.items():
         warn(f"warning: {passed_over} is damaged ({damage}) and is passed over for {checkpoint.name}")
         if set_aside:
-            os.rename(passed_over, passed_over.with_name(f"damaged-{passed_over.name}"))
+            aside = passed_over.with_name(f"damaged-{passed_over.name}")
+            shutil.rmtree(aside, ignore_errors=True)  # of the same step, damaged earlier
+            os.rename(passed_over, aside)
     return checkpoint
 
 

@@ -20,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 
 from alexnet_dist.errors import RunFailed, Stopped
 from alexnet_dist.parallel.mesh import Mesh
@@ -32,18 +33,20 @@ from alexnet_dist.training.state import TrainingState
 class Checkpoints:
     """The checkpoints of the run in `run_dir`, as this rank takes part in writing them.
 
-    `saved_step` is the step of the last one begun. Within it nothing of an earlier start is left half written. At its end
-    the last checkpoint is waited for, unless a peer is lost.
+    `saved_step` is the step of the last one begun. Within it nothing of an earlier start is left half written, and the two
+    pointers are right for `state`, from which the run goes on. At its end the last checkpoint is waited for, unless a peer is
+    lost.
     """
 
-    def __init__(self, run_dir: Path, settings: CheckpointSettings, mesh: Mesh, display: Display, step: int) -> None:
+    def __init__(self, run_dir: Path, settings: CheckpointSettings, mesh: Mesh, display: Display, state: TrainingState) -> None:
         self._folder = run_dir / "checkpoints"
         self._settings = settings
         self._mesh = mesh
         self._display = display
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[bool] | None = None
-        self.saved_step = self._complete_step = step
+        self.saved_step = self._complete_step = state.step
+        self._best_step = state.best_step
         self._begun = time.monotonic()
 
     def step_due(self, step: int) -> bool:
@@ -81,6 +84,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         if self._mesh.rank == 0:
             self._remove_unfinished()
+            self._mend_pointers()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
@@ -99,6 +103,7 @@ class Checkpoints:
         try:
             self._together(lambda: _make_anew(partial) if rank == 0 else None)
             with _stream_of_its_own(copied):
+                self._together(lambda: _check_finite(tensors))
                 dcp.save(tensors, storage_writer=_Writer(partial), process_group=self._mesh.checkpoint_group)
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
             self._together(lambda: self._publish(partial, name, written, sums, best) if rank == 0 else None)
@@ -113,13 +118,13 @@ class Checkpoints:
         return True
 
     def _together(self, work: Callable[[], Any]) -> list[Any]:
-        """What `work` returns on each rank. Raises _NotWrittenError on all when it meets an OSError on one."""
+        """What `work` returns on each rank. Raises _NotWrittenError on all when it meets that or an OSError on one."""
         result: Any = None
         problem = None
         try:
             result = work()
-        except OSError as error:
-            problem = error.strerror or str(error)
+        except (OSError, _NotWrittenError) as error:
+            problem = reason_of(error)
         answers: list[Any] = [None] * self._mesh.layout.processes
         dist.all_gather_object(answers, (result, problem), group=self._mesh.checkpoint_group)
         if problems := [problem for _, problem in answers if problem]:
@@ -129,10 +134,13 @@ class Checkpoints:
     def _publish(self, partial: Path, name: str, written: dict[str, Any], sums: list[str], best: bool) -> None:
         (partial / "state.json").write_text(json.dumps(written, indent=1))
         (partial / SUMS).write_text("".join([*sums, sums_of(partial, ".metadata"), sums_of(partial, "state.json")]))
+        for written_here in (partial / "state.json", partial / SUMS, partial):
+            _to_disk(written_here)
         replaced = self._folder / f".{name}.replaced"
         if (self._folder / name).exists():
-            os.rename(self._folder / name, replaced)
+            os.rename(self._folder / name, replaced)  # put back by `choose_checkpoint` if a kill comes here
         os.rename(partial, self._folder / name)
+        _to_disk(self._folder)
         shutil.rmtree(replaced, ignore_errors=True)
         self._point("latest", name)
         if best:
@@ -143,6 +151,22 @@ class Checkpoints:
         written = self._folder / f".{pointer}.partial"
         written.write_text(name + "\n")
         os.replace(written, self._folder / pointer)
+
+    def _mend_pointers(self) -> None:
+        """A kill may have come between a checkpoint and its pointers, and what they name may have been set aside as damaged."""
+        complete = [checkpoint.name for checkpoint in list_checkpoints(self._folder.parent)]
+        newest = complete[0] if complete else None
+        best = None if self._best_step is None else f"step-{self._best_step:08d}"
+        for name, target in (("latest", newest), ("best", best)):
+            pointer = self._folder / name
+            named = pointer.read_text().strip() if pointer.is_file() else None
+            try:
+                if target in complete and named != target:
+                    self._point(name, str(target))
+                elif named is not None and named not in complete:
+                    pointer.unlink()
+            except OSError as error:
+                self._display.say(f"warning: {pointer} cannot be written ({reason_of(error)})")
 
     def _prune(self) -> None:
         best = self._folder / "best"
@@ -160,7 +184,7 @@ class Checkpoints:
 
 
 class _NotWrittenError(Exception):
-    """Some rank could not write its part; the message is the system's reason."""
+    """Some rank could not or would not write its part; the message is the reason."""
 
 
 class _Writer(dcp.FileSystemWriter):
@@ -179,6 +203,24 @@ class _Writer(dcp.FileSystemWriter):
 def _make_anew(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+def _check_finite(tensors: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Raises _NotWrittenError for numbers from which no run could go on: gradients may overflow though the loss is finite."""
+    for group in tensors.values():
+        for name, tensor in group.items():
+            own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            if not own.isfinite().all():
+                raise _NotWrittenError(f"{name} is not finite")
+
+
+def _to_disk(path: Path) -> None:
+    """Hand a file, or a folder's list of names, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from alexnet_dist.training.update import Schedule
 @dataclass
 class TrainingState:
     """The tensors of a run and where it stands: `step` steps done, `images` of them into epoch `epoch`, the last
-    validation after epoch `validated`, `skipped` updates left out, the last line's `training_error`.
+    validation after epoch `validated`, the best at step `best_step`, `skipped` updates left out, the last line's
+    `training_error`.
 
     Nothing else is needed to go on: the order of the images, their crops and the dropout masks are functions of the seed
     and of these numbers.
@@ -32,6 +33,7 @@ class TrainingState:
     skipped: int = 0
     training_error: float = float("inf")
     best_error: float = float("inf")
+    best_step: int | None = None
 
     def advance(self, images: int, images_per_epoch: int) -> None:
         """A step over so many images is done; an epoch ends when too few for another batch are left of it."""
@@ -52,9 +54,10 @@ class TrainingState:
         """Tell the schedule of a validation; True when it is the best so far."""
         self.validated = self.epoch
         self.schedule.after_validation(top1_error)
-        best = top1_error < self.best_error
-        self.best_error = min(self.best_error, top1_error)
-        return best
+        if top1_error >= self.best_error:
+            return False
+        self.best_error, self.best_step = top1_error, self.step
+        return True
 
     def numbers(self) -> dict[str, Any]:
         """All but the tensors, as it goes into a checkpoint's state.json; every rank takes part."""
@@ -67,6 +70,7 @@ class TrainingState:
             "training_error": self.training_error,
             "errors_since_line": self.errors.total(),
             "best_error": self.best_error,
+            "best_step": self.best_step,
             "schedule": self.schedule.state(),
         }
 
@@ -74,7 +78,7 @@ class TrainingState:
         """Go on from `numbers`."""
         self.step, self.epoch, self.images = numbers["step"], numbers["epoch"], numbers["images"]
         self.validated, self.skipped = numbers["validated"], numbers["skipped"]
-        self.training_error = numbers.get("training_error", float("inf"))
-        self.errors.restore(tuple(numbers.get("errors_since_line", (0, 0))))
-        self.best_error = numbers["best_error"]
+        self.training_error = numbers["training_error"]
+        self.errors.restore(tuple(numbers["errors_since_line"]))
+        self.best_error, self.best_step = numbers["best_error"], numbers["best_step"]
         self.schedule.load_state(numbers["schedule"])

@@ -1,6 +1,11 @@
 """The update rules, the paper's and LARS, and the learning rate's way up and down."""
 
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.sgd import sgd
 
+from alexnet_dist.model.native import load_library
 from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
 
 # Elements of a parameter that the CPU updates at a time: their weights, gradients and velocities stay in its cache meanwhile.
@@ -24,11 +30,14 @@ class MomentumSGD(torch.optim.Optimizer):
     1): lr is multiplied with trust |w| / (|gradient| + weight_decay |w|), or with 1 where either norm is 0. The norms are those
     of the whole parameter, of which each process of `tower_group` holds its rows: their squares are summed over the group, in
     one message a step. Such a step overwrites the gradients.
+
+    `update` does the rule on a CPU.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], tower_group: dist.ProcessGroup | None) -> None:
+    def __init__(self, groups: list[dict[str, Any]], tower_group: dist.ProcessGroup | None, update: "Update") -> None:
         super().__init__(groups, {})
         self._tower_group = tower_group
+        self._update = update
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -46,8 +55,47 @@ class MomentumSGD(torch.optim.Optimizer):
                 for weight, gradient, rate in zip(weights, gradients, rates, strict=True):
                     gradient.add_(weight, alpha=decay).mul_(rate)
                 decay = 0.0
-            update = update_fused if weights[0].is_cuda and group["momentum"] else update_in_blocks
+            update = update_fused if weights[0].is_cuda and group["momentum"] else self._update
             update(weights, gradients, velocities, group["lr"], group["momentum"], decay)
+
+
+# Weights, gradients and velocities of the same parameters; learning rate, momentum and weight decay.
+Update = Callable[[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], float, float, float], None]
+
+
+class CompiledUpdate:
+    """The rule on a CPU in one pass over its float32 values, by as many threads as torch has.
+
+    Raises:
+        CompilerError: it cannot be compiled here.
+    """
+
+    def __init__(self) -> None:
+        self._library = load_library(Path(__file__).with_name("update.cpp"))
+        self._pool = ThreadPoolExecutor(thread_name_prefix="update")
+
+    def __call__(
+        self,
+        weights: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        velocities: list[torch.Tensor],
+        lr: float,
+        momentum: float,
+        decay: float,
+    ) -> None:
+        threads = torch.get_num_threads()
+        numbers = [ctypes.c_float(number) for number in (lr, momentum, decay)]
+        for weight, gradient, velocity in zip(weights, gradients, velocities, strict=True):
+            assert weight.is_contiguous()
+            assert weight.dtype == torch.float32
+            gradient = gradient.contiguous()
+            pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (weight, velocity, gradient)]
+            bounds = [ctypes.c_int64(weight.numel() * i // threads) for i in range(threads + 1)]
+            work = [(*pointers, *numbers, first, last) for first, last in pairwise(bounds)]
+            if threads == 1:
+                self._library.update(*work[0])
+            else:
+                list(self._pool.map(lambda arguments: self._library.update(*arguments), work))
 
 
 def update_in_blocks(
@@ -109,9 +157,11 @@ def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
 
 
 def build_optimizer(
-    net: nn.Module, settings: OptimizerSettings, tower_group: dist.ProcessGroup | None = None
+    net: nn.Module, settings: OptimizerSettings, tower_group: dist.ProcessGroup | None = None, compiled: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of a net, or of a share of one whose other shares the processes of `tower_group` hold.
+
+    `compiled`: on a CPU, by CompiledUpdate.
 
     Weights and biases are groups of their own; each carries its learning rate's `multiplier`. LARS scales weights alone.
     """
@@ -125,7 +175,7 @@ def build_optimizer(
     ]
     for group in groups:
         group["momentum"] = settings.momentum
-    optimizer = MomentumSGD(groups, tower_group)
+    optimizer = MomentumSGD(groups, tower_group, CompiledUpdate() if compiled else update_in_blocks)
     set_learning_rate(optimizer, settings.lr)
     return optimizer
 

@@ -10,9 +10,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.commands import LAUNCHED
 
 INTERFACE = "eth0"
+PORT = 29500
 OWN_FILES = Path("/etc/netns")  # <namespace>/hosts there is /etc/hosts for what `ip netns exec` starts
 
 
@@ -42,13 +45,26 @@ class Host:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """A process of the run stands still, and so does the run."""
+        processes = [psutil.Process(int(pid)) for pid in _ip("netns", "pids", self.namespace).split()]
+        held = next(process for process in processes if process.environ().get("LOCAL_RANK") == "1")
+        held.suspend()
+        yield
+        held.resume()
+
+    def has_met(self) -> bool:
+        """Whether a torchrun here is connected to the host where all meet."""
+        return bool(_ip("netns", "exec", self.namespace, "ss", "-Htn", "state", "established", "dport", "=", f":{PORT}"))
+
     def torchrun(
         self, meet: "Host", nodes: str, run_id: str, *words: str, cwd: Path, log: Path, processes: int = 2, **variables: str
     ) -> subprocess.Popen[bytes]:
         """Start torchrun with so many processes here, meeting the others at `meet`; what it says is added to `log`."""
         launcher = (
             *(sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", str(processes)),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{meet.name}:29500", "--rdzv-id", run_id),
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{meet.name}:{PORT}", "--rdzv-id", run_id),
             *("--max-restarts", "3"),
         )
         inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
@@ -94,6 +110,15 @@ def joined_hosts(count: int) -> Iterator[list[Host]]:
                 _ip("-n", name, "link", "set", link, "up")
             hosts.append(host)
         yield hosts
+
+
+def limit_rate(bits_per_second: float) -> None:
+    """In a process on a host: slow down what goes out of it to a rate, as a slower cable would."""
+    # What may pass at once is not slowed: a millisecond's worth, and at least two of the packets that the kernel hands on whole.
+    _ip("link", "set", "dev", INTERFACE, "gso_max_size", "16384")
+    burst = max(1 << 15, int(bits_per_second / 8 / 1000))
+    shaper = ("tbf", "rate", f"{bits_per_second:.0f}bit", "burst", str(burst), "latency", "100ms")
+    subprocess.run(["tc", "qdisc", "replace", "dev", INTERFACE, "root", *shaper], check=True, capture_output=True, text=True)
 
 
 def _remove(host: Host) -> None:

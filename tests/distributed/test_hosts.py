@@ -13,7 +13,7 @@ from tests.commands import read_metrics, read_tensors
 from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 
 SETTINGS = ("tracking=none", "run.dir=run", "data.size=64", "trainer.batch_size=32", "trainer.log_every=1", "optimizer.lr=0.005")
-QUICK = ("evaluation.views=1", "trainer.validate_every=100", "trainer.epochs=100", "checkpoint.every=20", "parallel.threads=1")
+QUICK = ("evaluation.views=1", "trainer.validate_every=1000", "trainer.epochs=1000", "checkpoint.every=20", "parallel.threads=1")
 TIMEOUT = 10
 # Else an agent that stays does not tell one that comes where to meet (torch 2.11 to 2.15).
 ELASTIC = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -34,7 +34,7 @@ def test_towers_of_a_replica_stand_on_one_host(hosts: list[Host], tmp_path: Path
         host.torchrun(hosts[0], "2", "places", "-m", "tests.distributed.places", cwd=Path.cwd(), log=log)
         for host, log in zip(hosts, logs, strict=False)
     ]
-    assert [process.wait(timeout=100) for process in running] == [0, 0], [log.read_text() for log in logs]
+    assert [process.wait(timeout=900) for process in running] == [0, 0], [log.read_text() for log in logs]
     lines = [line for log in logs for line in log.read_text().splitlines() if line.startswith("{")]
     places = sorted((json.loads(line) for line in lines), key=lambda place: place["rank"])
     assert [(place["rank"], place["replica"], place["share"]) for place in places] == [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1)]
@@ -44,15 +44,15 @@ def test_towers_of_a_replica_stand_on_one_host(hosts: list[Host], tmp_path: Path
 
 
 @pytest.mark.slow
-def test_four_processes_on_two_hosts_agree_with_four_on_one(hosts: list[Host], drawn_images: Path, tmp_path: Path) -> None:
-    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={drawn_images}", "trainer.max_steps=20")
+def test_four_processes_on_two_hosts_agree_with_four_on_one(hosts: list[Host], few_images: Path, tmp_path: Path) -> None:
+    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=20")
     for folder in ("two", "one"):
         (tmp_path / folder).mkdir()
     log = tmp_path / "log"
     two = [host.torchrun(hosts[0], "2", "two", *words, cwd=tmp_path / "two", log=log) for host in hosts[:2]]
-    assert [process.wait(timeout=200) for process in two] == [0, 0], log.read_text()
+    assert [process.wait(timeout=900) for process in two] == [0, 0], log.read_text()
     one = hosts[2].torchrun(hosts[2], "1", "one", *words, cwd=tmp_path / "one", log=log, processes=4)
-    assert one.wait(timeout=200) == 0, log.read_text()
+    assert one.wait(timeout=900) == 0, log.read_text()
     assert log.read_text().count("2 towers in 2 processes, replicas: 2") == 2
     expected = read_tensors(tmp_path / "one" / "run")
     for name, tensor in read_tensors(tmp_path / "two" / "run").items():
@@ -61,9 +61,9 @@ def test_four_processes_on_two_hosts_agree_with_four_on_one(hosts: list[Host], d
 
 @pytest.mark.slow
 def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
-    hosts: list[Host], drawn_images: Path, tmp_path: Path
+    hosts: list[Host], few_images: Path, tmp_path: Path
 ) -> None:
-    words = (*SETTINGS, *QUICK, f"data.root={drawn_images}", "trainer.max_steps=120", f"parallel.timeout={TIMEOUT}")
+    words = (*SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=120", f"parallel.timeout={TIMEOUT}")
     logs = [tmp_path / f"{host.name}.log" for host in hosts[:2]]
     running = [
         host.torchrun(hosts[0], "2", "cut", "-m", "alexnet_dist.train", *words, cwd=tmp_path, log=log)
@@ -71,23 +71,21 @@ def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
     ]
     _wait_for_step(50, tmp_path, running, logs)
     hosts[1].cut()
-    cut = time.monotonic()
-    _wait_until(lambda: "error: " in logs[0].read_text(), TIMEOUT + 20, logs)
-    print(f"said {time.monotonic() - cut:.1f} s after the cut")
+    _wait_until(lambda: "error: " in logs[0].read_text(), logs)
     (line,) = (line for line in logs[0].read_text().splitlines() if line.startswith("error: "))
     assert "ranks 2, 3" in line
     assert f"{TIMEOUT} seconds (parallel.timeout)" in line
     hosts[1].plug_in()
-    assert [process.wait(timeout=200) for process in running] == [0, 0], [log.read_text() for log in logs]
+    assert [process.wait(timeout=900) for process in running] == [0, 0], [log.read_text() for log in logs]
     assert "resumed from run/checkpoints/step-000000" in logs[0].read_text()
     assert _steps(tmp_path) == list(range(1, 121))
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_one_host_when_the_other_is_gone_and_with_both_when_it_is_back(
-    hosts: list[Host], drawn_images: Path, tmp_path: Path
+    hosts: list[Host], few_images: Path, tmp_path: Path
 ) -> None:
-    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={drawn_images}")
+    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={few_images}", "parallel.timeout=600")
     logs = [tmp_path / f"{host.name}.log" for host in hosts]
 
     def start(number: int, steps: int, cwd: Path = tmp_path) -> subprocess.Popen[bytes]:
@@ -95,16 +93,18 @@ def test_a_run_goes_on_with_one_host_when_the_other_is_gone_and_with_both_when_i
         nodes, meet = ("1:2", hosts[0]) if number < 2 else ("1", host)
         return host.torchrun(meet, nodes, "elastic", *words, f"trainer.max_steps={steps}", cwd=cwd, log=logs[number], **ELASTIC)
 
-    staying, leaving = start(0, 600), start(1, 600)
+    staying, leaving = start(0, 400), start(1, 400)
     _wait_for_step(50, tmp_path, [staying, leaving], logs)
     hosts[1].kill_all()
     assert leaving.wait(timeout=10) == -signal.SIGKILL
-    _wait_until(lambda: "replicas: 1," in logs[0].read_text(), 120, logs)
+    _wait_until(lambda: "replicas: 1," in logs[0].read_text(), logs)
     _wait_for_step(100, tmp_path, [staying], logs)
-    returned = start(1, 600)
-    _wait_until(lambda: logs[0].read_text().count("replicas: 2,") == 2, 120, logs)
-    assert [process.wait(timeout=300) for process in (staying, returned)] == [0, 0], [log.read_text() for log in logs]
-    assert _steps(tmp_path) == list(range(1, 601))
+    with hosts[0].held_up():  # so that the run is not complete before Python has started over there
+        returned = start(1, 400)
+        _wait_until(hosts[1].has_met, logs)
+    _wait_until(lambda: logs[0].read_text().count("replicas: 2,") == 2, logs)
+    assert [process.wait(timeout=900) for process in (staying, returned)] == [0, 0], [log.read_text() for log in logs]
+    assert _steps(tmp_path) == list(range(1, 401))
 
 
 def _steps(cwd: Path) -> list[int]:
@@ -117,11 +117,11 @@ def _wait_for_step(step: int, cwd: Path, running: list[subprocess.Popen[bytes]],
         metrics = cwd / "run" / "metrics.jsonl"
         return metrics.exists() and metrics.read_text().count("\n") >= step
 
-    _wait_until(reached, 120, logs)
+    _wait_until(reached, logs)
 
 
-def _wait_until(reached: Callable[[], bool], seconds: float, logs: list[Path]) -> None:
-    deadline = time.monotonic() + seconds
+def _wait_until(reached: Callable[[], bool], logs: list[Path]) -> None:
+    deadline = time.monotonic() + 900
     while not reached():
         assert time.monotonic() < deadline, [log.read_text() for log in logs if log.exists()]
         time.sleep(0.1)

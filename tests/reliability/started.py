@@ -48,7 +48,7 @@ class Started:
             return []
         return sorted((child for child in children if _leads_a_session(child.pid)), key=lambda child: child.pid)
 
-    def wait_until(self, happened: Callable[[], object], timeout: float = 90) -> None:
+    def wait_until(self, happened: Callable[[], object], timeout: float = 300) -> None:
         limit = time.monotonic() + timeout
         while not happened():
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}"
@@ -62,7 +62,7 @@ class Started:
         """As a terminal does: SIGINT to the whole foreground process group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def end(self, timeout: float = 120) -> int:
+    def end(self, timeout: float = 300) -> int:
         """Wait for the end and return its status; no process may be left."""
         status = self.process.wait(timeout)
         assert_none_left(self.marker)
@@ -77,7 +77,7 @@ def started(command: tuple[str, ...], *words: str, cwd: Path) -> Iterator[Starte
     log = cwd / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, "tracking=none", "run.dir=run", *words],
+            [*command, "tracking=none", "run.report=false", "run.dir=run", *words],
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,

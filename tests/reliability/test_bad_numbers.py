@@ -17,8 +17,11 @@ from tests.commands import read_metrics, read_tensors, run_command, train
 from tests.distributed.processes import run_processes
 from tests.reliability import kills
 
+STEPS = ("trainer.max_steps=5", "checkpoint.every=1", "checkpoint.keep=10", "run.dir=run")
 # The first update makes weights so large that the second forward pass overflows.
-TOO_FAST = ("optimizer.lr=1e25", "trainer.max_steps=5", "checkpoint.every=1", "run.dir=run")
+TOO_FAST = ("optimizer.lr=1e25",)
+# The first update overflows itself, though the loss before it is finite.
+OVERFLOWING = ("optimizer.lr=3e38", "optimizer.weight_decay=10")
 
 
 def _places() -> list[str]:
@@ -43,25 +46,34 @@ def test_the_layer_and_its_tower_are_found() -> None:
         assert found == ["fc7 of tower 0", "conv4 of tower 1", "the images"]
 
 
-def test_the_run_stops_before_the_update(drawn_images: Path, tmp_path: Path) -> None:
-    done = run_command("train", "tracking=none", *kills.RUN, *TOO_FAST, f"data.root={drawn_images}", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("rate", "kept"), [(TOO_FAST, "run keeps the checkpoint of step 1"), (OVERFLOWING, "run has no checkpoint yet")]
+)
+def test_the_run_stops_before_the_update_and_keeps_no_bad_checkpoint(
+    rate: tuple[str, ...], kept: str, few_images: Path, tmp_path: Path
+) -> None:
+    done = run_command("train", "tracking=none", *kills.RUN, *STEPS, *rate, f"data.root={few_images}", cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: the loss is not finite at step 2: activations first went bad in conv"), line
-    assert line.endswith("run keeps the checkpoint of step 1"), line
-    assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / "run").values())
+    assert line.endswith(kept), line
+    if rate == TOO_FAST:
+        assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / "run").values())
+    else:
+        assert "warning: no checkpoint of step 1 could be written to run/checkpoints (" in done.stdout
+        assert " is not finite); the run goes on" in done.stdout
+        assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_an_update_that_is_skipped_is_counted_and_changes_nothing(processes: int, drawn_images: Path, tmp_path: Path) -> None:
-    words = (*kills.RUN, *TOO_FAST, "trainer.on_nan=skip", f"data.root={drawn_images}", f"parallel.processes={processes}")
-    done = train(*words, "trainer.max_steps=1", cwd=tmp_path)
-    after_one_step = read_tensors(tmp_path / "run")
+def test_an_update_that_is_skipped_is_counted_and_changes_nothing(processes: int, few_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, *STEPS, *TOO_FAST, "trainer.on_nan=skip", f"data.root={few_images}", f"parallel.processes={processes}")
     done = train(*words, cwd=tmp_path)
     assert "warning: the loss is not finite at step 5; its update is left out (4 so far)" in done.stdout
     records = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]
     assert [record["skipped_updates"] for record in records] == [0, 1, 2, 3, 4]
     assert records[-1]["loss"] is None
+    after_one_step = read_tensors(tmp_path / "run", "step-00000001")
     for name, tensor in read_tensors(tmp_path / "run").items():
         assert torch.equal(tensor, after_one_step[name]), name

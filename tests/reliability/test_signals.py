@@ -10,17 +10,14 @@ import pytest
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, TORCHRUN, started
 
-SHORT = (*kills.RUN, "trainer.max_steps=40")
-
 
 @pytest.mark.slow
-def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(drawn_images: Path, tmp_path: Path) -> None:
-    words = (*SHORT, f"data.root={drawn_images}")
-    (tmp_path / "unbroken").mkdir()
-    with started(PLAIN, *words, cwd=tmp_path / "unbroken") as unbroken:
-        assert unbroken.end() == 0
-    assert (unbroken.run_dir / "stopped").read_text() == "done\n"
-    for step, status in ((13, 143), (27, 130)):
+def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(
+    complete: Path, few_images: Path, tmp_path: Path
+) -> None:
+    words = (*kills.RUN, f"data.root={few_images}", kills.SIXTY)
+    assert (complete / "stopped").read_text() == "done\n"
+    for step, status in ((13, 143), (34, 130)):
         with started(PLAIN, *words, cwd=tmp_path) as run:
             run.wait_for_step(step)
             if status == 130:
@@ -36,11 +33,21 @@ def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(dr
             assert json.loads(newest.read_text())["step"] == at
     with started(PLAIN, *words, cwd=tmp_path) as run:
         assert run.end() == 0
-    kills.same_run(unbroken.run_dir, run.run_dir)
+    kills.same_run(complete, run.run_dir)
 
 
-def test_a_second_ctrl_c_leaves_at_once(drawn_images: Path, tmp_path: Path) -> None:
-    with started(PLAIN, *SHORT, f"data.root={drawn_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
+def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(few_images: Path, tmp_path: Path) -> None:
+    with started(PLAIN, *kills.RUN, f"data.root={few_images}", kills.SIXTY, cwd=tmp_path) as run:
+        run.wait_until(lambda: "run folder run" in run.said())
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 143
+        assert run.said().splitlines()[-1] == "stopped by SIGTERM before the first step of this start"
+        assert (run.run_dir / "stopped").read_text() == "signal\n"
+        assert run.last_step() == 0
+
+
+def test_a_second_ctrl_c_leaves_at_once(few_images: Path, tmp_path: Path) -> None:
+    with started(PLAIN, *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
         run.wait_for_step(3)
         first, held_up = run.ranks()
         held_up.send_signal(signal.SIGSTOP)  # so that the first Ctrl-C cannot be agreed on
@@ -48,20 +55,19 @@ def test_a_second_ctrl_c_leaves_at_once(drawn_images: Path, tmp_path: Path) -> N
         time.sleep(0.5)
         assert first.is_running()
         run.press_ctrl_c()
-        first.wait(2)
+        first.wait(60)  # else it would wait for parallel.timeout, which is 120 seconds
         held_up.send_signal(signal.SIGCONT)
-        assert run.end(30) == 130
+        assert run.end() == 130
         assert run.said().splitlines()[-1] == "ended by SIGINT"
         assert not (run.run_dir / "stopped").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGUSR1])
-def test_under_torchrun_a_signal_saves_and_leaves_its_word(signum: signal.Signals, drawn_images: Path, tmp_path: Path) -> None:
-    with started(TORCHRUN, *SHORT, f"data.root={drawn_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
+def test_under_torchrun_a_signal_saves_and_leaves_its_word(few_images: Path, tmp_path: Path) -> None:
+    with started(TORCHRUN, *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
         run.wait_for_step(3)
-        run.process.send_signal(signum)
+        run.process.send_signal(signal.SIGUSR1)
         assert run.end() != 0
-        assert f"stopped by {signum.name} at step {run.last_step()}" in run.said()
+        assert f"stopped by SIGUSR1 at step {run.last_step()}" in run.said()
         assert (run.run_dir / "stopped").read_text() == "signal\n"
         assert (run.run_dir / "checkpoints" / f"step-{run.last_step():08d}").is_dir()

@@ -156,7 +156,7 @@ def _daemon(command: list[str], environment: Mapping[str, str], folder: Path) ->
 
 
 def _wait_until_idle(cluster: Cluster, folder: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         states = subprocess.run(
             ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%t"],

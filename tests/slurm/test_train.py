@@ -4,18 +4,25 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.commands import read_metrics, run_command
 from tests.slurm.cluster import Cluster
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
-# One thread a process, so that a machine with many cores takes its time as well.
-LONG = ("trainer.batch_size=64", "trainer.epochs=100", "parallel.threads=1", "checkpoint.every=10000")
-SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1")
+SMALL = (
+    *("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
+    *("trainer.epochs=1000", "trainer.validate_every=1000", "checkpoint.every=10000", "parallel.threads=1"),
+)
+STEPS = "trainer.max_steps=40"
+# Nodes are shared by tests alone; what takes longer than this will never be.
+LIMIT = 900
 
 
 def _submit(cluster: Cluster, cwd: Path, images: Path, *words: str, options: tuple[str, ...] = (), **variables: str) -> str:
@@ -37,9 +44,9 @@ def _state(run_dir: Path) -> dict[str, Any]:
     return json.loads((checkpoints / (checkpoints / "latest").read_text().strip() / "state.json").read_text())
 
 
-def test_it_trains(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, drawn_images, "trainer.max_steps=3")
-    assert cluster.wait_until_over(job, timeout=120) == "COMPLETED", _said(tmp_path, job)
+def test_it_trains(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3")
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     run_dir = _run_dir(tmp_path, job)
     assert [record["step"] for record in read_metrics(run_dir)] == [1, 2, 3, 3]
     assert "2 towers in 2 processes, replicas: 1" in _said(tmp_path, job)
@@ -47,7 +54,7 @@ def test_it_trains(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None
 
 def test_a_python_without_the_package_is_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.submit(SCRIPT, cwd=tmp_path, PYTHON="/usr/bin/no-python")
-    assert cluster.wait_until_over(job, timeout=30) == "FAILED"
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "FAILED"
     said = _said(tmp_path, job)
     assert said.startswith("error: '/usr/bin/no-python' on ")
     assert "PYTHON=" in said
@@ -56,42 +63,70 @@ def test_a_python_without_the_package_is_a_sentence(cluster: Cluster, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_nodes_hold_two_replicas(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, drawn_images, "trainer.max_steps=3", options=("--nodes=2",))
-    assert cluster.wait_until_over(job, timeout=200) == "COMPLETED", _said(tmp_path, job)
+def test_two_nodes_hold_two_replicas(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3", options=("--nodes=2",))
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     assert "2 towers in 2 processes, replicas: 2" in _said(tmp_path, job)
 
 
 @pytest.mark.slow
+def test_plain_srun_starts_a_process_for_each_task(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    words = " ".join((*SMALL, f"data.root={few_images}", "trainer.max_steps=3", "tracking=none", "run.dir=run"))
+    train = f"{sys.executable} -m alexnet_dist.train {words}"
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/bash\nsrun --ntasks-per-node=1 {train}\nsrun --ntasks-per-node=2 --overcommit {train}\n")
+    job = cluster.submit("--nodes=2", "--ntasks-per-node=2", "--output=log", script, cwd=tmp_path)
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert said.count("error: the towers of a replica would stand on different nodes: start 2 processes on each node") == 1, said
+    assert "2 towers in 2 processes, replicas: 2" in said
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == [1, 2, 3, 3]
+
+
+@pytest.mark.slow
 def test_before_its_time_is_up_it_saves_and_goes_on_and_loses_no_step(
-    cluster: Cluster, drawn_images: Path, tmp_path: Path
+    cluster: Cluster, few_images: Path, tmp_path: Path
 ) -> None:
-    # A minute is SLURM's shortest limit, and it may give the signal up to a minute early.
-    words = (*LONG, "trainer.max_steps=500")
-    job = _submit(cluster, tmp_path, drawn_images, *words, options=("--time=1", "--signal=USR1@20"))
-    assert cluster.wait_until_over(job, timeout=400) == "COMPLETED", _said(tmp_path, job)
-    _assert_no_step_was_lost(tmp_path, job, "stopped by SIGUSR1", last=500)
+    words = (STEPS, "parallel.timeout=600")
+    job = _submit(cluster, tmp_path, few_images, *words, options=("--time=60", "--signal=USR1@100"))
+    with _held_up(cluster, job, tmp_path, "Received 10 death signal"):
+        minutes = int(cluster.command("squeue", "--noheader", "--jobs", job, "--format=%M").split(":")[0])
+        cluster.command("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+    cluster.wait(job, "PENDING", timeout=LIMIT)
+    cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
+    _assert_no_step_was_lost(tmp_path, job, "stopped by SIGUSR1")
 
 
 @pytest.mark.slow
-def test_preempted_it_saves_and_goes_on_and_loses_no_step(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None:
-    words = (*LONG, "trainer.max_steps=300")
-    job = _submit(cluster, tmp_path, drawn_images, *words, options=("--partition=grace", "--nodelist=127.0.0.2"))
-    _wait_until_it_trains(cluster, job, tmp_path)
-    (tmp_path / "urgent").write_text("#!/bin/bash\nsleep 1\n")
-    options = ("--partition=urgent", "--nodelist=127.0.0.2", "--cpus-per-task=2")
-    urgent = cluster.submit(*options, tmp_path / "urgent", cwd=tmp_path)
-    assert cluster.wait_until_over(urgent, timeout=60) == "COMPLETED", _said(tmp_path, job)
-    assert cluster.wait_until_over(job, timeout=200) == "COMPLETED", _said(tmp_path, job)
-    _assert_no_step_was_lost(tmp_path, job, "stopped by SIGTERM", last=300)
+def test_preempted_it_saves_and_goes_on_and_loses_no_step(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    words = (STEPS, "parallel.timeout=600")
+    job = _submit(cluster, tmp_path, few_images, *words, options=("--partition=grace", "--nodelist=127.0.0.2"))
+    with _held_up(cluster, job, tmp_path, "Received 15 death signal"):
+        urgent = _submit_urgent(cluster, tmp_path)
+    assert cluster.wait_until_over(urgent, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
+    _assert_no_step_was_lost(tmp_path, job, "stopped by SIGTERM")
 
 
 @pytest.mark.slow
-def test_scancel_leaves_a_usable_checkpoint_and_ends_the_job(cluster: Cluster, drawn_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, drawn_images, *LONG)
+def test_preempted_while_it_starts_it_is_queued_again(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    options = ("--partition=grace", "--nodelist=127.0.0.2")
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3", options=options)
+    cluster.wait(job, "RUNNING", timeout=LIMIT)
+    urgent = _submit_urgent(cluster, tmp_path)
+    assert cluster.wait_until_over(urgent, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
+    assert cluster.field(job, "Restarts") == "1"
+    assert [record["step"] for record in read_metrics(_run_dir(tmp_path, job))] == [1, 2, 3, 3]
+
+
+@pytest.mark.slow
+def test_scancel_leaves_a_usable_checkpoint_and_ends_the_job(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=100000")
     _wait_until_it_trains(cluster, job, tmp_path)
     cluster.command("scancel", job)
-    assert cluster.wait_until_over(job, timeout=60) == "CANCELLED"
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "CANCELLED"
     assert cluster.field(job, "Restarts") == "0"
     run_dir = _run_dir(tmp_path, job)
     stopped = re.search(r"stopped by SIGTERM at step (\d+)", _said(tmp_path, job))
@@ -102,22 +137,51 @@ def test_scancel_leaves_a_usable_checkpoint_and_ends_the_job(cluster: Cluster, d
     assert json.loads(done.stdout.splitlines()[-1])["step"] == int(stopped[1])
 
 
+def _submit_urgent(cluster: Cluster, cwd: Path) -> str:
+    """A job that takes the node away from one in the partition `grace`."""
+    (cwd / "urgent").write_text("#!/bin/bash\nsleep 1\n")
+    options = ("--partition=urgent", "--nodelist=127.0.0.2", "--cpus-per-task=2")
+    return cluster.submit(*options, cwd / "urgent", cwd=cwd)
+
+
+@contextmanager
+def _held_up(cluster: Cluster, job: str, cwd: Path, until: str) -> Iterator[None]:
+    """Hold one process of a run that trains up, so that no step is done while SLURM takes its time, until the log says so."""
+    _wait_until_it_trains(cluster, job, cwd)
+    (process,) = (process for process in psutil.process_iter() if _is_rank(process, job, "1"))
+    process.suspend()
+    yield
+    _wait_until(lambda: until in _said(cwd, job), cwd, job)
+    process.resume()
+
+
+def _is_rank(process: psutil.Process, job: str, rank: str) -> bool:
+    try:
+        environment = process.environ()
+        return environment.get("SLURM_JOB_ID") == job and environment.get("RANK") == rank and "LOCAL_RANK" in environment
+    except psutil.Error:
+        return False
+
+
 def _wait_until_it_trains(cluster: Cluster, job: str, cwd: Path) -> None:
     metrics = _run_dir(cwd, job) / "metrics.jsonl"
-    cluster.wait(job, "RUNNING", timeout=30)
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 10):
+    cluster.wait(job, "RUNNING", timeout=LIMIT)
+    _wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10, cwd, job)
+
+
+def _wait_until(happened: Callable[[], bool], cwd: Path, job: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not happened():
         assert time.monotonic() < deadline, _said(cwd, job)
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
-def _assert_no_step_was_lost(cwd: Path, job: str, said: str, last: int) -> None:
-    """The run stopped and went on at the same step, once or more often, and its record is that of one run."""
+def _assert_no_step_was_lost(cwd: Path, job: str, said: str) -> None:
+    """The run stopped once and went on at the same step, and its record is that of one run."""
     log, run_dir = _said(cwd, job), _run_dir(cwd, job)
-    stopped = re.findall(rf"{said} at step (\d+)", log)
-    assert stopped, log
-    assert re.findall(r"resumed from .*: step (\d+)", log) == stopped
-    assert [record["step"] for record in read_metrics(run_dir) if record["kind"] == "train"] == list(range(1, last + 1))
+    (stopped,) = re.findall(rf"{said} at step (\d+)", log)
+    assert re.findall(r"resumed from .*: step (\d+)", log) == [stopped]
+    assert [record["step"] for record in read_metrics(run_dir) if record["kind"] == "train"] == list(range(1, 41))
     recorded = sorted(run_dir.glob("wandb/offline-run-*"))
-    assert len(recorded) == len(stopped) + 1
+    assert len(recorded) == 2
     assert {folder.name.split("-")[-1] for folder in recorded} == {_state(run_dir)["wandb_id"]}

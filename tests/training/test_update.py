@@ -8,7 +8,9 @@ from torch import nn
 
 from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
 from alexnet_dist.training.update import (
+    CompiledUpdate,
     Schedule,
+    Update,
     build_optimizer,
     lars_rates,
     set_learning_rate,
@@ -73,23 +75,25 @@ def test_a_rate_that_changes_at_every_step_leaves_the_velocity_as_it_was() -> No
     assert net.weight.item() == 1 + 0.5 + (0.25 + 3)
 
 
-def test_the_fused_kernel_and_the_blocks_follow_the_same_rule() -> None:
+@pytest.mark.parametrize("update", [update_fused, CompiledUpdate()], ids=["fused", "compiled"])
+def test_other_kernels_follow_the_rule_that_the_blocks_do(update: Update) -> None:
     generator = torch.Generator().manual_seed(1)
     shapes = [(7, 3, 5, 5), (300, 1000), (11,)]
     weights, gradients, velocities = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3))
-    fused = [[tensor.clone() for tensor in tensors] for tensors in (weights, gradients, velocities)]
+    theirs = [[tensor.clone() for tensor in tensors] for tensors in (weights, gradients, velocities)]
     update_in_blocks(weights, gradients, velocities, lr=0.3, momentum=0.9, decay=0.01)
-    update_fused(*fused, lr=0.3, momentum=0.9, decay=0.01)
-    for ours, theirs in zip((*weights, *velocities), (*fused[0], *fused[2]), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    update(*theirs, 0.3, 0.9, 0.01)
+    for expected, own in zip((*weights, *velocities), (*theirs[0], *theirs[2]), strict=True):
+        assert torch.allclose(own, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it() -> None:
+@pytest.mark.parametrize("update", [update_in_blocks, CompiledUpdate()], ids=["blocks", "compiled"])
+def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(update: Update) -> None:
     generator = torch.Generator().manual_seed(2)
     whole = [torch.randn(90, 1003, generator=generator) for _ in range(3)]
     half = [tensor[45:].clone() for tensor in whole]
     for weight, gradient, velocity in (whole, half):
-        update_in_blocks([weight], [gradient], [velocity], lr=0.3, momentum=0.9, decay=0.01)
+        update([weight], [gradient], [velocity], 0.3, 0.9, 0.01)
     assert torch.equal(whole[0][45:], half[0])
     assert torch.equal(whole[2][45:], half[2])
 

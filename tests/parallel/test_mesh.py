@@ -1,0 +1,47 @@
+"""Where the processes of a replica may stand."""
+
+import pytest
+
+from alexnet_dist.errors import UserError
+from alexnet_dist.parallel.mesh import check_place, plan_layout
+
+
+def _refused(processes: int, towers: int, rank: int, local_rank: int, here: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    try:
+        check_place(plan_layout(processes, towers), rank)
+    except UserError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("towers", "nodes", "refused"),
+    [
+        (2, (3, 3), True),  # the second replica would have a tower on each node
+        (2, (1, 1), True),
+        (2, (2, 2), False),
+        (2, (4, 2), False),
+        (2, (3,), None),
+        (2, (6,), False),
+        (4, (2, 2), True),  # one replica of four towers
+        (4, (4, 8), False),
+        (2, (1,), False),
+    ],
+)
+def test_the_towers_of_a_replica_must_stand_on_one_node(
+    towers: int, nodes: tuple[int, ...], refused: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [(local_rank, here) for here in nodes for local_rank in range(here)]
+    if refused is None:
+        with pytest.raises(UserError, match="3 processes do not fit a net of 2 towers"):
+            plan_layout(len(places), towers)
+        return
+    answers = [_refused(len(places), towers, rank, *place, monkeypatch) for rank, place in enumerate(places)]
+    assert any(answers) == refused
+
+
+def test_ranks_dealt_out_to_the_nodes_in_turn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [(0, 2), (0, 2), (1, 2), (1, 2)]  # srun --distribution=cyclic
+    assert any(_refused(4, 2, rank, *place, monkeypatch) for rank, place in enumerate(places))
