@@ -115,6 +115,7 @@ def run(config: dict[str, Any]) -> None:
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
             "classes": train_images.classes,
+            "class_ids": train_images.class_ids,
             "training_images": len(train_images),
         }
 
