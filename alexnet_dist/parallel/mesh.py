@@ -155,7 +155,6 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
     store = _fresh_part(store, rank, world)
     peers = Peers(store, rank, world, timeout)
     try:
-        check_place(layout, rank)
         yield (mesh := _join(layout, rank, device, peers, store, limit))
     except Exception as error:
         if broken_connection(error):
