@@ -6,7 +6,10 @@ import sys
 COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
     "evaluate": "error rates of a checkpoint",
+    "report": "a page of a run or a sweep: curves, kernels, predictions, numbers",
+    "track": "rebuild a run's W&B record from its folder",
     "model": "print a model's table: shapes, parameters, multiply-adds, bytes that cross",
+    "plan": "predict steps, memory and training time on other machines, for every layout",
     "bench": "measure the feed or the step beside other ways of doing the same",
     "prepare": "pack ImageNet or another set of images for training",
 }

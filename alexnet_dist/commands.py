@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from alexnet_dist import run_folder
 from alexnet_dist.errors import RunFailed, Stopped, UserError, tell
@@ -44,7 +45,8 @@ def distributed_command(module: str, config_name: str, plan: Plan) -> None:
         else:
             if launcher == "srun":
                 os.environ.update(adopt_srun())
-            worker(module, compose(config_name, _overrides_under(launcher)))
+            words = _overrides_under(launcher)
+            worker(module, _noted(compose(config_name, words), words))
 
 
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
@@ -106,7 +108,8 @@ def _tell_once(error: Exception, sentence: str, rank: int) -> None:
     if said_by_another or (said_by_another is None and rank):
         time.sleep(2)
     if not said_by_another:
-        tell(f"error: {sentence}")
+        with suppress(OSError):  # as in `tell`
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {sentence}", markup=False, style="red")
 
 
 def _hand_on_output() -> None:
@@ -122,7 +125,7 @@ def _hand_on_output() -> None:
 def _compose_outside(module: str, config_name: str, plan: Plan) -> None:
     def job(composed: dict[str, Any]) -> None:
         number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
-        processes, config = plan(composed, number)
+        processes, config = plan(_noted(composed, list(HydraConfig.get().overrides.task)), number)
         restarts = config["parallel"].get("max_restarts", 0)
         status = start_processes(worker, processes, restarts, module, config)
         run_dir = config.get("run", {}).get("dir")
@@ -141,6 +144,13 @@ def _with_hydra(config_name: str, run: Callable[[dict[str, Any]], None]) -> None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()
+
+
+def _noted(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The configuration, with the overrides in it where it is that of a run."""
+    if isinstance(config.get("run"), dict):
+        config["run"]["overrides"] = overrides
+    return config
 
 
 def sweep_folder() -> Path:

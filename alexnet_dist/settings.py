@@ -18,9 +18,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=strict)
 class RunSettings:
-    """`dir` is the run's folder; without one it is named under runs/ after the time and the model."""
+    """`dir` is the run's folder; without one it is named under runs/ after the time and the model.
+
+    With `report` a run that ends leaves figures/ and report.html in it. `overrides` are noted by the command: what was said on
+    its command line.
+    """
 
     dir: str | None
+    report: bool = True
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
@@ -44,28 +50,39 @@ class DataSettings:
 
 @dataclass(frozen=True, config=strict)
 class OptimizerSettings:
-    """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5)."""
+    """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5).
+
+    `lars` multiplies the lr of each weight with `trust` * |w| / (|gradient| + weight_decay * |w|); biases take plain steps.
+    """
 
     lr: Annotated[float, Field(gt=0)]
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     bias_lr_multiplier: Annotated[float, Field(gt=0)]
     bias_weight_decay: bool
+    kind: Literal["sgd", "lars"] = "sgd"
+    trust: Annotated[float, Field(gt=0)] = 0.001
 
 
 @dataclass(frozen=True, config=strict)
 class ScheduleSettings:
-    """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs.
+    """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs, `polynomial` with
+    (1 - epochs done / `epochs`) ** `power`.
 
     On a plateau of `patience` validations without a new best, the rate is multiplied by `factor`, at most `reductions`
-    times; `at_epochs` are the epochs (fractions allowed) after which `steps` does.
+    times; `at_epochs` are the epochs (fractions allowed) after which `steps` does. In the first `warmup_epochs` the rate of
+    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1.
     """
 
-    kind: Literal["plateau", "steps", "constant"]
+    kind: Literal["plateau", "steps", "constant", "polynomial"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Positive = 3
     reductions: Annotated[int, Field(ge=0)] = 3
     at_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    power: Annotated[float, Field(gt=0)] = 2.0
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
 @dataclass(frozen=True, config=strict)
@@ -82,19 +99,26 @@ class ParallelSettings:
 
     `threads` are torch's for each process (auto: the cores shared out over the towers, or over the processes where there are
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
+
+    `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed
+    meanwhile.
     """
 
     processes: Positive | Literal["auto"]
     threads: Positive | Literal["auto"]
     timeout: Annotated[float, Field(gt=0)]
     max_restarts: Annotated[int, Field(ge=0)]
+    wire: Literal["auto", "fp32", "bf16"]
+    overlap: bool
 
 
 @dataclass(frozen=True, config=strict)
 class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
 
-    `on_nan` is what becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
+    becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    `compile` is whether a CPU's norms and poolings are compiled for it: where there is a compiler, always or never.
     """
 
     epochs: Positive
@@ -103,6 +127,8 @@ class TrainerSettings:
     log_every: Positive
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
+    compile: Literal["auto", "on", "off"]
+    stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True, config=strict)
@@ -125,7 +151,11 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, config=strict)
 class TrackingSettings:
-    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B."""
+    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
+
+    `signals` adds to each line of metrics.jsonl one with the size of each layer's activations and backward signal.
+    With `artifacts` W&B also keeps the last and the best checkpoint and the report.
+    """
 
     kind: Literal["wandb", "none"]
     project: str = "alexnet_dist"
@@ -133,11 +163,18 @@ class TrackingSettings:
     group: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
+    signals: bool = False
+    job_type: str = "train"
+    artifacts: bool = False
 
 
 @dataclass(frozen=True, config=strict)
 class Settings:
-    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make."""
+    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
+
+    `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
+    agree in name and shape.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda"]
@@ -153,6 +190,8 @@ class Settings:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     tracking: TrackingSettings
+    init_from: str | None = None
+    init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     def table(self) -> Table:
         return build_table(self.model)
@@ -180,9 +219,29 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             "data.root is not set: name the folder that holds train/ and val/ with data.root=... "
             "(or take data=quickstart, which makes its own images)"
         )
+    if settings.init_layers is not None and settings.init_from is None:
+        raise UserError("init_layers is set and init_from is not: name the run whose layers they are with init_from=...")
+    if settings.init_from is not None and settings.resume not in ("auto", "none"):
+        raise UserError(
+            "resume and init_from are both set: resume=... goes on with a run, init_from=... begins a new one with its layers; "
+            "give one"
+        )
+    _check_schedule(settings.schedule, settings.trainer.epochs)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
     return settings
+
+
+def _check_schedule(schedule: ScheduleSettings, epochs: int) -> None:
+    if schedule.kind == "polynomial" and schedule.epochs is None:
+        raise UserError(
+            "schedule.kind=polynomial needs schedule.epochs, after which the rate is 0: take schedule=polynomial, which sets it"
+        )
+    if schedule.warmup_epochs >= epochs:
+        raise UserError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves none of the {epochs} epochs at the full rate: "
+            "set it to less than trainer.epochs"
+        )
 
 
 def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:

@@ -8,7 +8,7 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from alexnet_dist import run_folder
 from alexnet_dist.commands import distributed_command, sweep_folder
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -29,11 +30,15 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.training.bad_numbers import LossCheck, all_finite, where_it_began
 from alexnet_dist.training.checkpoint import check_resume, choose_checkpoint, load_checkpoint, read_state
+from alexnet_dist.training.error_count import ErrorCount
+from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.signals import Signals
+from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
-from alexnet_dist.training.step import loss_of, set_precision, set_threads
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
 from alexnet_dist.training.validation import validate
@@ -48,10 +53,13 @@ def run(config: dict[str, Any]) -> None:
     threads = share_cores(local_processes)
     set_threads(settings.parallel.threads, max(local_processes, table.towers))
     autocast = set_precision(settings.precision.kind, device)
+    if device.type == "cpu":
+        keep_freed_memory()
 
     with ExitStack() as at_end:
         # ------------------------------------------------------------------------------ the mesh, and where the run is kept
-        mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
+        parallel = settings.parallel
+        mesh = at_end.enter_context(join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap))
         check_batch(settings, mesh.layout)
         check_place(mesh.layout, mesh.rank)
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
@@ -76,13 +84,15 @@ def run(config: dict[str, Any]) -> None:
         train_images, val_images = open_images(settings, mesh, display)
 
         # ------------------------------------------------------------------------------ the net
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
+        kernels = load_kernels(trainer.compile, device, display.say)
+        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
         net.initialise(settings.seed)
         state = TrainingState(
             net=net,
-            optimizer=build_optimizer(net, settings.optimizer),
+            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
+            errors=ErrorCount(mesh),
         )
 
         # ------------------------------------------------------------------------------ anew, or from where it stopped
@@ -96,10 +106,12 @@ def run(config: dict[str, Any]) -> None:
             state.load_numbers(saved)
             display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
         else:
+            if settings.init_from:
+                display.say(take_layers(settings.init_from, settings.init_layers, net, state.preprocess, mesh))
             state.preprocess.set_statistics(gather_statistics(settings, train_images, mesh, threads, display))
         record = at_end.enter_context(Record(run_dir, settings.tracking, config, display))
         if mesh.rank == 0:
-            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None)
+            record.open(saved if checkpoint and checkpoint.parent.parent == run_dir else None, device, state.step)
         origin = {
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
@@ -117,6 +129,7 @@ def run(config: dict[str, Any]) -> None:
         def evaluate(views: int) -> dict[str, Any]:
             views_of = state.preprocess.views(views)
             figures = validate(net, val_feed, views_of, mesh, autocast, display, stopping.check)
+            figures["layers"] = layer_sizes(net, state.optimizer, mesh)
             return {"kind": "val", "step": state.step, "epoch": state.epochs_done(len(train_images)), **figures}
 
         checkpoints = at_end.enter_context(Checkpoints(run_dir, settings.checkpoint, mesh, display, state))
@@ -138,7 +151,11 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ the loop
         total_steps = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
-        meter = Meter(mesh, trainer.batch_size)
+        stop_error = trainer.stop_at_training_error or -1.0
+        if state.training_error <= stop_error:
+            total_steps = state.step
+        meter = Meter(mesh, trainer.batch_size, table.towers)
+        signals = Signals(net, mesh) if settings.tracking.signals else None
         try:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
@@ -160,23 +177,32 @@ def run(config: dict[str, Any]) -> None:
                 set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
                 images = state.preprocess.of_training(batch)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
-                loss = loss_of(network, images, batch.labels, key, mesh, autocast)
-                check = LossCheck(loss, mesh)
-                loss.backward()
+                logged = (state.step + 1) % trainer.log_every == 0
+                with signals.watching() if signals and logged else nullcontext():
+                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
+                    check = LossCheck(loss, mesh)
+                    loss.backward()
                 if check.passed():
                     state.optimizer.step()
                 else:
                     leave_out_or_stop(images, key)
                 state.optimizer.zero_grad()
                 state.advance(trainer.batch_size, len(train_images))
+                state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
-                if state.step % trainer.log_every == 0:
-                    epoch = state.epochs_done(len(train_images))
+                if logged:
+                    now = {"step": state.step, "epoch": state.epochs_done(len(train_images))}
                     lr = state.optimizer.param_groups[0]["lr"]
-                    figures = {"kind": "train", "step": state.step, "epoch": epoch, "lr": lr, **meter.read(loss)}
+                    state.training_error = state.errors.read()
+                    figures = {"kind": "train", **now, "lr": lr, **meter.read(loss), "top1_error": state.training_error}
                     figures["skipped_updates"] = state.skipped
                     record.training(figures, total_steps)
+                    if signals:
+                        record.signals({"kind": "signals", **now, "layers": signals.read()})
+                    if state.training_error <= stop_error:
+                        total_steps = state.step
+                        display.say(f"training error {state.training_error:.2%} after epoch {now['epoch']:.2f}: it ends here")
 
             # -------------------------------------------------------------------------- the closing evaluation
             record.validation(evaluate(settings.evaluation.views))
@@ -190,9 +216,12 @@ def run(config: dict[str, Any]) -> None:
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
             raise
-        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
         if mesh.rank == 0:
             run_folder.leave_word(run_dir, "done")
+            record.note_end("done")
+            if settings.run.report:
+                leave_report(run_dir, settings, record.wandb, display)
+        display.say(f"done: checkpoints, metrics.jsonl and the rest are in {run_dir}")
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:
@@ -215,7 +244,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
     processes = fitting[-1] if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
-    pick_device(settings.device, processes - 1)
+    load_kernels(settings.trainer.compile, pick_device(settings.device, processes - 1), warn=lambda _: None)
     if settings.data.root is not None and not Path(settings.data.root).is_dir():
         raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if job is None:
@@ -223,8 +252,12 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     else:
         sweep = Path(settings.run.dir) if settings.run.dir else sweep_folder()
         run_dir = sweep / str(job)
-        if settings.tracking.kind == "wandb" and settings.tracking.group is None:
-            config["tracking"]["group"] = sweep.name
+        if settings.tracking.kind == "wandb":
+            swept = [word for word in settings.run.overrides if word not in sys.argv]
+            config["tracking"]["group"] = settings.tracking.group or sweep.name
+            config["tracking"]["name"] = settings.tracking.name or " ".join([str(job), *swept])[:100]
+    if settings.init_from:
+        choose_layers(settings.init_from, settings.init_layers, table)
     with run_folder.held(run_dir):
         check_resume(settings.resume, run_dir)
         run_folder.leave_word(run_dir, None)

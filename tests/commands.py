@@ -30,9 +30,10 @@ def run_torchrun(processes: int, module: str, *words: str, cwd: Path, timeout: f
 
 
 def train(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """A training that must succeed, without W&B unless the words ask for it."""
-    tracking = () if any(word.startswith("tracking=") for word in words) else ("tracking=none",)
-    done = run_command("train", *tracking, *words, cwd=cwd, timeout=timeout)
+    """A training that must succeed, without W&B and report unless the words ask for them."""
+    said = {word.partition("=")[0] for word in words}
+    left_out = [word for word in ("tracking=none", "run.report=false") if word.partition("=")[0] not in said]
+    done = run_command("train", *left_out, *words, cwd=cwd, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -29,14 +29,17 @@ from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.tail import Kernels
+from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores
 from alexnet_dist.settings import OptimizerSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import set_precision
+from alexnet_dist.training.step import keep_freed_memory, load_kernels, set_precision
 from alexnet_dist.training.update import build_optimizer
 
-OURS, OURS_BF16, OURS_ONE = "this trainer, a process a tower", "the same in bf16", "this trainer, one process"
+OURS, OURS_WAITING = "this trainer, a process a tower", "the same, waiting for crossings"
+OURS_BF16, OURS_ONE = "the same in bf16", "this trainer, one process"
 EAGER, COMPILED = "plain net", "plain net, compiled"
 PARALLEL, PARALLEL_COMPILED = "data parallel", "data parallel, compiled"
 PRODUCTS, PRODUCTS_BF16 = "products alone", "products alone, bf16"
@@ -62,6 +65,7 @@ class BenchStepSettings:
     rounds: Positive
     steps: Positive
     device: Literal["auto", "cpu", "cuda"]
+    rivals_keep_memory: bool
     output: str | None
     parallel: BenchProcesses
 
@@ -74,10 +78,14 @@ class BenchStepSettings:
 
 @dataclass(frozen=True)
 class Rival:
-    """`step` takes one step; `everyone`: in all processes at once, each with its share of the cores, else in the first alone."""
+    """`step` takes one step; `everyone`: in all processes at once, each with its share of the cores, else in the first alone.
+
+    `keeps_memory`: with `keep_freed_memory`, as this trainer runs; without, as other programs do unless they are told to.
+    """
 
     step: Callable[[], None]
     everyone: bool
+    keeps_memory: bool = True
 
 
 def run(config: dict[str, Any]) -> None:
@@ -92,8 +100,9 @@ def run(config: dict[str, Any]) -> None:
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(table.classes, (settings.batch_size,), device=device)
 
-        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
-        rivals = all_rivals(table, ours, images, labels, mesh)
+        kernels = load_kernels("auto", device, display.say)
+        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
+        rivals = all_rivals(table, ours, images, labels, mesh, kernels, settings.rivals_keep_memory)
         turns = {}
         for name, rival in rivals.items():
             display.say(f"warming up: {name}")
@@ -101,15 +110,10 @@ def run(config: dict[str, Any]) -> None:
             turns[name] = lambda rival=rival: measure(rival, mesh, settings.steps, settings.batch_size)
         rates = take_turns(turns, settings.rounds, lambda done, total: display.show("measuring", done, total))
 
-        torch.set_num_threads(share_cores(mesh.layout.processes))
-        mesh.crossing.read()
-        begun = time.perf_counter()
-        rivals[OURS].step()
-        seconds = time.perf_counter() - begun
-        crossed, exposed = mesh.crossing.read()
+        measure(rivals[OURS], mesh, 1, settings.batch_size)
         figures: dict[str, Any] = {
             "images_per_second": rates,
-            "crossing": {"bytes_a_step": crossed, "exposed_seconds": exposed, "step_seconds": seconds},
+            "crossing": crossing_times(rivals, mesh, settings.rounds * settings.steps),
             "layers": time_by_layer(ours, rivals[OURS].step),
             "peak_memory_bytes": peak_memory(device),
             "gflop_per_second": {name: median(own) * table.training_flops / 1e9 for name, own in rates.items()},
@@ -124,30 +128,34 @@ def run(config: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------------- the rivals
 
 
-def all_rivals(table: Table, ours: Net, images: torch.Tensor, labels: torch.Tensor, mesh: Mesh) -> dict[str, Rival]:
+def all_rivals(
+    table: Table, ours: Net, images: torch.Tensor, labels: torch.Tensor, mesh: Mesh, kernels: Kernels | None, keep_memory: bool
+) -> dict[str, Rival]:
     """The rivals by name, the same in every process."""
     several = mesh.layout.processes > 1
+    step = step_of_share(ours, images, labels, mesh.tower_group, kernels)
     rivals = {
-        OURS: Rival(step_of_share(ours, images, labels, mesh.tower_group, "fp32"), everyone=True),
-        OURS_BF16: Rival(step_of_share(ours, images, labels, mesh.tower_group, "bf16"), everyone=True),
+        OURS: Rival(step, everyone=True),
+        OURS_BF16: Rival(step_of_share(ours, images, labels, mesh.tower_group, kernels, "bf16"), everyone=True),
         PRODUCTS: Rival(products(table, len(images), mesh, torch.float32), everyone=True),
         PRODUCTS_BF16: Rival(products(table, len(images), mesh, torch.bfloat16), everyone=True),
-        EAGER: Rival(step_of_plain(channels_last(plain_net(table, torch_norm)), images, labels), everyone=False),
+        EAGER: Rival(step_of_plain(channels_last(plain_net(table, torch_norm)), images, labels), False, keep_memory),
         COMPILED: Rival(
-            step_of_plain(compiled(channels_last(plain_net(table, shifted_sums_norm))), images, labels), everyone=False
+            step_of_plain(compiled(channels_last(plain_net(table, shifted_sums_norm))), images, labels), False, keep_memory
         ),
     }
     if several:
         alone = dist.new_subgroups_by_enumeration([[rank] for rank in range(mesh.layout.processes)])[0]
         assert isinstance(alone, dist.ProcessGroup)
-        whole = Net(table, WHOLE).to(images.device)
-        rivals[OURS_ONE] = Rival(step_of_share(whole, images, labels, alone, "fp32"), everyone=False)
+        whole = Net(table, WHOLE, kernels=kernels).to(images.device)
+        rivals[OURS_WAITING] = Rival(waiting(step, mesh.crossing), everyone=True)
+        rivals[OURS_ONE] = Rival(step_of_share(whole, images, labels, alone, kernels), everyone=False)
         part = slice(mesh.rank * len(images) // mesh.layout.processes, (mesh.rank + 1) * len(images) // mesh.layout.processes)
         for name, net in ((PARALLEL, plain_net(table, torch_norm)), (PARALLEL_COMPILED, plain_net(table, shifted_sums_norm))):
             # Not channels last: DDP's buckets would have to lay each gradient out anew.
             wrapped: nn.Module = DistributedDataParallel(net.to(images.device), gradient_as_bucket_view=True)
             wrapped = compiled(wrapped) if name == PARALLEL_COMPILED else wrapped
-            rivals[name] = Rival(step_of_plain(wrapped, images[part], labels[part]), everyone=True)
+            rivals[name] = Rival(step_of_plain(wrapped, images[part], labels[part]), True, keep_memory)
     return rivals
 
 
@@ -162,22 +170,39 @@ def compiled(net: nn.Module) -> nn.Module:
 
 
 def step_of_share(
-    net: Net, images: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup, precision: str
+    net: Net,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    group: dist.ProcessGroup,
+    kernels: Kernels | None,
+    precision: str = "fp32",
 ) -> Callable[[], None]:
     """A training step of this package's net; `group` are the holders of its shares."""
     net.initialise(0)
-    optimizer = build_optimizer(net, UPDATE)
+    optimizer = build_optimizer(net, UPDATE, compiled=kernels is not None)
     device = images.device
 
     def step() -> None:
         autocast = set_precision(precision, device)
         with autocast():
             logits = net(images, DropoutKey(0, 0, 0))
-        split_cross_entropy(logits, labels, group).backward()
+        loss, _ = split_cross_entropy(logits, labels, group)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+def waiting(step: Callable[[], None], crossing: Crossing) -> Callable[[], None]:
+    """The same step, with nothing computed while maps travel."""
+
+    def wait() -> None:
+        crossing.overlap = False
+        step()
+        crossing.overlap = True
+
+    return wait
 
 
 def step_of_plain(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
@@ -221,8 +246,12 @@ def products(table: Table, batch: int, mesh: Mesh, dtype: torch.dtype) -> Callab
 
 
 def measure(rival: Rival, mesh: Mesh, steps: int, batch: int) -> float:
-    """Images a second over so many steps, from when all are ready to when all are done."""
+    """Images a second over so many steps, after one that is not counted, from when all are ready to when all are done."""
     torch.set_num_threads(share_cores(mesh.layout.processes if rival.everyone else 1))
+    if mesh.device.type == "cpu":
+        keep_freed_memory(rival.keeps_memory)
+    if rival.everyone or mesh.rank == 0:
+        rival.step()
     dist.barrier(group=mesh.host_group)
     begun = time.perf_counter()
     if rival.everyone or mesh.rank == 0:
@@ -235,6 +264,23 @@ def measure(rival: Rival, mesh: Mesh, steps: int, batch: int) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------- where the time goes
+
+
+def crossing_times(rivals: dict[str, Rival], mesh: Mesh, steps: int) -> dict[str, float]:
+    """Of the first process, a step's medians: bytes that it sends, seconds of a step, seconds that it stands waiting for
+    messages, and those that it would stand if it computed nothing meanwhile."""
+    times = []
+    for step in (rivals[OURS].step, waiting(rivals[OURS].step, mesh.crossing)):
+        rows = []
+        for _ in range(steps):
+            dist.barrier(group=mesh.host_group)
+            mesh.crossing.read()
+            begun = time.perf_counter()
+            step()
+            rows.append((time.perf_counter() - begun, *mesh.crossing.read()))
+        times.append([median(column) for column in zip(*rows, strict=True)])
+    (seconds, sent, exposed), (_, _, unhidden) = times
+    return {"bytes_a_step": sent, "step_seconds": seconds, "exposed_seconds": exposed, "waiting_seconds": unhidden}
 
 
 def time_by_layer(net: Net, step: Callable[[], None]) -> dict[str, dict[str, float]]:
@@ -299,7 +345,9 @@ def summary(rates: dict[str, list[float]], figures: dict[str, Any]) -> str:
     crossing = figures["crossing"]
     return (
         f"{ratio(rates, OURS, PRODUCTS):.0%} of the rate of the products alone; bf16 is {ratio(rates, OURS_BF16, OURS):.2f} "
-        f"times fp32; crossings exposed {crossing['exposed_seconds'] / crossing['step_seconds']:.1%} of a step"
+        f"times fp32; {crossing['bytes_a_step'] / 1e6:.1f} MB cross a step, for which a process stands "
+        f"{crossing['exposed_seconds'] / crossing['step_seconds']:.1%} of its time "
+        f"({crossing['waiting_seconds'] / crossing['step_seconds']:.1%} if it computed nothing meanwhile)"
     )
 
 

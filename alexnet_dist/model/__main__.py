@@ -8,7 +8,8 @@ from rich.table import Table as RichTable
 
 from alexnet_dist.commands import command
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.table import Layer, Table, TableError, build_table
+from alexnet_dist.model.described import HEADINGS, described
+from alexnet_dist.model.table import Table, TableError, build_table
 
 _WIDTH = 118  # of the table: a narrow terminal may fold its lines, but no figure is cut
 
@@ -32,31 +33,12 @@ def show(config: dict[str, Any]) -> None:
 
 def _layers(table: Table) -> RichTable:
     shown = RichTable(title=f"{table.name}: {table.towers} towers, {table.input_size} pixels", box=box.SIMPLE)
-    shown.add_column("layer")
-    shown.add_column("reads")
-    for heading in ("weight", "out, per tower", "parameters", "multiply-adds", "bytes crossed"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("then")
+    for heading in HEADINGS:
+        words = heading in ("layer", "reads", "then")
+        shown.add_column(heading, justify="left" if words else "right", no_wrap=not words)
     for layer in table.layers:
-        shown.add_row(
-            layer.name,
-            layer.reads,
-            "x".join(map(str, layer.weight_shape)),
-            _shape(layer, table.towers),
-            f"{layer.parameters:,}",
-            f"{layer.multiply_adds:,}",
-            f"{layer.crossing_bytes:,}" if layer.reads == "all" else "",
-            ", ".join(operation.name for operation in layer.then),
-        )
+        shown.add_row(*described(layer))
     return shown
-
-
-def _shape(layer: Layer, towers: int) -> str:
-    maps = layer.filters // towers
-    if layer.kind == "fc":
-        return str(maps)
-    pooled = f" -> {layer.out_size}x{layer.out_size}" if layer.out_size != layer.conv_size else ""
-    return f"{maps} x {layer.conv_size}x{layer.conv_size}{pooled}"
 
 
 def main() -> None:

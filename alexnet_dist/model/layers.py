@@ -1,14 +1,18 @@
 """The layers that a share of the net is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
+from alexnet_dist.model.joint import Crossing, product, product_of_all
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
+from alexnet_dist.model.tail import Kernels, Step, Tail, join_operations
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 class TowerLayer(nn.Module):
@@ -18,15 +22,19 @@ class TowerLayer(nn.Module):
     the same, to the bit, whether it has a process of its own or not.
     """
 
-    def __init__(self, layer: Layer, position: int, share: Share) -> None:
+    def __init__(self, layer: Layer, position: int, share: Share, kernels: Kernels | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.position = position
+        self._kernels = kernels
+        self._joined = join_operations(layer.then)
         held = layer.towers // share.count
         self.towers = range(share.index * held, (share.index + 1) * held)
         rows = share.rows(layer.filters)
         self.weight = nn.Parameter(torch.empty(rows.stop - rows.start, *layer.weight_shape[1:]))
         self.bias = nn.Parameter(torch.empty(rows.stop - rows.start))
+        # Called with each activation's kind, tower and output (of a Tail, its whole output), while somebody watches.
+        self.watch: Callable[[str, int, torch.Tensor], None] | None = None
 
     def initialise(self, seed: int) -> None:
         """Draw N(0, weight_std) weights and set constant biases (paper, section 5).
@@ -39,23 +47,28 @@ class TowerLayer(nn.Module):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * self.layer.weight_std)
             self.bias.fill_(self.layer.bias)
 
-    def forward(self, inputs: Sequence[torch.Tensor], key: DropoutKey | None) -> list[torch.Tensor]:
-        """What each held tower reads, [N, C, H, W] or [N, units] -> what it makes: [N, filters / towers, H', W'] or
-        [N, filters / towers]."""
-        count = len(self.towers)
-        outputs = []
-        for x, tower, weight, bias in zip(inputs, self.towers, self.weight.chunk(count), self.bias.chunk(count), strict=True):
-            x = self._convolve(x, weight, bias) if self.layer.kind == "conv" else F.linear(x.flatten(1), weight, bias)
-            for operation in self.layer.then:
-                x = self._follow(operation, x, tower, key)
-            outputs.append(x)
+    def forward(self, inputs: Sequence[torch.Tensor], key: DropoutKey | None, crossing: Crossing) -> list[torch.Tensor]:
+        """The maps of each held tower [N, C, H, W] or [N, units] (before the first layer the images) -> what each makes of those
+        that it reads: [N, filters / towers, H', W'] or [N, filters / towers]."""
+        if self.layer.reads == "all" and self.layer.towers > 1:
+            outputs = product_of_all(self.layer, self.towers, inputs, self.weight, self.bias, crossing)
+        else:
+            rows = zip(inputs, self.weight.chunk(len(inputs)), self.bias.chunk(len(inputs)), strict=True)
+            outputs = [product(self.layer, x, weight, bias) for x, weight, bias in rows]
+        joined = self._kernels is not None and self._kernels.take(outputs[0])
+        steps: Sequence[Step] = self._joined if joined else self.layer.then
+        for step in steps:
+            if isinstance(step, Tail):
+                assert self._kernels is not None
+                outputs = [self._kernels.apply(x, step) for x in outputs]
+            elif step.reads == "all":
+                outputs = self._norm_across_towers(step, outputs, crossing)
+            else:
+                outputs = [self._follow(step, x, tower, key) for x, tower in zip(outputs, self.towers, strict=True)]
+            if self.watch is not None and (activation := activation_of(step)):
+                for x, tower in zip(outputs, self.towers, strict=True):
+                    self.watch(activation, tower, x)
         return outputs
-
-    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        layer = self.layer
-        if layer.pad == layer.pad_end:
-            return F.conv2d(x, weight, bias, layer.stride, layer.pad)
-        return F.conv2d(F.pad(x, (layer.pad, layer.pad_end, layer.pad, layer.pad_end)), weight, bias, layer.stride)
 
     def _follow(self, operation: Operation, x: torch.Tensor, tower: int, key: DropoutKey | None) -> torch.Tensor:
         options = operation.options
@@ -85,8 +98,29 @@ class TowerLayer(nn.Module):
                 return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
         raise AssertionError(operation.kind)
 
+    def _norm_across_towers(self, operation: Operation, maps: list[torch.Tensor], crossing: Crossing) -> list[torch.Tensor]:
+        """The response norm as if the maps of all towers lay in one; of the other towers the maps at the edges are fetched."""
+        reach, options = operation.reach, operation.options
+        edges = torch.cat([edge for x in maps for edge in (x[:, :reach], x[:, x.shape[1] - reach :])], dim=1)
+        first_and_last = crossing(edges).chunk(2 * self.layer.towers, dim=1)
+        outputs = []
+        for tower, x in zip(self.towers, maps, strict=True):
+            before = first_and_last[2 * tower - 1 : 2 * tower]
+            after = first_and_last[2 * tower + 2 : 2 * tower + 3]
+            around = torch.cat([*before, x, *after], dim=1)
+            normed = response_norm(around, int(options["size"]), options["alpha"], options["beta"], options["k"])
+            outputs.append(normed[:, len(before) * reach :][:, : x.shape[1]])
+        return outputs
+
     def extra_repr(self) -> str:
         return f"{self.layer.kind}, reads {self.layer.reads}, towers {self.towers.start} to {self.towers.stop - 1}"
+
+
+def activation_of(step: Step) -> str | None:
+    """The kind of the activation that a step is or, as a Tail, holds; None where it has none."""
+    if isinstance(step, Tail):
+        return "relu" if step.relu_first or step.relu_last else None
+    return step.kind if step.kind in ACTIVATIONS else None
 
 
 def response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) -> torch.Tensor:
@@ -139,4 +173,3 @@ def _window_sum(x: torch.Tensor, size: int) -> torch.Tensor:
         first, last = max(0, -offset), min(maps, maps - offset)
         total[:, first:last] += x[:, first + offset : last + offset]
     return total
-

@@ -1,30 +1,30 @@
 """The net, or a share of it, made from the table."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.joint import Alone, Crossing
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table
-
-# Takes this share's maps [N, C / count, ...] and returns all towers' [N, C, ...].
-Crossing = Callable[[torch.Tensor], torch.Tensor]
+from alexnet_dist.model.tail import Kernels
 
 
 class Net(nn.Module):
     """The share of a table's net that one process holds.
 
     Its parameters carry the whole net's names (`conv1.weight`); a share holds `share.rows` of dimension 0 of each. Before
-    a layer that reads all towers it calls `crossing`. A share that is the whole net needs none.
+    a layer that reads all towers it calls `crossing`, and so does a norm that does. A share that is the whole net needs none.
+    With `kernels`, norms and poolings on a CPU are theirs, within rounding of torch's.
 
     Raises:
         ValueError: the shares do not divide the towers, or a part of the net was given no crossing.
     """
 
-    def __init__(self, table: Table, share: Share = WHOLE, crossing: Crossing | None = None) -> None:
+    def __init__(
+        self, table: Table, share: Share = WHOLE, crossing: Crossing | None = None, kernels: Kernels | None = None
+    ) -> None:
         super().__init__()
         if table.towers % share.count:
             raise ValueError(f"{table.towers} towers cannot be held in {share.count} equal shares")
@@ -32,9 +32,9 @@ class Net(nn.Module):
             raise ValueError("a share that is not the whole net needs a crossing")
         self.table = table
         self.share = share
-        self.crossing = crossing
+        self.crossing = crossing or Alone()
         for position, layer in enumerate(table.layers):
-            self.add_module(layer.name, TowerLayer(layer, position, share))
+            self.add_module(layer.name, TowerLayer(layer, position, share, kernels))
 
     def initialise(self, seed: int) -> None:
         """Set all parameters as the table says; the same whole net for every share."""
@@ -47,13 +47,7 @@ class Net(nn.Module):
 
         With a key, units are dropped (training); without, outputs are scaled (testing).
         """
-        held = self.table.towers // self.share.count
-        maps = [images] * held
+        maps = [images] * (self.table.towers // self.share.count)
         for layer in self.children():
-            assert isinstance(layer, TowerLayer)
-            if layer.layer.reads == "all":
-                # Gradients of what several towers read are added where it was joined, in the crossing or here.
-                part = maps[0] if held == 1 else torch.cat(maps, dim=1)
-                maps = [part if self.crossing is None else self.crossing(part)] * held
-            maps = layer(maps, key)
+            maps = layer(maps, key, self.crossing)
         return maps

@@ -33,11 +33,20 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class Operation:
-    """What follows a layer's convolution or product: an activation, a norm, a pooling, a dropout."""
+    """What follows a layer's convolution or product: an activation, a norm, a pooling, a dropout.
+
+    `reads` is `own`, or `all` for a response norm whose windows reach into the neighbouring towers.
+    """
 
     name: str
     kind: str
     options: Mapping[str, float]
+    reads: str = "own"
+
+    @property
+    def reach(self) -> int:
+        """How many of a neighbouring tower's maps a window reaches."""
+        return int(self.options["size"]) // 2 if self.reads == "all" else 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Layer:
     in_size: int
     conv_size: int  # before the operations
     out_size: int  # after them
+    edge_bytes: int  # of the maps that cross within the layer, for norms that read all towers; fp32, per image and direction
     towers: int
 
     @property
@@ -88,10 +98,10 @@ class Layer:
 
     @property
     def crossing_bytes(self) -> int:
-        """Bytes of fp32 that one tower sends to each other tower before this layer, per image and direction."""
-        if self.reads != "all":
-            return 0
-        return self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES
+        """Bytes of fp32 that one tower sends to each other tower before and within this layer, per image and direction."""
+        crosses = self.reads == "all" and self.towers > 1
+        before = self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES if crosses else 0
+        return before + self.edge_bytes
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,7 @@ def build_table(config: Mapping[str, Any]) -> Table:
     _refuse_unknown("the model", config, _TABLE_KEYS)
     towers = _integer("the model", config, "towers", least=1)
     input_size = _integer("the model", config, "input", least=1)
-    operations = {
-        name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()
-    }
+    operations = {name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()}
     rows = _mapping("the model", config, "layers")
     if not rows:
         raise TableError("the model has no layers")
@@ -166,7 +174,7 @@ def _build_operation(name: str, row: Any) -> Operation:
     allowed = _OPERATION_OPTIONS[kind]
     # An override that only changes the kind (lrn -> identity, relu -> tanh) leaves the old kind's options behind: the
     # options of other kinds are therefore passed over, and only keys that no kind knows are refused.
-    _refuse_unknown(where, row, {"kind"}.union(*_OPERATION_OPTIONS.values()))
+    _refuse_unknown(where, row, {"kind", "reads"}.union(*_OPERATION_OPTIONS.values()))
     options: dict[str, float] = {}
     for key, default in allowed.items():
         value = row.get(key, default)
@@ -182,7 +190,10 @@ def _build_operation(name: str, row: Any) -> Operation:
         raise TableError(f"{where} has pad {options['pad']}, more than half its kernel {options['kernel']}")
     if kind == "dropout" and not 0 <= options["p"] < 1:
         raise TableError(f"{where} has p {options['p']}; it must be at least 0 and below 1")
-    return Operation(name, kind, options)
+    reads = str(row.get("reads", "own"))
+    if reads not in ("own", "all"):
+        raise TableError(f"{where} has reads {reads}; it must be own or all")
+    return Operation(name, kind, options, reads if kind == "response_norm" and options["size"] > 1 else "own")
 
 
 def _build_layer(
@@ -223,7 +234,7 @@ def _build_layer(
         conv_size = (size + pad + pad_end - kernel) // stride + 1
         if conv_size < 1:
             raise TableError(f"{where} has kernel {kernel} on maps of {size} pixels: nothing is left")
-    out_size = conv_size
+    out_size, edge_bytes = conv_size, 0
     then: list[Operation] = []
     names = row.get("then", [])
     if isinstance(names, str) or not isinstance(names, (list, tuple)):
@@ -239,6 +250,10 @@ def _build_layer(
             out_size = int((out_size + 2 * options["pad"] - options["kernel"]) // options["stride"]) + 1
             if out_size < 1:
                 raise TableError(f"{where} shrinks below one pixel in {operation_name}")
+        if operation.reach > filters // towers:
+            raise TableError(f"{where} has {filters // towers} maps a tower, fewer than {operation_name} reaches into the next")
+        if towers > 1:
+            edge_bytes += 2 * operation.reach * out_size**2 * FLOAT32_BYTES
         then.append(operation)
     return Layer(
         name=name,
@@ -256,6 +271,7 @@ def _build_layer(
         in_size=size,
         conv_size=conv_size,
         out_size=out_size,
+        edge_bytes=edge_bytes,
         towers=towers,
     )
 

@@ -1,35 +1,62 @@
-"""Maps cross between processes: one differentiable operation over point-to-point messages."""
+"""Maps cross between processes by point-to-point messages, which travel while the caller computes."""
 
 import time
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
 
 class Crossing:
-    """All processes of a group exchange their parts; each ends with the whole.
+    """All processes of a group exchange parts: what one begins, all must begin, in the same order and with the same shapes.
 
-    Forward, a process sends its part [N, C, ...] to every other and gets [N, size * C, ...], the parts in the order of the
-    group's ranks. Backward, it sends each process the gradient of that process's part, and adds what comes back to its own.
-    All processes of the group must cross in the same order with parts of the same shape and dtype. NCCL groups carry
-    CUDA tensors, gloo groups CPU tensors. The group should serve crossings alone, so that no collective delays them.
+    NCCL groups carry CUDA tensors, gloo groups CPU tensors. The group should serve crossings alone, so that no collective
+    delays them. Tensors travel in the dtype `wire`, or as they are (None), and arrive in their own. Without `overlap`, `begin`
+    waits for the messages itself: to measure what it is good for.
 
     The crossing counts what it sends and how long the computation waits for it; `read` returns both.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, wire: torch.dtype | None = None, overlap: bool = True) -> None:
         self.group = group
         self.size = dist.get_world_size(group)
         self.index = dist.get_rank(group)
+        self.wire = wire
+        self.overlap = overlap
         self._ranks = dist.get_process_group_ranks(group)
         self._bytes = 0
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
+    def begin(self, outgoing: list[torch.Tensor]) -> "Arrival":
+        """Begin to send outgoing[i] to rank i of the group. `wait` of what is returned gives what each rank sent here.
+
+        One symmetric batch of messages: asymmetric ones can hang NCCL. This rank's own entry stays as it is.
+        """
+        own = outgoing[self.index]
+        arrival = Arrival(self, list(outgoing), _dense_order(own))
+        operations = []
+        for i, tensor in enumerate(outgoing):
+            if i != self.index:
+                sent = tensor.to(self.wire or tensor.dtype).permute(arrival.order).contiguous()
+                received = torch.empty_like(sent)
+                arrival.received[i] = received
+                arrival.sent.append(sent)
+                # gloo tells a sender when it may begin, and would tell it behind what this process sends.
+                operations.append(dist.P2POp(dist.irecv, received, self._ranks[i], self.group))
+                operations.append(dist.P2POp(dist.isend, sent, self._ranks[i], self.group))
+                self._bytes += sent.numel() * sent.element_size()
+        arrival.works = dist.batch_isend_irecv(operations) if operations else []
+        if not self.overlap:
+            arrival.finish()
+        return arrival
+
     def __call__(self, part: torch.Tensor) -> torch.Tensor:
-        if self.size == 1:
-            return part
-        return _Cross.apply(part, self)
+        """This process's part [N, C, ...] -> [N, size * C, ...], the parts in the order of the group's ranks; differentiable.
+
+        Backward, each process gets the sum of the gradients of its part.
+        """
+        return part if self.size == 1 else _Cross.apply(part, self)
 
     def read(self) -> tuple[int, float]:
         """Bytes this process sent, and seconds its computation stood waiting, since the last call. Synchronises CUDA."""
@@ -45,52 +72,62 @@ class Crossing:
         self.read()
         self._bytes, self._seconds = counted
 
-    def exchange(self, outgoing: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Send `outgoing[i]` to rank i of the group and return what each sent here; this rank's own entry stays as it is.
-
-        One symmetric batch of messages: asymmetric ones can hang NCCL.
-        """
-        incoming = [torch.empty_like(tensor) if i != self.index else tensor for i, tensor in enumerate(outgoing)]
-        operations = []
-        for i, (send, receive) in enumerate(zip(outgoing, incoming, strict=True)):
-            if i != self.index:
-                operations.append(dist.P2POp(dist.isend, send, self._ranks[i], self.group))
-                operations.append(dist.P2POp(dist.irecv, receive, self._ranks[i], self.group))
-                self._bytes += send.numel() * send.element_size()
-        on_cuda = outgoing[self.index].is_cuda
+    def wait_for(self, works: list[dist.Work], on_cuda: bool) -> None:
+        """Wait, on the current stream where the messages are a GPU's, and count the time."""
         if on_cuda:
             started, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             started.record()
         begin = time.perf_counter()
-        for work in dist.batch_isend_irecv(operations):
+        for work in works:
             work.wait()
         if on_cuda:
             ended.record()
             self._events.append((started, ended))
         else:
             self._seconds += time.perf_counter() - begin
-        return incoming
+
+
+@dataclass
+class Arrival:
+    """Messages under way. What is sent is held until they have arrived."""
+
+    crossing: Crossing
+    outgoing: list[torch.Tensor]
+    order: tuple[int, ...]
+    received: dict[int, torch.Tensor] = field(default_factory=dict)
+    sent: list[torch.Tensor] = field(default_factory=list)
+    works: list[dist.Work] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Wait until the messages have arrived."""
+        if self.works:
+            self.crossing.wait_for(self.works, self.sent[0].is_cuda)
+        self.works, self.sent = [], []
+
+    def wait(self) -> list[torch.Tensor]:
+        """What each rank of the group sent here, in their order; this rank's own entry is what `begin` was given."""
+        self.finish()
+        arrived = list(self.outgoing)
+        for i, tensor in self.received.items():
+            arrived[i] = tensor.permute(_inverse(self.order)).to(self.outgoing[i].dtype)
+        return arrived
 
 
 class _Cross(torch.autograd.Function):
     @staticmethod
     def forward(ctx, part: torch.Tensor, crossing: Crossing):  # type: ignore[no-untyped-def]
         ctx.crossing = crossing
-        ctx.order = _dense_order(part)
-        part = part.permute(ctx.order).contiguous()
-        whole = torch.cat(crossing.exchange([part] * crossing.size), dim=ctx.order.index(1))
-        return whole.permute(_inverse(ctx.order))
+        return torch.cat(crossing.begin([part] * crossing.size).wait(), dim=1)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):  # type: ignore[no-untyped-def]
-        crossing, order = ctx.crossing, ctx.order
-        parts = gradient.permute(order).chunk(crossing.size, dim=order.index(1))
-        received = crossing.exchange([part.contiguous() for part in parts])
+        crossing = ctx.crossing
+        received = crossing.begin(list(gradient.chunk(crossing.size, dim=1))).wait()
         # Added in the group's order on every process, so that a sum does not depend on who computes it.
         total = received[0] + received[1]
         for part in received[2:]:
             total += part
-        return total.permute(_inverse(order)), None
+        return total, None
 
 
 def _dense_order(maps: torch.Tensor) -> tuple[int, ...]:

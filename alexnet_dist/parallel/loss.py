@@ -6,13 +6,16 @@ import torch
 import torch.distributed as dist
 
 
-def split_cross_entropy(logits: Sequence[torch.Tensor], labels: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """Mean cross-entropy of a batch, the same scalar on every process of the group.
+def split_cross_entropy(
+    logits: Sequence[torch.Tensor], labels: torch.Tensor, group: dist.ProcessGroup
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy of a batch and how many of its images are guessed wrong, the same on every process of the group.
 
     `logits` are those of the towers held here, each [N, C] of its own C classes, in tower order; every process of the group
-    holds as many towers. `labels` int64 [N] count all classes. Three numbers an image cross instead of the classes: the
-    largest logit, the sum of exponentials, the label's logit. The gradient that flows back, softmax - one-hot over N, is
-    that of the logits held here.
+    holds as many towers. `labels` int64 [N] count all classes. Four numbers an image cross instead of the classes: the
+    largest logit, the sum of exponentials, the label's logit, how many classes before the label share the largest. The gradient
+    that flows back, softmax - one-hot over N, is that of the logits held here. The number of images is an int64 scalar without a
+    gradient; of classes that share the largest logit the first is the guess, and an image whose logits are no numbers is wrong.
     """
     return _SplitCrossEntropy.apply(labels, group, *logits)
 
@@ -26,7 +29,8 @@ class _SplitCrossEntropy(torch.autograd.Function):
         highest = torch.stack([part.amax(dim=1) for part in wide]).amax(dim=0)
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
         rows = torch.arange(len(labels), device=labels.device)
-        sums = torch.zeros(2, len(labels), dtype=highest.dtype, device=highest.device)
+        columns = torch.arange(classes, device=labels.device)
+        sums = torch.zeros(3, len(labels), dtype=highest.dtype, device=highest.device)
         saved = []
         for held, part in enumerate(wide):
             shifted = part - highest[:, None]
@@ -34,15 +38,18 @@ class _SplitCrossEntropy(torch.autograd.Function):
             local = labels - (first_tower + held) * classes
             mine = (local >= 0) & (local < classes)
             column = local.clamp(0, classes - 1)
-            sums += torch.stack([exponentials.sum(dim=1), torch.where(mine, shifted[rows, column], 0)])
+            before = ((shifted == 0) & (columns < local[:, None])).sum(dim=1, dtype=sums.dtype)
+            sums += torch.stack([exponentials.sum(dim=1), torch.where(mine, shifted[rows, column], 0), before])
             saved += [exponentials, mine, column]
         dist.all_reduce(sums, group=group)
         ctx.save_for_backward(rows, sums[0], *saved)
         ctx.dtype = logits[0].dtype
-        return (sums[0].log() - sums[1]).mean()
+        wrong = len(labels) - ((sums[1] == 0) & (sums[2] == 0)).sum()
+        ctx.mark_non_differentiable(wrong)
+        return (sums[0].log() - sums[1]).mean(), wrong
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx, gradient, _):  # type: ignore[no-untyped-def]
         rows, total, *saved = ctx.saved_tensors
         gradients = []
         for exponentials, mine, column in zip(saved[::3], saved[1::3], saved[2::3], strict=True):

@@ -135,10 +135,13 @@ def share_cores(shares: int) -> int:
 
 
 @contextmanager
-def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mesh]:
+def join_mesh(
+    towers: int, device: torch.device, timeout: float, wire: torch.dtype | None = None, overlap: bool = True
+) -> Iterator[Mesh]:
     """Join the processes that RANK and WORLD_SIZE name (one alone, where they are not set) and leave them at the end.
 
-    `timeout` is how many seconds a peer may keep the others waiting once the steps have begun.
+    `timeout` is how many seconds a peer may keep the others waiting once the steps have begun; `wire` and `overlap` are the
+    crossing's.
 
     Raises:
         UserError: the world size does not fit the towers.
@@ -155,7 +158,7 @@ def join_mesh(towers: int, device: torch.device, timeout: float) -> Iterator[Mes
     store = _fresh_part(store, rank, world)
     peers = Peers(store, rank, world, timeout)
     try:
-        yield (mesh := _join(layout, rank, device, peers, store, limit))
+        yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
     except Exception as error:
         if broken_connection(error):
             peers.explain(error)
@@ -210,7 +213,14 @@ def _fresh_part(store: dist.Store, rank: int, world: int) -> dist.Store:
 
 
 def _join(
-    layout: Layout, rank: int, device: torch.device, peers: Peers, store: dist.Store, limit: datetime.timedelta
+    layout: Layout,
+    rank: int,
+    device: torch.device,
+    peers: Peers,
+    store: dist.Store,
+    limit: datetime.timedelta,
+    wire: torch.dtype | None,
+    overlap: bool,
 ) -> Mesh:
     """Make the process groups."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -227,7 +237,7 @@ def _join(
         rank=rank,
         device=device,
         devices=devices,
-        crossing=Crossing(crossing_group),
+        crossing=Crossing(crossing_group, wire, overlap),
         tower_group=devices.get_group("tower"),
         training_group=training_group,
         validation_group=validation_group,

@@ -1,76 +1,97 @@
-"""What a person sees of a run: a live bar in a terminal, plain lines elsewhere. Rank 0 alone shows it."""
+"""What a person sees of a run: a live display in a terminal, plain lines elsewhere. Rank 0 alone shows it."""
 
 import time
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SEPARATOR = " · "
 
 
 class Display:
     """Progress of a run or a part of it.
 
-    In a terminal one bar moves and what is said stands above it; in a log file a line is printed every few seconds at most. Quiet
-    on ranks other than 0, and where the log file's disk takes no more.
+    In a terminal a bar moves with the latest figures below it, and what is said stands above; warnings are yellow. In a log
+    file a line is printed every few seconds at most. Quiet on ranks other than 0, and where the log file's disk takes no more.
     """
 
     def __init__(self, rank: int) -> None:
         self.console = Console(stderr=False, highlight=False, quiet=rank != 0, soft_wrap=True)
-        self._live = self.console.is_terminal and rank == 0
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            _Figures(),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
-            disable=not self._live,
-            transient=True,
+            expand=True,
+            auto_refresh=False,
         )
+        self._figures = Text(style="dim")
+        self._live: Live | None = None
+        if self.console.is_terminal and rank == 0:
+            shown = Group(self._progress, self._figures)
+            self._live = Live(shown, console=self.console, refresh_per_second=8, transient=True)
         self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
         self._last_line = 0.0
 
     def say(self, text: str) -> None:
         """One line that stays."""
         with suppress(OSError):
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
 
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
-        """How far `what` is, with its latest figures."""
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total, figures="")
-        for name, task in self._tasks.items():
-            self._progress.update(task, visible=name == what)
-        self._progress.update(self._tasks[what], completed=done, total=total, figures=figures)
+        """How far `what` is, with its latest figures and the time left at the pace so far."""
         now = time.monotonic()
-        if not self._live and (now - self._last_line >= _SECONDS_BETWEEN_LINES):
+        begun, first = self._begun.setdefault(what, (now, done))
+        if done < first:  # begun anew, as each validation is
+            begun, first = self._begun[what] = now, done
+        left = _time_left(now - begun, done - first, total - done)
+        if self._live:
+            self._show_live(what, done, total, figures, left)
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.say(f"{what} {done}/{total}  {figures}".rstrip())
+            self.say("  ".join(part for part in (f"{what} {done}/{total}", figures, left) if part))
+
+    def _show_live(self, what: str, done: int, total: int, figures: str, left: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, left="")
+        for name, task in self._tasks.items():
+            self._progress.update(task, visible=name == what and done < total)
+        self._progress.update(self._tasks[what], completed=done, total=total, left=left)
+        if figures:
+            self._figures.plain = figures.replace("  ", _SEPARATOR)
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._live:
+            self._live.stop()
 
 
-class _Figures(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["figures"])
-
-
-def training_figures(record: dict[str, Any]) -> str:
-    """The figures of a `train` record in a line: loss, images/s, the crossings' share of the step's time."""
+def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | None) -> str:
+    """The figures of a `train` record in a line: epoch, loss, error, images/s, the crossings' share of the step's time, memory;
+    and the top-1 error of the last validation, if there was one."""
     share = record["crossing_exposed_seconds"] / record["step_seconds"]
-    return (
-        f"epoch {record['epoch']:.2f}  loss {record['loss']:.4f}  {record['images_per_second']:.0f} images/s  "
-        f"crossings {share:.1%} of the time"
-    )
+    parts = [f"epoch {record['epoch']:.2f}", f"loss {record['loss']:.4f}"]
+    if "top1_error" in record:
+        parts.append(f"error {record['top1_error']:.2%}")
+    if last_validation:
+        parts.append(f"validation error {last_validation['top1_error']:.2%}")
+    parts += [
+        f"{record['images_per_second']:.0f} images/s",
+        f"crossings {share:.1%} of the time",
+        f"{record['peak_memory_bytes'] / 1e9:.2f} GB",
+    ]
+    return "  ".join(parts)
 
 
 def validation_figures(record: dict[str, Any]) -> str:
@@ -80,3 +101,13 @@ def validation_figures(record: dict[str, Any]) -> str:
         f"validation after epoch {record['epoch']:g}, step {record['step']}: top-1 error {record['top1_error']:.2%}, "
         f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views})"
     )
+
+
+def _time_left(seconds: float, done: int, to_do: int) -> str:
+    """At the pace of `done` pieces in so many seconds; empty while there is no pace yet, and at the end."""
+    if done <= 0 or to_do <= 0:
+        return ""
+    left = round(seconds / done * to_do)
+    if left >= 86400:
+        return f"{left // 86400} d {left % 86400 // 3600} h left"
+    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if left >= 3600 else f"{left // 60}:{left % 60:02} left"

@@ -30,8 +30,7 @@ class MetricsFile:
         What it does not take is kept, and offered again with the next record. A figure that is infinite or no number is null in
         the file, since JSON has no word for it.
         """
-        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
-        self._pending += json.dumps(finite).encode() + b"\n"
+        self._pending += json.dumps(_finite(record)).encode() + b"\n"
         try:
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
@@ -41,3 +40,11 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,18 +2,28 @@
 
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from alexnet_dist.errors import Stopped
 from alexnet_dist.settings import TrackingSettings
+from alexnet_dist.tracking import starts
 from alexnet_dist.tracking.display import Display, training_figures, validation_figures
 from alexnet_dist.tracking.metrics import MetricsFile
-from alexnet_dist.tracking.wandb_run import WandbRun
+
+if TYPE_CHECKING:
+    from alexnet_dist.tracking.wandb_run import WandbRun
 
 
 class Record:
-    """Takes the run's figures, one dictionary each time; `kind` is `train` or `val`."""
+    """Takes the run's figures, one dictionary each time; `kind` is `train`, `signals` or `val`.
+
+    `wandb` is the run in W&B, where there is one. Wherever a figure is a list, it has an entry for each tower.
+    """
 
     def __init__(self, run_dir: Path, settings: TrackingSettings, config: dict[str, Any], display: Display) -> None:
         self.run_dir = run_dir
@@ -21,49 +31,71 @@ class Record:
         self._settings = settings
         self._config = config
         self._metrics: MetricsFile | None = None
-        self._wandb: WandbRun | None = None
+        self.wandb: WandbRun | None = None
+        self._step = 0
+        self._validated: dict[str, Any] | None = None
+        self._ended = False
 
-    def open(self, resumed: dict[str, Any] | None) -> None:
-        """Begin, or go on where the checkpoint stood whose state is `resumed`; rank 0 alone calls this."""
+    def open(self, resumed: dict[str, Any] | None, device: torch.device, step: int) -> None:
+        """Begin at `step`, or go on where the checkpoint stood whose state is `resumed`; rank 0 alone calls this."""
+        self._step = step
         self._write_configuration()
         self._metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self._metrics.rewind(resumed["metrics_bytes"] if resumed else 0)
+        # A restart goes on with the same run in W&B, even where there was no checkpoint yet.
+        wandb_id = next((start["wandb_id"] for start in reversed(starts.read_starts(self.run_dir)) if start["wandb_id"]), None)
         if self._settings.kind == "wandb":
-            self._wandb = WandbRun(self._settings, self._config, self.run_dir, resumed["wandb_id"] if resumed else None)
-            if self._wandb.unreachable:
-                self.display.say(f"W&B cannot be reached ({self._wandb.unreachable}): the run is recorded offline")
+            from alexnet_dist.tracking.wandb_run import WandbRun  # not at the top: without W&B nothing of it is loaded
+
+            self.wandb = WandbRun(self._settings, self._config, self.run_dir, wandb_id)
+            if self.wandb.unreachable:
+                self.display.say(f"W&B cannot be reached ({self.wandb.unreachable}): the run is recorded offline")
+            wandb_id = self.wandb.id
+        self._note(starts.note_start, device, self._config["run"].get("overrides", []), wandb_id)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the record."""
         return {
             "metrics_bytes": self._metrics.size if self._metrics else 0,
-            "wandb_id": self._wandb.id if self._wandb else None,
+            "wandb_id": self.wandb.id if self.wandb else None,
         }
 
     def training(self, record: dict[str, Any], total_steps: int) -> None:
         """The figures of a training step."""
-        self.display.show("training", record["step"], total_steps, training_figures(record))
+        self.display.show("training", record["step"], total_steps, training_figures(record, self._validated))
+        self._write(record)
+
+    def signals(self, record: dict[str, Any]) -> None:
+        """The sizes of a step's activations and backward signals."""
         self._write(record)
 
     def validation(self, record: dict[str, Any]) -> None:
         """The figures of a validation."""
+        self._validated = record
         self.display.say(validation_figures(record))
         self._write(record)
 
     def __enter__(self) -> "Record":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def note_end(self, how: str) -> None:
+        """Note in starts.jsonl how the run ended, once."""
+        if self._metrics and not self._ended:
+            self._ended = True
+            self._note(starts.note_end, how)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self.note_end("done" if error is None else str(error) if isinstance(error, Stopped) else f"failed: {error}")
         self.close(failed=kind is not None and not issubclass(kind, Stopped))
 
     def close(self, failed: bool) -> None:
         """Finish both records, and say where an offline W&B run waits to be uploaded."""
         if self._metrics:
             self._metrics.close()
-        if self._wandb:
-            folder = self._wandb.offline_folder
-            self._wandb.finish(failed)
-            if self._wandb.lost:
+        if self.wandb:
+            folder = self.wandb.offline_folder
+            self.wandb.finish(failed)
+            if self.wandb.lost:
                 self.display.say("W&B's process ended before the run: metrics.jsonl holds what it has not recorded")
             elif folder:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
@@ -77,8 +109,16 @@ class Record:
             partial.unlink(missing_ok=True)
             self.display.say(f"warning: {path} cannot be written ({error.strerror}); the run goes on")
 
+    def _note(self, note: Callable[..., None], *what: Any) -> None:
+        try:
+            note(self.run_dir, self._step, *what)
+        except OSError as error:
+            self.display.say(f"warning: {starts.FILE} cannot be written ({error.strerror})")
+
     def _write(self, record: dict[str, Any]) -> None:
+        self._step = record["step"]
+        record = {**record, "time": round(time.time(), 3)}
         if self._metrics and (problem := self._metrics.append(record)):
             self.display.say(f"warning: metrics.jsonl cannot be written now ({problem}); its lines are kept for later")
-        if self._wandb:
-            self._wandb.log(record)
+        if self.wandb:
+            self.wandb.log(record)

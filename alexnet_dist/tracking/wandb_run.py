@@ -13,6 +13,23 @@ import wandb
 
 from alexnet_dist.settings import TrackingSettings
 
+Mode = Literal["online", "offline", "disabled", "shared"]
+
+_FINISH_SECONDS = 120.0  # that a run waits at its end for a network that may be gone
+
+# Names, what they stand against, and what the run's summary keeps of them beside the last value.
+_METRICS = (
+    ("train/*", "step", None),
+    ("val/*", "epoch", None),
+    ("tower*", "step", None),
+    ("train/loss", "step", "min,last"),
+    ("train/images_per_second", "step", "min,max,last"),
+    ("train/peak_memory_bytes", "step", "max"),
+    ("val/loss", "epoch", "min,last"),
+    ("val/top1_error", "epoch", "min,last"),
+    ("val/top5_error", "epoch", "min,last"),
+)
+
 
 class WandbRun:
     """A W&B run in the run folder: online where somebody is logged in, else offline.
@@ -20,9 +37,13 @@ class WandbRun:
     `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
     and `unreachable` says why. W&B's own process may end before the run does: SLURM sends SIGTERM to every process of a job,
     and W&B heeds it. From then on nothing more is recorded here, and `lost` is true.
+
+    Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
     """
 
-    def __init__(self, settings: TrackingSettings, config: dict[str, Any], folder: Path, run_id: str | None) -> None:
+    def __init__(
+        self, settings: TrackingSettings, config: dict[str, Any], folder: Path, run_id: str | None, mode: Mode | None = None
+    ) -> None:
         start = partial(
             wandb.init,
             project=settings.project,
@@ -30,25 +51,22 @@ class WandbRun:
             group=settings.group,
             name=settings.name or folder.name,
             tags=settings.tags or None,
-            job_type="train",
+            job_type=settings.job_type,
             id=run_id,
             resume="allow" if run_id else None,
             dir=folder,
             config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60, finish_timeout=_FINISH_SECONDS),
         )
         self.unreachable = ""
         self.lost = False
         try:
-            self._run = start(mode=_mode())
+            self._run = start(mode=mode or wanted_mode())
         except wandb.errors.CommError as error:
             self.unreachable = str(error)
             self._run = start(mode="offline")
-        for kind in ("train", "val"):
-            self._run.define_metric(f"{kind}/*", step_metric="step")
-        self._run.define_metric("train/loss", step_metric="step", summary="min")
-        self._run.define_metric("val/top1_error", step_metric="step", summary="min")
-        self._run.define_metric("val/top5_error", step_metric="step", summary="min")
+        for name, against, summary in _METRICS:
+            self._run.define_metric(name, step_metric=against, summary=summary)
 
     @property
     def id(self) -> str:
@@ -60,13 +78,21 @@ class WandbRun:
         return Path(self._run.dir).parent if self._run.settings.mode == "offline" else None
 
     def log(self, record: dict[str, Any]) -> None:
-        """A record of metrics.jsonl; its figures appear as train/... or val/... against the step."""
-        kind = record["kind"]
-        if kind == "val" and record["views"] != 1:
-            kind = f"val_{record['views']}_views"
-        figures = {f"{kind}/{key}": value for key, value in record.items() if key not in ("kind", "step", "epoch")}
+        """A record of metrics.jsonl. Records of one step make one row of W&B's history, whose own step is the training's."""
+        figures = {**named_figures(record), "step": record["step"], "epoch": record["epoch"]}
+        if "time" in record:
+            figures["_timestamp"] = record["time"]
         with self._unless_lost():
-            self._run.log({**figures, "step": record["step"], "epoch": record["epoch"]})
+            self._run.log(figures, step=record["step"])
+
+    def log_media(self, media: dict[str, Any], step: int) -> None:
+        """Images and tables, in the row of a step."""
+        with self._unless_lost():
+            self._run.log({**media, "step": step}, step=step)
+
+    def log_artifact(self, artifact: wandb.Artifact, aliases: list[str]) -> None:
+        with self._unless_lost():
+            self._run.log_artifact(artifact, aliases=aliases)
 
     def finish(self, failed: bool) -> None:
         with self._unless_lost():
@@ -80,10 +106,36 @@ class WandbRun:
             self.lost = True
 
 
-def _mode() -> Literal["online", "offline", "disabled", "shared"]:
+def named_figures(record: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a record by W&B's names for them.
+
+    A list holds one figure a tower: `towers: {crossing_exposed_seconds: [a, b]}` gives tower0/crossing_exposed_seconds, and
+    `layers: {conv1: {weight: [a, b]}}` gives tower0/conv1/weight.
+    """
+    kind = record["kind"]
+    if kind == "val" and record["views"] != 1:
+        kind = f"val_{record['views']}_views"
+    figures: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            figures.update(_by_tower(value, ""))
+        elif key not in ("kind", "step", "epoch", "time"):
+            figures[f"{kind}/{key}"] = value
+    return figures
+
+
+def _by_tower(values: dict[str, Any], before: str) -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _by_tower(value, f"{before}{key}/")
+        else:
+            yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value))
+
+
+def wanted_mode() -> Mode:
     """WANDB_MODE where it is set; else online with a login (WANDB_API_KEY or a netrc entry), offline without."""
     if mode := os.environ.get("WANDB_MODE"):
-        return cast(Literal["online", "offline", "disabled", "shared"], mode)
+        return cast(Mode, mode)
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

@@ -11,7 +11,7 @@ from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.settings import Settings
+from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
 
 QUICKSTART_FOLDER = Path("data/quickstart")
@@ -36,14 +36,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
                     "start in another folder, or set data.root"
                 ) from None
         mesh.barrier()
-    train: Images
-    validation: Images
-    if data.source == "packed" or (data.source != "imagefolder" and is_packed(root)):
-        train, validation = open_packed(root)
-        if not len(validation):
-            raise UserError(f"the packed set {root} has no validation images: prepare it again from a source that has val/")
-    else:
-        train, validation = open_folder(root, data.val_every)
+    train, validation = open_root(root, data)
     if len(train.classes) > outputs:
         raise UserError(
             f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
@@ -51,6 +44,16 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
         )
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     return train, validation
+
+
+def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
+    """The training and validation images of a folder, packed or of class folders. Raises UserError as `open_images` does."""
+    if data.source == "packed" or (data.source != "imagefolder" and is_packed(root)):
+        train, validation = open_packed(root)
+        if not len(validation):
+            raise UserError(f"the packed set {root} has no validation images: prepare it again from a source that has val/")
+        return train, validation
+    return open_folder(root, data.val_every)
 
 
 def check_same_data(checkpoint: Path, saved: dict[str, Any], images: Images) -> None:

@@ -15,8 +15,9 @@ from alexnet_dist.parallel.mesh import Mesh
 class Meter:
     """Counts steps between two readings; pauses (validation, checkpoints) are left out of the time."""
 
-    def __init__(self, mesh: Mesh, batch_size: int) -> None:
+    def __init__(self, mesh: Mesh, batch_size: int, towers: int) -> None:
         self._mesh = mesh
+        self._towers = towers
         self._batch_size = batch_size
         self._restart()
 
@@ -41,24 +42,31 @@ class Meter:
 
         `loss` is this replica's mean of the last step. Returns the mean loss over replicas, images a second, bytes that
         a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory of the largest
-        process in bytes (of its GPU, or its resident set).
+        process in bytes (of its GPU, or its resident set). Where each tower has a process of its own, `towers` holds the
+        tower's own waiting (mean over replicas) and peak memory (of the replica that held most).
         """
         sent, waited = self._mesh.crossing.read()
         seconds = time.perf_counter() - self._begun - self._paused
-        means = torch.stack([loss.detach().double(), torch.tensor(waited, dtype=torch.float64, device=loss.device)])
-        dist.all_reduce(means)
-        means /= dist.get_world_size()
-        peak = torch.tensor(float(peak_memory(self._mesh.device)), dtype=torch.float64, device=loss.device)
-        dist.all_reduce(peak, dist.ReduceOp.MAX)
+        layout = self._mesh.layout
+        own = torch.tensor([waited, peak_memory(self._mesh.device)], dtype=torch.float64, device=loss.device)
+        own = torch.cat([loss.detach().double().reshape(1), own])
+        everyone = own.new_empty(3 * layout.processes)
+        dist.all_gather(list(everyone.chunk(layout.processes)), own)
+        losses, waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 3).unbind(dim=2)
         steps = max(self._steps, 1)
-        figures = {
-            "loss": means[0].item(),
+        figures: dict[str, Any] = {
+            "loss": losses.mean().item(),
             "images_per_second": self._steps * self._batch_size / seconds,
             "crossing_bytes": sent // steps,
-            "crossing_exposed_seconds": means[1].item() / steps,
+            "crossing_exposed_seconds": waits.mean().item() / steps,
             "step_seconds": seconds / steps,
-            "peak_memory_bytes": int(peak.item()),
+            "peak_memory_bytes": int(peaks.max()),
         }
+        if layout.shares > 1 and layout.shares == self._towers:
+            figures["towers"] = {
+                "crossing_exposed_seconds": (waits.mean(dim=0) / steps).tolist(),
+                "peak_memory_bytes": peaks.amax(dim=0).long().tolist(),
+            }
         self._restart()
         return figures
 

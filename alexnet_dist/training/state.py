@@ -7,27 +7,31 @@ import torch
 
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.model.net import Net
+from alexnet_dist.training.error_count import ErrorCount
 from alexnet_dist.training.update import Schedule
 
 
 @dataclass
 class TrainingState:
     """The tensors of a run and where it stands: `step` steps done, `images` of them into epoch `epoch`, the last
-    validation after epoch `validated`, the best at step `best_step`, `skipped` updates left out.
+    validation after epoch `validated`, the best at step `best_step`, `skipped` updates left out, the last line's
+    `training_error`.
 
     Nothing else is needed to go on: the order of the images, their crops and the dropout masks are functions of the seed
     and of these numbers.
     """
 
     net: Net
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     preprocess: Preprocess
+    errors: ErrorCount
     step: int = 0
     epoch: int = 0
     images: int = 0
     validated: int = 0
     skipped: int = 0
+    training_error: float = float("inf")
     best_error: float = float("inf")
     best_step: int | None = None
 
@@ -56,25 +60,25 @@ class TrainingState:
         return True
 
     def numbers(self) -> dict[str, Any]:
-        """All but the tensors, as it goes into a checkpoint's state.json."""
+        """All but the tensors, as it goes into a checkpoint's state.json; every rank takes part."""
         return {
             "step": self.step,
             "epoch": self.epoch,
             "images": self.images,
             "validated": self.validated,
             "skipped": self.skipped,
+            "training_error": self.training_error,
+            "errors_since_line": self.errors.total(),
             "best_error": self.best_error,
             "best_step": self.best_step,
-            "lr": self.optimizer.param_groups[0]["lr"],
             "schedule": self.schedule.state(),
         }
 
     def load_numbers(self, numbers: dict[str, Any]) -> None:
-        """Go on from `numbers`, with the momentum already in place."""
+        """Go on from `numbers`."""
         self.step, self.epoch, self.images = numbers["step"], numbers["epoch"], numbers["images"]
         self.validated, self.skipped = numbers["validated"], numbers["skipped"]
+        self.training_error = numbers["training_error"]
+        self.errors.restore(tuple(numbers["errors_since_line"]))
         self.best_error, self.best_step = numbers["best_error"], numbers["best_step"]
         self.schedule.load_state(numbers["schedule"])
-        # The saved momentum belongs to the saved rate; a new one is set at the next step, and scales it.
-        for group in self.optimizer.param_groups:
-            group["lr"] = numbers["lr"] * group["multiplier"]

@@ -112,6 +112,15 @@ def joined_hosts(count: int) -> Iterator[list[Host]]:
         yield hosts
 
 
+def limit_rate(bits_per_second: float) -> None:
+    """In a process on a host: slow down what goes out of it to a rate, as a slower cable would."""
+    # What may pass at once is not slowed: a millisecond's worth, and at least two of the packets that the kernel hands on whole.
+    _ip("link", "set", "dev", INTERFACE, "gso_max_size", "16384")
+    burst = max(1 << 15, int(bits_per_second / 8 / 1000))
+    shaper = ("tbf", "rate", f"{bits_per_second:.0f}bit", "burst", str(burst), "latency", "100ms")
+    subprocess.run(["tc", "qdisc", "replace", "dev", INTERFACE, "root", *shaper], check=True, capture_output=True, text=True)
+
+
 def _remove(host: Host) -> None:
     host.kill_all()
     _ip("netns", "delete", host.namespace)

@@ -1,5 +1,6 @@
 """One training step gives the same loss and gradients for every layout, and those of a plain torch.nn net."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.model.tail import Kernels
+from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.training.step import loss_of, set_precision
 from tests.distributed.processes import run_processes
 
 IMAGES, SEED, STEP = 8, 5, 3
+CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 
 Gradients = dict[str, torch.Tensor]
@@ -35,27 +38,29 @@ def _batch(table: Table) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(table.classes, (IMAGES,), generator=generator)
 
 
-def _step(overrides: list[str]) -> tuple[int, int, float, Gradients]:
-    """One process's replica, share, loss and gradients."""
+def _steps(overrides: list[str]) -> list[tuple[int, int, float, Gradients]]:
+    """One process's replica, share, loss and gradients: by torch's own operations, then by those compiled here."""
     table = _table(overrides)
-    cpu = torch.device("cpu")
-    with join_mesh(table.towers, cpu, timeout=120) as mesh:
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
-        net.initialise(SEED)
-        images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch(table))
-        network: nn.Module = net
-        if mesh.layout.replicas > 1:
-            network = DistributedDataParallel(net, process_group=mesh.replica_group)
-        key = DropoutKey(SEED, STEP, first_row=mesh.replica * len(images))
-        loss = loss_of(network, images, labels, key, mesh, set_precision("fp32", cpu))
-        loss.backward()
-        gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
-        return mesh.replica, mesh.share, loss.item(), gradients
+    with join_mesh(table.towers, CPU, timeout=120) as mesh:
+        return [_step(table, mesh, kernels) for kernels in (None, Kernels())]
 
 
-def _whole_step(processes: int, overrides: list[str]) -> tuple[float, Gradients]:
-    """The loss and the whole net's gradients; replicas must agree on the latter to the bit."""
-    results = run_processes(_step, processes, overrides)
+def _step(table: Table, mesh: Mesh, kernels: Kernels | None) -> tuple[int, int, float, Gradients]:
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels)
+    net.initialise(SEED)
+    images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch(table))
+    network: nn.Module = net
+    if mesh.layout.replicas > 1:
+        network = DistributedDataParallel(net, process_group=mesh.replica_group)
+    key = DropoutKey(SEED, STEP, first_row=mesh.replica * len(images))
+    loss, _ = loss_of(network, images, labels, key, mesh, set_precision("fp32", CPU))
+    loss.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+    return mesh.replica, mesh.share, loss.item(), gradients
+
+
+def _whole_step(results: list[tuple[int, int, float, Gradients]]) -> tuple[float, Gradients]:
+    """The loss and the whole net's gradients, of what each process had; replicas must agree on the latter to the bit."""
     replicas: dict[int, list[Any]] = {}
     for replica, _, loss, gradients in results:
         replicas.setdefault(replica, []).append((loss, gradients))
@@ -96,7 +101,7 @@ class LinearDropout(nn.Module):
 
 
 def _norm(towers: int, channels: int) -> nn.Module:
-    """A response norm whose windows stay within each tower's maps."""
+    """A response norm whose windows stay within each tower's maps; of one tower they go on over the border."""
 
     class TowerNorm(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,10 +137,10 @@ def _plain_net145() -> nn.Sequential:
     )  # fmt: skip
 
 
-def _plain_tiny_of_four_towers() -> nn.Sequential:
+def _plain_tiny_of_four_towers(norm_towers: int = 4) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 32, 7, 2, 2), nn.ReLU(), _norm(4, 32), nn.MaxPool2d(3, 2),
-        nn.Conv2d(32, 64, 5, 1, 2, groups=4), nn.ReLU(), _norm(4, 64), nn.MaxPool2d(3, 2),
+        nn.Conv2d(3, 32, 7, 2, 2), nn.ReLU(), _norm(norm_towers, 32), nn.MaxPool2d(3, 2),
+        nn.Conv2d(32, 64, 5, 1, 2, groups=4), nn.ReLU(), _norm(norm_towers, 64), nn.MaxPool2d(3, 2),
         nn.Conv2d(64, 96, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(96, 96, 3, 1, 1, groups=4), nn.ReLU(),
         nn.Conv2d(96, 64, 3, 1, 1, groups=4), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
@@ -151,8 +156,9 @@ def _plain_tiny_of_four_towers() -> nn.Sequential:
         (["model=paper"], _plain_paper),
         (["model=net145"], _plain_net145),
         (["model=tiny", "model.towers=4"], _plain_tiny_of_four_towers),
+        (["model=tiny", "model.towers=4", "+model.operations.lrn.reads=all"], partial(_plain_tiny_of_four_towers, 1)),
     ],
-    ids=["paper", "net145", "four towers"],
+    ids=["paper", "net145", "four towers", "norms over all towers"],
 )
 def test_a_step_is_the_same_for_1_2_and_4_processes_and_for_a_plain_net(overrides: list[str], plain: Any) -> None:
     table = _table(overrides)
@@ -167,8 +173,10 @@ def test_a_step_is_the_same_for_1_2_and_4_processes_and_for_a_plain_net(override
     loss.backward()
     names = [name for name, _ in whole.named_parameters()]
     expected = {name: p.grad for name, p in zip(names, reference.parameters(), strict=True)}
-    steps = {processes: _whole_step(processes, overrides) for processes in (1, 2, 4)}
-    for processes in steps:
-        _assert_close(*steps[processes], loss.item(), expected)
-    for name, gradient in steps[1][1].items() if table.towers == 2 else ():  # of four, the sums are added in another order
-        assert torch.equal(gradient, steps[2][1][name]), f"{name}: a tower's bits do not depend on who holds it"
+    results = {processes: run_processes(_steps, processes, overrides) for processes in (1, 2, 4)}
+    for compiled in (False, True):
+        steps = {processes: _whole_step([own[compiled] for own in results[processes]]) for processes in results}
+        for processes in steps:
+            _assert_close(*steps[processes], loss.item(), expected)
+        for name, gradient in steps[1][1].items() if table.towers == 2 else ():  # of four, the sums are added in another order
+            assert torch.equal(gradient, steps[2][1][name]), f"{name}: a tower's bits do not depend on who holds it"

@@ -40,7 +40,7 @@ def test_the_paper_s_net_has_the_paper_s_figures() -> None:
     assert table.parameter_shapes()["conv2.weight"] == (256, 48, 5, 5)
 
 
-@pytest.mark.parametrize("model", ["paper", "net145", "cifar10", "tiny"])
+@pytest.mark.parametrize("model", ["paper", "net145", "caffe", "torchvision", "cifar10", "tiny"])
 def test_a_net_has_the_parameters_its_table_says(model: str) -> None:
     table = build_table(_config(model))
     net = Net(table)
@@ -52,6 +52,13 @@ def test_a_crossing_is_cut_by_one_override() -> None:
     table = build_table(compose("train", ["model=paper", "model.layers.conv3.reads=own"])["model"])
     conv3 = table.layers[2]
     assert (conv3.crossing_bytes, conv3.weight_shape) == (0, (384, 128, 3, 3))
+
+
+def test_norms_that_read_all_towers_send_the_maps_at_their_edges() -> None:
+    table = build_table(_config("caffe"))
+    assert [layer.crossing_bytes for layer in table.layers[:3]] == [4 * 55 * 55 * 4, 4 * 27 * 27 * 4, 128 * 13 * 13 * 4]
+    one_tower = build_table(compose("train", ["model=caffe", "model.towers=1"])["model"])
+    assert [layer.crossing_bytes for layer in one_tower.layers[:2]] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +75,10 @@ def test_a_crossing_is_cut_by_one_override() -> None:
         ("layers.conv5.weight_std", -1, "layer conv5 needs weight_std"),
         ("layers.conv5.filters", None, "layer conv5 needs filters"),
         ("operations.lrn.size", 4, "operation lrn has size 4"),
+        ("operations.lrn.reads", "some", "operation lrn has reads some"),
         ("operations.lrn.kind", "batchnorm", "operation lrn has kind 'batchnorm'"),
         ("operations.dropout.p", 1.0, "operation dropout has p 1.0"),
+        ("operations.lrn", {"kind": "response_norm", "reads": "all", "size": 99, "alpha": 1, "beta": 1, "k": 1}, "48 maps a"),
         ("towers", 3, "layer conv2 has 256 filters, which 3 towers do not divide"),
         ("colour", "red", "the model has the unknown key 'colour'"),
     ],

@@ -77,7 +77,7 @@ def started(command: tuple[str, ...], *words: str, cwd: Path) -> Iterator[Starte
     log = cwd / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, "tracking=none", "run.dir=run", *words],
+            [*command, "tracking=none", "run.report=false", "run.dir=run", *words],
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -1,11 +1,22 @@
 """The update is the paper's rule, also across a change of the rate; the schedule falls when it should."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
 from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
-from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
+from alexnet_dist.training.update import (
+    CompiledUpdate,
+    Schedule,
+    Update,
+    build_optimizer,
+    lars_rates,
+    set_learning_rate,
+    update_fused,
+    update_in_blocks,
+)
 
 
 def test_steps_follow_the_paper_s_rule_across_a_change_of_rate() -> None:
@@ -50,3 +61,58 @@ def test_a_plateau_s_state_goes_through_a_checkpoint() -> None:
 def test_steps_fall_at_their_epochs() -> None:
     schedule = Schedule(ScheduleSettings(kind="steps", at_epochs=(1, 2.5)), base_lr=1.0)
     assert [schedule.learning_rate(epochs) for epochs in (0, 0.99, 1, 2.4, 2.5, 9)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_rate_that_changes_at_every_step_leaves_the_velocity_as_it_was() -> None:
+    settings = OptimizerSettings(lr=1.0, momentum=0.5, weight_decay=0.0, bias_lr_multiplier=1, bias_weight_decay=False)
+    net = nn.Linear(1, 1, bias=True).double()
+    nn.init.zeros_(net.weight)
+    optimizer = build_optimizer(net, settings)
+    for lr in (1.0, 0.0, 3.0):
+        set_learning_rate(optimizer, lr)
+        net.weight.grad, net.bias.grad = torch.full((1, 1), -1.0).double(), torch.zeros(1).double()
+        optimizer.step()
+    assert net.weight.item() == 1 + 0.5 + (0.25 + 3)
+
+
+@pytest.mark.parametrize("update", [update_fused, CompiledUpdate()], ids=["fused", "compiled"])
+def test_other_kernels_follow_the_rule_that_the_blocks_do(update: Update) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(7, 3, 5, 5), (300, 1000), (11,)]
+    weights, gradients, velocities = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3))
+    theirs = [[tensor.clone() for tensor in tensors] for tensors in (weights, gradients, velocities)]
+    update_in_blocks(weights, gradients, velocities, lr=0.3, momentum=0.9, decay=0.01)
+    update(*theirs, 0.3, 0.9, 0.01)
+    for expected, own in zip((*weights, *velocities), (*theirs[0], *theirs[2]), strict=True):
+        assert torch.allclose(own, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("update", [update_in_blocks, CompiledUpdate()], ids=["blocks", "compiled"])
+def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(update: Update) -> None:
+    generator = torch.Generator().manual_seed(2)
+    whole = [torch.randn(90, 1003, generator=generator) for _ in range(3)]
+    half = [tensor[45:].clone() for tensor in whole]
+    for weight, gradient, velocity in (whole, half):
+        update([weight], [gradient], [velocity], 0.3, 0.9, 0.01)
+    assert torch.equal(whole[0][45:], half[0])
+    assert torch.equal(whole[2][45:], half[2])
+
+
+def test_a_weight_or_gradient_of_zeros_takes_plain_steps_under_lars() -> None:
+    weights, gradients = [torch.zeros(2, 2), torch.ones(2, 2)], [torch.ones(2, 2), torch.zeros(2, 2)]
+    assert lars_rates(weights, gradients, 0.001, 0.0, None).tolist() == [1.0, 1.0]
+
+
+def test_a_polynomial_falls_to_nothing_at_its_last_epoch() -> None:
+    schedule = Schedule(ScheduleSettings(kind="polynomial", power=2, epochs=10), base_lr=8.0)
+    assert [schedule.learning_rate(epochs) for epochs in (0, 5, 9, 10, 11)] == pytest.approx([8, 2, 0.08, 0, 0])
+
+
+@pytest.mark.parametrize("kind", ["constant", "steps", "plateau", "polynomial"])
+def test_every_kind_warms_up_linearly_and_then_is_as_without(kind: Literal["constant", "steps", "plateau", "polynomial"]) -> None:
+    cold, warm = (
+        Schedule(ScheduleSettings(kind=kind, at_epochs=(3,), epochs=9, warmup_epochs=epochs, warmup_from=0.2), base_lr=2.0)
+        for epochs in (0, 4)
+    )
+    factors = [warm.learning_rate(epochs) / cold.learning_rate(epochs) for epochs in (0, 1, 2, 3, 4, 5)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])

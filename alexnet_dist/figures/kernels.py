@@ -1,0 +1,60 @@
+"""The first layer's kernels by tower (paper, figure 3), and how coloured each tower's are."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet_dist.figures.style import drawing
+from alexnet_dist.figures.whole_net import load_tensor
+from alexnet_dist.model.table import Table
+
+_COLUMNS = 16  # the paper's: 48 kernels of a tower in three rows
+
+
+def first_kernels(checkpoint: Path, table: Table) -> torch.Tensor | None:
+    """The first layer's weights, float32 [filters, 3, kernel, kernel] in tower order; None where it is no convolution."""
+    layer = table.layers[0]
+    return load_tensor(checkpoint, "net", f"{layer.name}.weight", layer.weight_shape) if layer.kind == "conv" else None
+
+
+def colour_shares(kernels: torch.Tensor, towers: int) -> list[float]:
+    """How coloured each tower's kernels [filters, 3, k, k] are, from 0 (grey) to 1.
+
+    A kernel's weights at one pixel are a vector (r, g, b). Its part along (1, 1, 1) answers to brightness alone; what is left
+    of it answers to colour. The figure is the share of the tower's energy, its sum of squared weights, that lies outside the
+    grey axis. Weights drawn at random, as all are before training, have 2/3.
+    """
+    shares = []
+    for own in kernels.double().chunk(towers):
+        energy = own.square().sum()
+        grey = 3 * own.mean(dim=1).square().sum()  # the squared length of the projection on (1, 1, 1) / sqrt(3)
+        shares.append(float(1 - grey / energy) if energy > 0 else 0.0)
+    return shares
+
+
+def draw_kernels(kernels: torch.Tensor, towers: int, path: Path) -> None:
+    """The kernels [filters, 3, k, k] as pictures, tower 0 above tower 1, each scaled to its own range as the authors' plot is."""
+    rows = -(-kernels.shape[0] // towers // _COLUMNS)
+    size = kernels.shape[-1] + 1
+    with drawing(path, towers * (rows * 380 / _COLUMNS + 24)) as figure:
+        all_axes = figure.subplots(towers, squeeze=False)[:, 0]
+        shares = colour_shares(kernels, towers)
+        for tower, (axes, own, share) in enumerate(zip(all_axes, kernels.chunk(towers), shares, strict=True)):
+            axes.imshow(mosaic(own), extent=(0, _COLUMNS * size, 0, rows * size))
+            axes.set_title(f"tower {tower}: {share:.0%} of its energy is colour")
+            axes.set_axis_off()
+
+
+def mosaic(kernels: torch.Tensor) -> np.ndarray:
+    """Kernels [n, 3, k, k] in rows of sixteen, each scaled to 0..1 and a transparent pixel apart: float32 [H, W, 4]."""
+    count, _, size, _ = kernels.shape
+    rows = -(-count // _COLUMNS)
+    picture = np.zeros((rows * (size + 1), _COLUMNS * (size + 1), 4), np.float32)
+    low, high = kernels.amin(dim=(1, 2, 3), keepdim=True), kernels.amax(dim=(1, 2, 3), keepdim=True)
+    scaled = ((kernels - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).numpy()
+    for number, kernel in enumerate(scaled):
+        y, x = (number // _COLUMNS) * (size + 1), (number % _COLUMNS) * (size + 1)
+        picture[y : y + size, x : x + size, :3] = kernel
+        picture[y : y + size, x : x + size, 3] = 1
+    return picture

@@ -1,0 +1,141 @@
+"""What the net says of validation images: the five best labels of a few (paper, figure 4, left), and who is taken for whom."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet_dist.data.images import Images
+from alexnet_dist.figures.looking import Some, Viewer, evenly_spread
+from alexnet_dist.figures.pictures import open_picture
+from alexnet_dist.figures.style import BLUE, RED, drawing
+
+SHOWN = 8  # as in the paper
+_MISTAKES = 4  # of them, where there are so many
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image, its label, and the best labels (five, or all where there are fewer) with their probabilities, best first."""
+
+    name: str
+    label: str
+    best: list[tuple[str, float]]
+    picture: bytes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`confusion` int64 [n, 3] holds (label, label said, how many images); `seen` of `total` validation images were looked at."""
+
+    predictions: list[Prediction]
+    confusion: np.ndarray
+    seen: int
+    total: int
+
+
+def predict(viewer: Viewer, images: Images, most: int | None, show: Callable[[int, int], None]) -> Outcome:
+    """Look at the centre view of at most `most` validation images, evenly spread.
+
+    Shown are the four mistakes of which the net was surest, where it made so many, and others evenly spread.
+    """
+    looked_at = Some(images, evenly_spread(len(images), most))
+    best_five = min(5, viewer.net.table.classes)
+    best, chances, labels = [], [], []
+    for pixels, truth, _ in viewer.pixels(looked_at):
+        top = viewer.look(pixels)[0].topk(best_five, dim=1)
+        best.append(top.indices.cpu())
+        chances.append(top.values.cpu())
+        labels.append(truth.cpu())
+        show(sum(map(len, labels)), len(looked_at))
+    said, sure, right = (torch.cat(parts).numpy() for parts in (best, chances, labels))
+    chosen = _choose(said[:, 0] != right, sure[:, 0])
+    shown = Some(looked_at, chosen)
+    pictures = viewer.thumbnails(shown)
+    names = names_of(viewer, images)
+    predictions = [
+        Prediction(
+            name=Path(shown.name(place)).name,
+            label=names[right[index]],
+            best=[(names[label], float(chance)) for label, chance in zip(said[index], sure[index], strict=True)],
+            picture=picture,
+        )
+        for place, (index, picture) in enumerate(zip(chosen, pictures, strict=True))
+    ]
+    pairs, counts = np.unique(np.stack([right, said[:, 0]], axis=1), axis=0, return_counts=True)
+    return Outcome(predictions, np.column_stack([pairs, counts]), len(looked_at), len(images))
+
+
+def names_of(viewer: Viewer, images: Images) -> list[str]:
+    """A name for each output: those beyond the images' classes are never right, but can be said."""
+    return [*images.classes, *(f"output {number}" for number in range(len(images.classes), viewer.net.table.classes))]
+
+
+def draw_predictions(predictions: list[Prediction], path: Path) -> None:
+    """The images with a bar for each of the five best labels, the right one's red."""
+    columns = 4
+    rows = -(-len(predictions) // columns)
+    with drawing(path, 230 * rows, 190 * columns) as figure:
+        cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.5, 1] * rows)
+        for axes in cells.flat:
+            axes.set_axis_off()
+        for place, prediction in enumerate(predictions):
+            row, column = divmod(place, columns)
+            above, below = cells[2 * row, column], cells[2 * row + 1, column]
+            above.imshow(open_picture(prediction.picture), interpolation="antialiased")
+            above.set_title(_short(prediction.label), loc="center")
+            names, chances = zip(*prediction.best, strict=True)
+            heights = range(len(names), 0, -1)
+            colours = [RED if name == prediction.label else BLUE for name in names]
+            below.barh(heights, chances, color=colours, alpha=0.6, height=0.85)
+            below.set_xlim(0, 1)
+            below.set_ylim(0.4, 5.6)
+            for height, name in zip(heights, names, strict=True):
+                weight = "bold" if name == prediction.label else "normal"
+                below.text(0.02, height, _short(name), va="center", fontsize=8.5, fontweight=weight)
+
+
+def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
+    """The share of each label's images (a row) that were taken for each label (a column); `names` by label."""
+    count = int(outcome.confusion[:, :2].max()) + 1
+    matrix = np.zeros((count, count))
+    matrix[outcome.confusion[:, 0], outcome.confusion[:, 1]] = outcome.confusion[:, 2]
+    matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    with drawing(path, 380) as figure:
+        axes = figure.subplots()
+        shown = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
+        told = [_short(name) for name in names[:count]] if count <= 20 else []
+        axes.set_xticks(range(len(told)), told, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(told)), told, fontsize=8)
+        axes.tick_params(length=0)
+        axes.set_xlabel("said")
+        axes.set_ylabel("is")
+        axes.spines[:].set_visible(False)
+        if count <= 10:
+            for row, column, _ in outcome.confusion:
+                share = matrix[row, column]
+                colour = "black" if share > 0.6 else "white"
+                axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=colour)
+        figure.colorbar(shown, ax=axes, shrink=0.5, format=lambda value, _: f"{value:.0%}").outline.set_visible(False)
+
+
+def confused_most(outcome: Outcome, names: list[str], most: int = 10) -> list[tuple[str, str, int]]:
+    """The pairs (label, label said, how many images) of the most frequent mistakes."""
+    mistakes = outcome.confusion[outcome.confusion[:, 0] != outcome.confusion[:, 1]]
+    order = np.argsort(-mistakes[:, 2], kind="stable")[:most]
+    return [(names[label], names[said], int(count)) for label, said, count in mistakes[order]]
+
+
+def _choose(wrong: np.ndarray, sure: np.ndarray) -> list[int]:
+    mistakes = np.flatnonzero(wrong)
+    surest = mistakes[np.argsort(-sure[mistakes], kind="stable")][:_MISTAKES]
+    others = np.setdiff1d(np.arange(len(wrong)), surest)
+    spread = others[evenly_spread(len(others), SHOWN - len(surest))]
+    return [int(index) for index in (*spread, *surest)]
+
+
+def _short(name: str) -> str:
+    first = name.split(",")[0]
+    return first if len(first) <= 22 else first[:21] + "…"

@@ -1,0 +1,61 @@
+"""What the authors measured, by the experiment that repeats it: the paper's tables and claims, and their program's log comments.
+
+Errors are in percent. The layer files are those of the authors' program (computerhistory/AlexNet-Source-Code), whose log
+comments stand at the end of layers/layer-params-<number>.cfg.
+"""
+
+from typing import Any
+
+ILSVRC_2012 = "ILSVRC-2012 validation"
+ILSVRC_2010 = "ILSVRC-2010 test"
+
+# top1, top5: errors of one net. data, views: on which images, and with how many views. worse: by how much the net is worse than
+# the whole one, in points of top-1 and top-5 error, on the same images. note: where it stands.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "paper": {"top1": 40.7, "top5": 18.2, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2, 1 CNN"},
+    "net145": {"top1": 40.66, "top5": 18.21, "data": ILSVRC_2012, "views": 10, "note": "layer-params-145.cfg"},
+    "one_gpu": {
+        "top1": 39.2,
+        "top5": 18.2,
+        "data": ILSVRC_2010,
+        "views": 10,
+        "worse": (1.7, 1.2),
+        "note": "layer-params-145-half.cfg; paper, section 3.2",
+    },
+    "no_lrn": {
+        "top1": 42.0,
+        "top5": 19.4,
+        "data": ILSVRC_2012,
+        "views": 10,
+        "worse": (1.4, 1.2),
+        "note": "layer-params-148.cfg; paper, section 3.3",
+    },
+    "no_overlap": {
+        "top1": 41.1,
+        "top5": 18.5,
+        "data": ILSVRC_2012,
+        "views": 10,
+        "worse": (0.4, 0.3),
+        "note": "layer-params-147.cfg; paper, section 3.4",
+    },
+    "towers_apart": {
+        "top1": 41.8,
+        "top5": 19.3,
+        "data": ILSVRC_2012,
+        "views": 10,
+        "worse": (1.1, 1.1),
+        "note": "layer-params-150.cfg; not in the paper",
+    },
+    "sixth_conv": {"top1": 39.0, "top5": 16.6, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2, 1 CNN*"},
+}
+
+# The rest of the paper's tables 1 and 2: nets averaged, and the 2010 images.
+ALSO_PUBLISHED: list[dict[str, Any]] = [
+    {"net": "5 CNNs", "top1": 38.1, "top5": 16.4, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2"},
+    {"net": "7 CNNs*", "top1": 36.7, "top5": 15.4, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2"},
+    {"net": "1 CNN", "top1": 37.5, "top5": 17.0, "data": ILSVRC_2010, "views": 10, "note": "paper, table 1"},
+    {"net": "1 CNN", "top1": 39.0, "top5": 18.3, "data": ILSVRC_2010, "views": 1, "note": "paper, section 4.1"},
+]
+
+# Figure 1: on CIFAR-10 a four-layer net reaches this training error so many times sooner with ReLUs than with tanh.
+FIGURE_1: dict[str, Any] = {"training_error": 25.0, "times_sooner": 6, "note": "paper, figure 1"}

@@ -1,0 +1,143 @@
+"""A run folder as its files: configuration, metrics, starts, the last checkpoint. The run may still live."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from alexnet_dist import run_folder
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.tracking.starts import read_starts
+from alexnet_dist.training.checkpoint import find_checkpoint, read_state
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder says of its run.
+
+    `records` are the lines of metrics.jsonl; `starts` those of starts.jsonl, each with its end as `end` or None; `word` is what
+    the run left in `stopped`. `checkpoint` is the newest complete one and `state` what it says beside its tensors; None and empty
+    without one.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    word: str | None
+    checkpoint: Path | None
+    state: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, with the sweep's before it where it is a job of one."""
+        folder = self.folder.resolve()
+        return f"{folder.parent.name}/{folder.name}" if folder.name.isdecimal() else folder.name
+
+    def table(self) -> Table:
+        """Raises UserError where the configuration's model is not one that this program knows."""
+        try:
+            return build_table(self.config["model"])
+        except (TableError, KeyError) as error:
+            raise UserError(f"{self.folder / 'config.json'}: model: {error}") from None
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in self.records if record.get("kind") == kind]
+
+    def overrides(self) -> list[str]:
+        """What was said on the command line when the run was first started."""
+        first = self.starts[0] if self.starts else self.config.get("run", {})
+        return list(first.get("overrides") or ())
+
+    def experiment(self) -> str | None:
+        """The choice of `experiment=...` on the command line."""
+        chosen = [word.partition("=")[2] for word in self.overrides() if word.lstrip("+").startswith("experiment=")]
+        return chosen[-1] if chosen and chosen[-1] not in ("", "null") else None
+
+    def final(self) -> dict[str, Any] | None:
+        """The last validation: of a complete run the closing one."""
+        return next(iter(reversed(self.of_kind("val"))), None)
+
+    def best(self) -> dict[str, Any] | None:
+        """The validation with the least top-1 error, among those with as many views as the last."""
+        last = self.final()
+        rivals = [record for record in self.of_kind("val") if last and record["views"] == last["views"]]
+        return min(rivals, key=lambda record: record["top1_error"], default=None)
+
+    def seconds(self) -> float:
+        """Seconds between the starts and the ends of the run, as far as both are known."""
+        return sum(start["end"]["time"] - start["time"] for start in self.starts if start["end"])
+
+    def most(self, figure: str) -> float | None:
+        """The largest of a figure over the `train` records; None where there are none."""
+        return max((record[figure] for record in self.of_kind("train") if record.get(figure) is not None), default=None)
+
+    def typical(self, figure: str) -> float | None:
+        """The median of a figure over the `train` records; None where there are none."""
+        values = [record[figure] for record in self.of_kind("train") if record.get(figure) is not None]
+        return median(values) if values else None
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read the files of a run folder.
+
+    Raises:
+        UserError: it is not a run folder, or a file of it cannot be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no run folder (it has no config.json): name one that a training has left") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error}): restore it or name another run") from None
+    checkpoint = find_checkpoint(folder)
+    return RunFiles(
+        folder=folder,
+        config=config,
+        records=_read_lines(folder / "metrics.jsonl"),
+        starts=read_starts(folder),
+        word=run_folder.read_word(folder),
+        checkpoint=checkpoint,
+        state=read_state(checkpoint) if checkpoint else {},
+    )
+
+
+def jobs_of_sweep(folder: Path) -> list[Path]:
+    """The run folders of a sweep in the order of their jobs.
+
+    Raises:
+        UserError: the folder holds no run folders.
+    """
+    jobs = [entry.parent for entry in folder.glob("*/config.json")]
+    if not jobs:
+        raise UserError(f"sweep={folder} holds no run folders: name the folder that a sweep has left, or give run=...")
+    return sorted(jobs, key=lambda job: (not job.name.isdecimal(), int(job.name) if job.name.isdecimal() else 0, job.name))
+
+
+def folders_of(run: str | Sequence[str] | None, sweep: str | None) -> list[Path]:
+    """The run folders that `run` or `sweep` means. Raises UserError where neither or both are set."""
+    if (run is None) == (sweep is None):
+        raise UserError("give either run=... (a run folder or a list of them) or sweep=... (the folder of a sweep)")
+    if sweep is not None:
+        return jobs_of_sweep(Path(sweep))
+    return [Path(run)] if isinstance(run, str) else [Path(folder) for folder in run or ()]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; empty where there is none. A last line without its end is one that is being written."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not a JSON object ({error}): restore the file or remove the line") from None
+    return records

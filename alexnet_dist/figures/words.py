@@ -1,0 +1,42 @@
+"""Numbers as a page and a terminal say them."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def bytes_in_words(value: float | None) -> str:
+    if value is None:
+        return ""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.3g} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 12 s."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def views_of(record: Mapping[str, Any]) -> str:
+    """How the images of a `val` record were seen."""
+    return "ten views" if record["views"] == 10 else "centre view"

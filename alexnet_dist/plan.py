@@ -1,0 +1,200 @@
+"""How long training takes on a machine, for every layout: python -m alexnet_dist.plan batch_size=128 machine=gtx580"""
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from alexnet_dist.commands import command, worker
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.parallel.launch import outer_launcher, start_processes
+from alexnet_dist.parallel.mesh import pick_device
+from alexnet_dist.planning import probe
+from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, Precision, described, slowed
+from alexnet_dist.planning.predict import Job, Prediction, predict_all
+from alexnet_dist.settings import ParallelSettings, Positive, check, strict
+
+_WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
+_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True, config=strict)
+class PlanSettings:
+    """conf/plan.yaml, checked; `machine` is checked as the kind that it says it is."""
+
+    model: dict[str, Any]
+    machine: dict[str, Any]
+    parallel: ParallelSettings
+    batch_size: Positive
+    precision: Precision
+    epochs: Positive
+    images: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    compile: Literal["auto", "on", "off"]
+    format: Literal["table", "json"]
+
+
+def run(config: dict[str, Any]) -> None:
+    """Describe or probe the machine, predict every layout on it, and print a table or one JSON object."""
+    if (launcher := outer_launcher()) is not None:
+        raise UserError(f"alexnet_dist.plan is one process, which starts others for machine=here: start it without {launcher}")
+    settings = check(PlanSettings, config)
+    try:
+        table = build_table(settings.model)
+    except TableError as error:
+        raise UserError(f"model: {error}") from None
+    machine = find_machine(settings, table)
+    maps = _BYTES[settings.precision]
+    wire = settings.parallel.wire
+    job = Job(table, settings.batch_size, maps, maps if wire == "auto" else _BYTES[wire])
+    predictions = predict_all(job, machine)
+    steps = settings.epochs * settings.images / settings.batch_size
+    if settings.format == "json":
+        print(json.dumps(as_json(machine, predictions, steps, config), indent=2))
+        return
+    console = Console(width=max(Console().width, _WIDTH), highlight=False)
+    console.print(machine_line(machine))
+    console.print(layouts_table(table, settings, predictions, steps))
+    for line in advice(machine, predictions, settings, steps):
+        console.print(line, soft_wrap=True)
+
+
+def find_machine(settings: PlanSettings, table: Table) -> Machine:
+    """The machine that the configuration describes, or this one as a probe of some seconds finds it."""
+    if settings.machine.get("kind") != "here":
+        return described(_check_machine(DescribedSettings, settings.machine), settings.precision)
+    here = _check_machine(HereSettings, settings.machine)
+    if settings.precision == "tf32" and settings.device == "cpu":
+        raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
+    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
+    fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
+    processes = fitting[-1]
+    pick_device(settings.device, processes - 1)
+    with tempfile.TemporaryDirectory() as folder:
+        told = {
+            "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision,
+            "device": settings.device, "compile": settings.compile, "rounds": here.rounds, "parallel": asdict(settings.parallel),
+            "output": str(Path(folder) / "machine.json"), "quiet": settings.format == "json",
+        }  # fmt: skip
+        if status := start_processes(worker, processes, 0, "alexnet_dist.planning.probe", told):
+            sys.exit(status)
+        machine = probe.read(Path(told["output"]))
+    if here.link_rate is not None:
+        if machine.link is None:
+            raise UserError("machine.link_rate is set, and this machine's net is in one process, which has no link: leave it out")
+        machine = slowed(machine, here.link_rate)
+    return machine
+
+
+def _check_machine(kind: Any, config: dict[str, Any]) -> Any:
+    try:
+        return check(kind, config)
+    except UserError as error:
+        raise UserError(f"machine.{error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------ what a person sees
+
+
+def layouts_table(table: Table, settings: PlanSettings, predictions: list[Prediction], steps: float) -> RichTable:
+    """A row for each layout and way of crossing."""
+    title = f"{table.name}, batch {settings.batch_size}, {settings.precision}; replicas x processes that hold a net"
+    shown = RichTable(title=title, box=box.SIMPLE)
+    for heading in ("layout", "crossings"):
+        shown.add_column(heading, no_wrap=True)
+    exposed = ("exposed: crossings", "gradients")
+    for heading in ("step", "images/s", *exposed, "memory, a process", f"{settings.epochs} epochs"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for prediction in predictions:
+        layout = prediction.layout
+        crossings = prediction.overlap if layout.shares > 1 else ""
+        shown.add_row(
+            f"{layout.replicas} x {layout.shares}" + ("" if prediction.startable else " *"),
+            crossings,
+            seconds(prediction.step),
+            f"{settings.batch_size / prediction.step:,.0f}",
+            seconds(prediction.exposed_crossings) if layout.shares > 1 else "",
+            seconds(prediction.exposed_gradients) if layout.replicas > 1 else "",
+            f"{prediction.memory / 1e9:.2f} GB" + ("" if prediction.fits else ", too much"),
+            duration(prediction.step * steps) if prediction.fits else "",
+        )
+    return shown
+
+
+def machine_line(machine: Machine) -> str:
+    """What the prediction reckons with, in a paragraph."""
+    parts = [f"{machine.name}: {machine.nodes} node(s) of {machine.devices}"]
+    parts.append(f"a device: {machine.conv / 1e9:,.0f} GFLOP/s in convolutions, {machine.fc / 1e9:,.0f} in matrix products")
+    parts.append(f"{machine.streaming / 1e9:,.1f} GB/s in long passes, {machine.operations / 1e9:,.1f} in norms and pools")
+    for name, link in (("link", machine.link), ("network", machine.network)):
+        if link is not None:
+            parts.append(f"{name}: {link.latency * 1e6:,.0f} us, {link.bandwidth / 1e9:,.2f} GB/s")
+    return "; ".join(parts)
+
+
+def advice(machine: Machine, predictions: list[Prediction], settings: PlanSettings, steps: float) -> list[str]:
+    """The best layout, and how it is started; where the trainer does not start it, the best that it does."""
+    lines = []
+    best = min((one for one in predictions if one.fits), key=lambda one: one.step)
+    lines.append(f"best: {_name(best)}, {seconds(best.step)} a step, {settings.epochs} epochs in {duration(best.step * steps)}")
+    if not best.startable:
+        lines.append("* is not a layout of this trainer, which keeps one tower in a process where there are processes enough")
+        started = [one for one in predictions if one.fits and one.startable]
+        if started:
+            own = min(started, key=lambda one: one.step)
+            lines.append(f"best that it starts: {_name(own)}, {seconds(own.step)} a step, {duration(own.step * steps)}")
+            best = own
+    if best.startable:
+        processes = best.layout.processes
+        start = f"parallel.processes={processes}"
+        if processes > machine.devices:
+            nodes = -(-processes // machine.devices)
+            start = f"torchrun --nnodes {nodes} --nproc-per-node {machine.devices}"
+        overlap = "" if best.layout.shares == 1 else f" parallel.overlap={'true' if best.overlap == 'split' else 'false'}"
+        lines.append(f"start it with {start}, trainer.batch_size={settings.batch_size}{overlap}")
+    return lines
+
+
+def as_json(machine: Machine, predictions: list[Prediction], steps: float, config: dict[str, Any]) -> dict[str, Any]:
+    """Everything predicted, in seconds and bytes."""
+    rows = [{**asdict(one), "training": one.step * steps} for one in predictions]
+    best = min((one for one in predictions if one.fits), key=lambda one: one.step)
+    return {"machine": asdict(machine), "best": predictions.index(best), "layouts": rows, "settings": config}
+
+
+def _name(prediction: Prediction) -> str:
+    layout = prediction.layout
+    if layout.shares == 1:
+        return "one process with the whole net" if layout.replicas == 1 else f"{layout.replicas} whole nets, data parallel"
+    nets = f"{layout.replicas} nets" if layout.replicas > 1 else "one net"
+    return f"{nets} in {layout.shares} processes" + (" each" if layout.replicas > 1 else "") + f", crossings {prediction.overlap}"
+
+
+def seconds(value: float) -> str:
+    """In ms below a second."""
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.{0 if value >= 0.1 else 2}f} ms"
+
+
+def duration(value: float) -> str:
+    """In the largest unit of which there is one."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} s"
+
+
+def main() -> None:
+    command("plan", run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""This machine measured for a prediction, in a process for each tower: products, memory, the step beside them, the link.
+
+All processes measure the same thing at the same time, since they share memory and caches in a step too.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
+
+from alexnet_dist.model.cost import Cost, costs
+from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
+from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.model.tail import Kernels
+from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device
+from alexnet_dist.planning.machine import Link, Machine, Precision
+from alexnet_dist.planning.predict import FP32
+from alexnet_dist.settings import OptimizerSettings, ParallelSettings, Positive, check, strict
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
+from alexnet_dist.training.update import build_optimizer
+
+# A rate that leaves the net as it is: on one batch it would soon have no gradients left but denormal ones, which take a CPU long.
+_UPDATE = OptimizerSettings(lr=1e-9, momentum=0.9, weight_decay=0.0005, bias_lr_multiplier=1.0, bias_weight_decay=True)
+_STREAM_VALUES = 1 << 24  # 64 MB in fp32, twice: beyond the caches
+_MESSAGE_VALUES = 1 << 21  # 8 MB
+_MESSAGES = 10
+_LAUNCHES = 1000
+
+
+@dataclass(frozen=True, config=strict)
+class ProbeSettings:
+    """What the processes of a probe are told; `output` is the file that rank 0 leaves the machine in, as JSON."""
+
+    model: dict[str, Any]
+    batch_size: Positive
+    precision: Precision
+    device: str
+    compile: Literal["auto", "on", "off"]
+    rounds: Positive
+    parallel: ParallelSettings
+    output: str
+    quiet: bool
+
+
+def run(config: dict[str, Any]) -> None:
+    """Measure, as one process of the mesh that RANK and WORLD_SIZE name."""
+    settings = check(ProbeSettings, config)
+    table = build_table(settings.model)
+    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
+    set_threads(settings.parallel.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    parallel = settings.parallel
+    with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
+        with Display(mesh.rank or settings.quiet) as display:
+            kernels = load_kernels(settings.compile, device, display.say)
+            if device.type == "cpu":
+                keep_freed_memory()
+            machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)
+        if mesh.rank == 0:
+            Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
+
+
+def read(path: Path) -> Machine:
+    """The machine that a probe has left."""
+    figures = json.loads(path.read_text("utf-8"))
+    figures["link"] = figures["link"] and Link(**figures["link"])
+    return Machine(**figures)
+
+
+def measure(
+    table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None, rounds: int, display: Display
+) -> Machine:
+    """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    set_precision(precision, mesh.device)
+    layers, shares = costs(table), mesh.layout.shares
+    turns: dict[str, Callable[[], float]] = {
+        "conv": partial(_seconds, _products([cost for cost in layers if cost.layer.kind == "conv"], batch, mesh, dtype), mesh),
+        "fc": partial(_seconds, _products([cost for cost in layers if cost.layer.kind == "fc"], batch, mesh, dtype), mesh),
+        "streaming": partial(_seconds, _stream(mesh.device), mesh),
+        "launches": partial(_seconds, _launches(mesh.device), mesh),
+        "step": partial(_unexposed, training_step(table, batch, precision, mesh, kernels), mesh),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in turns}
+    for done in range((rounds + 1) * len(turns)):
+        name = list(turns)[done % len(turns)]
+        display.show("probing this machine", done, (rounds + 1) * len(turns))
+        taken[name].append(turns[name]())
+    seconds = {name: _slowest(median(own[1:]), mesh) for name, own in taken.items()}  # the first round warms up
+
+    flops = {kind: sum(cost.training_flops for cost in layers if cost.layer.kind == kind) for kind in ("conv", "fc")}
+    rates = {kind: flops[kind] * batch / shares / seconds[kind] if flops[kind] else 1.0 for kind in flops}
+    streaming = 3 * FP32 * _STREAM_VALUES / seconds["streaming"]
+    update = 5 * FP32 * table.parameters / shares / streaming
+    moved = sum(cost.operations_forward + cost.operations_backward for cost in layers) * batch / shares * dtype.itemsize
+    beside = seconds["step"] - seconds["conv"] - seconds["fc"] - update
+    return Machine(
+        name="here",
+        nodes=1,
+        devices=mesh.layout.processes,
+        conv=rates["conv"],
+        fc=rates["fc"],
+        streaming=streaming,
+        # No more than memory gives, should the step be no longer than its products.
+        operations=min(streaming, moved / beside) if beside > 0 else streaming,
+        launch=seconds["launches"] / _LAUNCHES,
+        memory=torch.cuda.get_device_properties(mesh.device).total_memory if mesh.device.type == "cuda" else None,
+        link=_link(mesh) if shares > 1 else None,
+        network=None,
+    )
+
+
+def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None) -> Callable[[], None]:
+    """A step of this process's share as the trainer takes it, always on the same images."""
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(mesh.device)
+    net.initialise(0)
+    optimizer = build_optimizer(net, _UPDATE, mesh.tower_group, compiled=kernels is not None)
+    autocast = set_precision(precision, mesh.device)
+    generator = torch.Generator().manual_seed(0)
+    images = (50 * torch.randn(batch, 3, table.input_size, table.input_size, generator=generator)).to(mesh.device)
+    images = images.contiguous(memory_format=torch.channels_last)  # as the feed gives them
+    labels = torch.randint(table.classes, (batch,), generator=generator).to(mesh.device)
+
+    def step() -> None:
+        loss, _ = loss_of(net, images, labels, DropoutKey(0, 0), mesh, autocast)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def step_seconds(step: Callable[[], None], mesh: Mesh) -> float:
+    """Of one step: the slowest process's, from when all are ready."""
+    return _slowest(_seconds(step, mesh), mesh)
+
+
+def _unexposed(step: Callable[[], None], mesh: Mesh) -> float:
+    """Seconds of a step without those that it stands waiting for crossings."""
+    mesh.crossing.read()
+    whole = _seconds(step, mesh)
+    return whole - mesh.crossing.read()[1]
+
+
+def _products(layers: list[Cost], batch: int, mesh: Mesh, dtype: torch.dtype) -> Callable[[], None]:
+    """This process's products of the layers and both their gradients, on random values."""
+    held = layers[0].layer.towers // mesh.layout.shares if layers else 0
+    work = []
+    for cost in layers:
+        layer, shape = cost.layer, cost.layer.weight_shape
+        weight = torch.randn(layer.filters // layer.towers, *shape[1:], device=mesh.device, dtype=dtype, requires_grad=True)
+        size = layer.in_size + layer.pad_end - layer.pad
+        x = torch.randn(batch, shape[1], *(() if layer.kind == "fc" else (size, size)), device=mesh.device, dtype=dtype)
+        if layer.kind == "conv":
+            x = x.contiguous(memory_format=torch.channels_last)
+        work.append((layer, x.requires_grad_(cost.input_gradient), weight))
+
+    def step() -> None:
+        for layer, x, weight in work:
+            for _ in range(held):
+                made = F.conv2d(x, weight, None, layer.stride, layer.pad) if layer.kind == "conv" else F.linear(x, weight)
+                made.backward(made.detach())
+                x.grad = weight.grad = None
+
+    return step
+
+
+def _stream(device: torch.device) -> Callable[[], torch.Tensor]:
+    """A pass that reads two tensors and writes one, all larger than the caches."""
+    target, source = torch.zeros(_STREAM_VALUES, device=device), torch.ones(_STREAM_VALUES, device=device)
+    return partial(target.add_, source)
+
+
+def _launches(device: torch.device) -> Callable[[], None]:
+    """Many operations on one value."""
+    value = torch.zeros((), device=device)
+
+    def work() -> None:
+        for _ in range(_LAUNCHES):
+            value.add_(1)
+
+    return work
+
+
+def _link(mesh: Mesh) -> Link:
+    """The crossing itself, of one value and of many to every other process of the replica, all at once."""
+    figures = []
+    for values in (1, _MESSAGE_VALUES):
+        outgoing = [torch.zeros(values, 1, device=mesh.device) for _ in range(mesh.layout.shares)]
+        mesh.crossing.read()
+        taken = [_seconds(partial(_cross, mesh, outgoing), mesh) for _ in range(_MESSAGES + 1)]
+        sent = mesh.crossing.read()[0] / len(taken)
+        figures.append((sent, _slowest(median(taken[1:]), mesh)))
+    (few, least), (many, most) = figures
+    return Link(latency=least, bandwidth=(many - few) / max(most - least, 1e-9))
+
+
+def _cross(mesh: Mesh, outgoing: list[torch.Tensor]) -> None:
+    mesh.crossing.begin(outgoing).wait()
+
+
+def _seconds(work: Callable[[], object], mesh: Mesh) -> float:
+    """Of this process's work, which all processes begin at once."""
+    dist.barrier(group=mesh.host_group)
+    if mesh.device.type == "cuda":
+        torch.cuda.synchronize(mesh.device)
+    begun = time.perf_counter()
+    work()
+    if mesh.device.type == "cuda":
+        torch.cuda.synchronize(mesh.device)
+    return time.perf_counter() - begun
+
+
+def _slowest(seconds: float, mesh: Mesh) -> float:
+    """The most of all processes."""
+    box = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(box, dist.ReduceOp.MAX, group=mesh.host_group)
+    return box.item()

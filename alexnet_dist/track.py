@@ -1,0 +1,120 @@
+"""Rebuild the whole W&B run of a run folder from its files: metrics.jsonl, config.json and figures/.
+
+python -m alexnet_dist.track run=runs/x
+python -m alexnet_dist.track sweep=runs/sweep-2012-09-30_12-00-00 mode=online
+
+For a run that was stopped and resumed offline, which W&B itself cannot put together, or that was trained with tracking=none.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from alexnet_dist import run_folder
+from alexnet_dist.commands import command
+from alexnet_dist.errors import UserError
+from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
+from alexnet_dist.settings import TrackingSettings, check, strict
+from alexnet_dist.tracking.display import Display
+
+
+@dataclass(frozen=True, config=strict)
+class TrackSettings:
+    """What conf/track.yaml may say."""
+
+    run: str | list[str] | None
+    sweep: str | None
+    mode: Literal["auto", "online", "offline"]
+    id: str | None
+    project: str | None
+    entity: str | None
+    group: str | None
+    name: str | None
+    tags: tuple[str, ...] | None
+    artifacts: bool
+
+
+def track(config: dict[str, Any]) -> None:
+    """Record every run that a composed conf/track.yaml names; the last line says how to upload what lies offline."""
+    settings = check(TrackSettings, config)
+    folders = folders_of(settings.run, settings.sweep)
+    if settings.id is not None and len(folders) > 1:
+        raise UserError(f"id={settings.id} cannot be that of {len(folders)} runs: leave it out, or name one run")
+    runs = [read_run(folder) for folder in folders]
+    group = Path(settings.sweep).resolve().name if settings.sweep else None
+    offline = []
+    with Display(rank=0) as display:
+        for run in runs:
+            if left := rebuild(run, settings, group, display):
+                offline.append(str(left))
+        if offline:
+            display.say(f"W&B: recorded offline; upload it with: wandb sync {' '.join(offline)}")
+
+
+def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: Display) -> Path | None:
+    """Record one run anew; the folder of the W&B run where it is offline.
+
+    Raises:
+        UserError: the run lives, has no records yet, or the W&B server refuses it.
+    """
+    from alexnet_dist.figures.wandb_media import hand_over
+    from alexnet_dist.tracking.wandb_run import WandbRun, wanted_mode
+
+    if not run.records:
+        raise UserError(f"{run.folder} has no records yet (metrics.jsonl is empty): let it train some steps first")
+    with run_folder.held(run.folder):
+        tracking = _tracking(run, settings, group)
+        own_id = _own_id(run)
+        run_id = settings.id or own_id
+        mode = wanted_mode() if settings.mode == "auto" else settings.mode
+        _set_parts_aside(run.folder)
+        wandb_run = WandbRun(tracking, run.config, run.folder, run_id, mode)
+        if wandb_run.unreachable:
+            display.say(f"W&B cannot be reached ({wandb_run.unreachable}): the run is recorded offline")
+        for done, record in enumerate(run.records, 1):
+            wandb_run.log(record)
+            display.show(run.name, done, len(run.records))
+        hand_over(run.folder, wandb_run, settings.artifacts)
+        folder = wandb_run.offline_folder
+        wandb_run.finish(failed=run.word is None)
+        display.say(f"{run.folder}: {len(run.records)} records in the W&B run {wandb_run.id}")
+    return folder
+
+
+def _tracking(run: RunFiles, settings: TrackSettings, group: str | None) -> TrackingSettings:
+    """How the run was trained to be tracked, as overridden here."""
+    trained = {key: value for key, value in run.config["tracking"].items() if key != "kind"}
+    given = {key: getattr(settings, key) for key in ("project", "entity", "group", "name", "tags")}
+    wanted = {**trained, **{key: value for key, value in given.items() if value is not None}}
+    if wanted.get("group") is None:
+        wanted["group"] = group
+    return check(TrackingSettings, {**wanted, "kind": "wandb"})
+
+
+def _own_id(run: RunFiles) -> str | None:
+    """The id that the run has in W&B; None where it has none, or where some of it has been uploaded under it.
+
+    What W&B's server has of a run can be added to and not be replaced.
+    """
+    recorded = run.folder / "wandb"
+    if list(recorded.glob("run-*")) or list(recorded.glob("*/*.synced")):
+        return None
+    return next((start["wandb_id"] for start in reversed(run.starts) if start["wandb_id"]), None)
+
+
+def _set_parts_aside(folder: Path) -> None:
+    """Move what was recorded offline before into wandb/replaced/, so that nobody uploads it beside the whole run."""
+    for part in (folder / "wandb").glob("offline-run-*"):
+        replaced = folder / "wandb" / "replaced" / part.name
+        replaced.parent.mkdir(exist_ok=True)
+        os.rename(part, replaced)
+
+
+def main() -> None:
+    command("track", track)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""How large a net's weights are and how far the last update moved them, as the authors' program prints at every test."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alexnet_dist.model.layers import TowerLayer
+from alexnet_dist.model.net import Net
+from alexnet_dist.parallel.mesh import Mesh
+
+
+def layer_sizes(net: Net, optimizer: torch.optim.Optimizer, mesh: Mesh) -> dict[str, dict[str, list[float]]]:
+    """For each layer mean |weight| and mean |update| of each tower, the same on every rank; every rank takes part.
+
+    The update is what the last step added to the weight, which is the velocity (training/update.py).
+    """
+    own = []
+    for layer in net.children():
+        assert isinstance(layer, TowerLayer)
+        for tensor in (layer.weight.detach(), optimizer.state[layer.weight]["momentum_buffer"]):
+            own.append(tensor.abs().unflatten(0, (len(layer.towers), -1)).flatten(1).mean(dim=1))
+    shares: list[Any] = [None] * mesh.layout.processes
+    dist.all_gather_object(shares, torch.stack(own).tolist(), group=mesh.host_group)
+    by_tower = [[size for share in shares[: mesh.layout.shares] for size in share[row]] for row in range(len(own))]
+    names = [name for name, _ in net.named_children()]
+    return {name: {"weight": by_tower[2 * row], "update": by_tower[2 * row + 1]} for row, name in enumerate(names)}

@@ -1,0 +1,102 @@
+"""A training step of two towers on two hosts whose link is slowed, beside what a probe of the fast link predicts.
+
+    python -m tests.distributed.slow_link 128 10e9,1e9,200e6 model=paper parallel.overlap=false
+
+The first argument is the batch, the second the rates in bits/s; overrides of the trainer's configuration follow. It needs root,
+and prints a line a rate and JSON at the end.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alexnet_dist.commands import compose
+from alexnet_dist.model.table import build_table
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.planning.machine import slowed
+from alexnet_dist.planning.predict import Job, predict
+from alexnet_dist.planning.probe import measure, step_seconds, training_step
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels
+from tests.distributed.hosts import joined_hosts, limit_rate
+
+ROUNDS = 3
+
+
+def measure_on_hosts(batch: int, rates: list[float], overrides: list[str], scratch: Path) -> dict[str, Any]:
+    """Start a process on each of two hosts; what they have measured and predicted, by rate.
+
+    Raises:
+        NotPermitted: there can be no hosts here.
+        AssertionError: a process failed; its output is in the message.
+    """
+    words = ("-m", "tests.distributed.slow_link", "--here", str(batch), ",".join(map(str, rates)), *overrides)
+    log = scratch / "log"
+    with joined_hosts(2) as hosts:
+        running = [host.torchrun(hosts[0], "2", "slow", *words, cwd=Path.cwd(), log=log, processes=1) for host in hosts]
+        try:
+            assert [process.wait(timeout=600) for process in running] == [0, 0], log.read_text()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(log.read_text()) from None
+    return json.loads(next(line for line in log.read_text().splitlines() if line.startswith("{")))
+
+
+def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
+    """One of the two processes. Rates take turns, so that a busy minute meets all of them."""
+    torch.set_num_threads(1)
+    config = compose("train", overrides)
+    table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
+    with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]], parallel["overlap"]) as mesh:
+        kernels = load_kernels(config["trainer"]["compile"], cpu, print)
+        keep_freed_memory()
+        machine = measure(table, batch, "fp32", mesh, kernels, ROUNDS, Display(rank=1))
+        step = training_step(table, batch, "fp32", mesh, kernels)
+        seconds: dict[float, list[float]] = {rate: [] for rate in rates}
+        waited: dict[float, list[float]] = {rate: [] for rate in rates}
+        for _ in range(ROUNDS):
+            for rate in rates:
+                limit_rate(rate)
+                dist.barrier(group=mesh.host_group)
+                mesh.crossing.read()
+                seconds[rate].append(step_seconds(step, mesh))
+                waited[rate].append(mesh.crossing.read()[1])
+        if mesh.rank == 0:
+            job = Job(table, batch, map_bytes=4, wire_bytes=2 if parallel["wire"] == "bf16" else 4)
+            figures = {}
+            for rate in rates:
+                predicted = predict(job, slowed(machine, rate), mesh.layout, "split" if parallel["overlap"] else "wait")
+                figures[f"{rate:g}"] = {
+                    "measured": median(seconds[rate]),
+                    "waited": median(waited[rate]),
+                    "predicted": predicted.step,
+                    "predicted_exposed": predicted.exposed_crossings,
+                }
+            print(json.dumps(figures), flush=True)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    here = words[0] == "--here"
+    batch, rates, overrides = int(words[here]), [float(rate) for rate in words[here + 1].split(",")], words[here + 2 :]
+    if here:
+        on_a_host(batch, rates, overrides)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure_on_hosts(batch, rates, overrides, Path(scratch))
+    for rate, row in figures.items():
+        print(
+            f"{float(rate) / 1e6:8.0f} Mbit/s: measured {row['measured']:.3f} s ({row['waited']:.3f} s waiting), predicted "
+            f"{row['predicted']:.3f} s ({row['predicted_exposed']:.3f}), {row['predicted'] / row['measured'] - 1:+.0%}"
+        )
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

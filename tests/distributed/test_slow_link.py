@@ -1,0 +1,25 @@
+"""The plan against a link that is slowed: a step's time is foretold from a probe of the fast link and the known rate."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.hosts import NotPermitted
+from tests.distributed.slow_link import measure_on_hosts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", ["true", "false"])
+def test_a_step_on_a_slow_link_takes_about_what_the_plan_says(overlap: str, tmp_path: Path) -> None:
+    rates = [1e9, 1e8, 3e7]
+    try:
+        figures = measure_on_hosts(256, rates, ["model=tiny", f"parallel.overlap={overlap}"], tmp_path)
+    except NotPermitted as reason:
+        pytest.skip(str(reason))
+    rows = list(figures.values())
+    assert len(rows) == 3
+    for row in rows:
+        # The plan is held to 20 % where a machine is left alone (docs/plan.md); a test shares its machine.
+        assert 0.6 < row["predicted"] / row["measured"] < 1.6, figures
+    assert rows[0]["measured"] < rows[1]["measured"] < rows[2]["measured"], figures
+    assert rows[2]["waited"] > rows[2]["measured"] / 3, figures

@@ -1,0 +1,109 @@
+"""Every experiment file composes, is a table that can be, and trains."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_dist import train as train_command
+from alexnet_dist.commands import compose
+from alexnet_dist.figures.published import PUBLISHED
+from alexnet_dist.settings import check_settings
+from tests.commands import read_metrics, run_command
+from tests.distributed.processes import run_processes
+
+CONF = Path(__file__).parents[1] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+# What is cut from the 224-pixel nets for two steps: most parameters lie in their full connections.
+NARROW = ("model.layers.fc6.filters=64", "model.layers.fc7.filters=64")
+TWO_STEPS = ("tracking=none", "trainer.max_steps=2", "trainer.batch_size=4", "trainer.log_every=1", "evaluation.views=1")
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of six images to train on and one to validate on."""
+    root = tmp_path_factory.mktemp("few") / "images"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 1)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / split / name / f"{number}.jpg")
+    return root
+
+
+# Parameters and multiply-adds an image. conv2 and fc6 of `towers_apart` are so wide that neither number moves much.
+@pytest.mark.parametrize(
+    ("experiment", "parameters", "multiply_adds"),
+    [
+        ("paper", 60_965_224, 724_406_816),
+        ("net145", 60_965_224, 724_406_816),
+        ("no_lrn", 60_965_224, 724_406_816),
+        ("no_overlap", 60_965_224, 724_406_816),
+        ("no_dropout", 60_965_224, 724_406_816),
+        ("large_batch", 60_965_224, 724_406_816),
+        ("one_gpu", 59_798_312, 391_514_384),
+        ("towers_apart", 60_714_408, 724_323_872),
+        ("sixth_conv", 60_965_224 + 256 * (256 * 9 + 1), 724_406_816 + 36 * 256 * 256 * 9),
+        ("figure1", 32 * 76 + 32 * 801 + 64 * 801 + 10 * 1025, 32 * 75 * 1024 + 32 * 800 * 256 + 64 * 800 * 64 + 10 * 1024),
+        ("cifar10", 64 * 76 + 64 * 801 + 128 * 1601 + 10 * 2049, 64 * 75 * 1024 + 64 * 800 * 256 + 128 * 1600 * 64 + 20480),
+    ],
+)
+def test_an_experiment_composes_and_its_table_has_the_size_it_should(
+    experiment: str, parameters: int, multiply_adds: int
+) -> None:
+    settings = check_settings(compose("train", [f"experiment={experiment}", "data.root=images"]))
+    assert (settings.table().parameters, settings.table().multiply_adds) == (parameters, multiply_adds)
+
+
+def test_no_experiment_is_left_out_above() -> None:
+    (marks,) = test_an_experiment_composes_and_its_table_has_the_size_it_should.pytestmark  # type: ignore[attr-defined]
+    assert sorted(case[0] for case in marks.args[1]) == EXPERIMENTS
+    assert set(PUBLISHED) <= set(EXPERIMENTS)
+
+
+def test_what_an_ablation_leaves_out_is_gone() -> None:
+    def kinds(experiment: str, *words: str) -> set[str]:
+        table = check_settings(compose("train", [f"experiment={experiment}", "data.root=images", *words])).table()
+        return {operation.kind for layer in table.layers for operation in layer.then}
+
+    def crossings(experiment: str) -> list[str]:
+        table = check_settings(compose("train", [f"experiment={experiment}", "data.root=images"])).table()
+        return [layer.name for layer in table.layers if layer.crossing_bytes]
+
+    assert kinds("no_lrn") == {"identity", "relu", "max_pool", "dropout"}
+    assert kinds("no_lrn", "model=net145") == {"identity", "relu", "max_pool", "dropout"}
+    assert kinds("no_dropout") == {"identity", "relu", "max_pool", "response_norm"}
+    assert crossings("paper") == ["conv3", "fc6", "fc7", "fc8"]
+    assert crossings("sixth_conv") == ["conv3", "conv6", "fc6", "fc7", "fc8"]
+    assert crossings("towers_apart") == ["fc8"]
+    assert crossings("one_gpu") == []
+    no_overlap = check_settings(compose("train", ["experiment=no_overlap", "data.root=images"])).table()
+    assert [layer.out_size for layer in no_overlap.layers[:5]] == [27, 13, 13, 13, 6]
+
+
+def _train_two_steps(experiments: list[str], images: str, runs: str) -> None:
+    for experiment in experiments:
+        cut = NARROW if experiment not in ("figure1", "cifar10") else ()
+        words = (f"experiment={experiment}", f"data.root={images}", f"run.dir={runs}/{experiment}", *cut, *TWO_STEPS)
+        train_command.run(compose("train", list(words)))
+
+
+def test_every_experiment_trains_two_steps(few_images: Path, tmp_path: Path) -> None:
+    run_processes(_train_two_steps, 1, EXPERIMENTS, str(few_images), str(tmp_path))
+    for experiment in EXPERIMENTS:
+        records = read_metrics(tmp_path / experiment)
+        assert [(record["kind"], record["step"]) for record in records] == [("train", 1), ("train", 2), ("val", 2)], experiment
+        assert all(math.isfinite(record["loss"]) for record in records), experiment
+        assert (tmp_path / experiment / "checkpoints" / "latest").read_text().strip() == "step-00000002"
+
+
+def test_the_ablations_are_a_sweep(few_images: Path, tmp_path: Path) -> None:
+    words = (f"data.root={few_images}", "run.dir=sweep", *NARROW, *TWO_STEPS, "trainer.batch_size=2", "trainer.max_steps=1")
+    done = run_command("train", "-m", "experiment=no_lrn,one_gpu", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no_lrn: 2 towers in 2 processes" in done.stdout
+    assert "one_gpu: 1 towers in 1 processes" in done.stdout
+    assert [read_metrics(tmp_path / "sweep" / job)[-1]["kind"] for job in "01"] == ["val", "val"]
