@@ -24,7 +24,7 @@ from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
-from alexnet_dist.parallel.mesh import Layout, join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.parallel.mesh import Layout, check_place, join_mesh, pick_device, plan_layout, share_cores
 from alexnet_dist.settings import Settings, check_settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
@@ -61,6 +61,7 @@ def run(config: dict[str, Any]) -> None:
         parallel = settings.parallel
         mesh = at_end.enter_context(join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap))
         check_batch(settings, mesh.layout)
+        check_place(mesh.layout, mesh.rank)
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
