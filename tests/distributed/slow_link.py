@@ -7,6 +7,7 @@ and prints a line a rate and JSON at the end.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def measure_on_hosts(batch: int, rates: list[float], overrides: list[str], scrat
 def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     """One of the two processes. Rates take turns, so that a busy minute meets all of them."""
     torch.set_num_threads(1)
+    os.environ["LOCAL_WORLD_SIZE"] = "2"  # the trainer keeps the towers of a replica on one node: here they are to be on two
     config = compose("train", overrides)
     table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
     with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]], parallel["overlap"]) as mesh:
