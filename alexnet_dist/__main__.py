@@ -5,7 +5,10 @@ import sys
 
 COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
-    "evaluate": "error rates of a checkpoint",
+    "evaluate": "error rates of a checkpoint, or of several averaged",
+    "predict": "what a checkpoint sees in image files",
+    "export": "a checkpoint's net as safetensors, a plain torch module, ONNX or Caffe's layout",
+    "import_weights": "a run folder from Caffe's or torchvision's weights, or from an export",
     "model": "print a model's table: shapes, parameters, multiply-adds, bytes that cross",
     "bench": "measure the feed or the step beside other ways of doing the same",
     "prepare": "pack ImageNet or another set of images for training",
@@ -18,7 +21,7 @@ def main() -> None:
     if name in ("", "-h", "--help"):
         print("usage: alexnet-dist <command> [override=value ...]\n\ncommands:")
         for command, purpose in COMMANDS.items():
-            print(f"  {command:10}{purpose}")
+            print(f"  {command:16}{purpose}")
         print("\nalexnet-dist <command> --help shows a command's configuration.")
         return
     if name not in COMMANDS:
