@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from rich.console import Console
 
 from alexnet_dist.commands import distributed_command
 from alexnet_dist.errors import UserError
@@ -100,7 +101,7 @@ def run(config: dict[str, Any]) -> None:
         if isinstance(wanted.per_class, str):
             write_new(Path(wanted.per_class), lambda file: write_csv(rows, file))
         else:
-            display.console.print(table(rows), width=max(display.console.width, TABLE_WIDTH))
+            Console(width=max(display.console.width, TABLE_WIDTH)).print(table(rows))
     record = {"kind": "val", **_origin(nets), **figures}
     display.say(validation_figures(record) if len(nets) == 1 else _ensemble_figures(record))
     print(json.dumps(record), flush=True)

@@ -71,7 +71,10 @@ def from_torchvision(arrays: Arrays, table: Table) -> dict[str, torch.Tensor]:
             )
         for number, layer in zip(found, layers, strict=True):
             names |= {f"{layer}.{kind}": f"{part}.{number}.{kind}" for kind in ("weight", "bias")}
-    check_shapes(names, arrays, table, hint=_torchvision_hint(arrays, table))
+    hint = "take model=torchvision"
+    if table.towers > 1:
+        hint = f"torchvision's AlexNet is the net of one tower of 2014, which fits no table of several towers; {hint}"
+    check_shapes(names, arrays, table, hint=hint)
     scales = testing_scales(table)
     parameters = {name: arrays[theirs] / scales.get(name, 1.0) for name, theirs in names.items()}
     first = f"{table.layers[0].name}.weight"
@@ -117,22 +120,13 @@ def check_shapes(
             raise UserError(f"the weights lack {theirs}, which model={table.name} needs for {name}: {hint}")
         found = tuple(arrays[theirs].shape)
         if found != shape:
+            other_classes = name == f"{table.layers[-1].name}.weight" and found[1:] == shape[1:]
             raise UserError(
-                f"{theirs} is {list(found)} in the weights and {name} is {list(shape)} in model={table.name}: {hint}"
+                f"{theirs} is {list(found)} in the weights and {name} is {list(shape)} in model={table.name}: "
+                + (f"set model.layers.{table.layers[-1].name}.filters={found[0]}" if other_classes else hint)
             )
     if left := sorted(set(arrays) - set(names.values()) - set(extra)):
         raise UserError(f"the weights hold {left[0]}, which model={table.name} does not have: {hint}")
-
-
-def _torchvision_hint(arrays: Arrays, table: Table) -> str:
-    if table.towers > 1:
-        return (
-            "torchvision's AlexNet is the net of one tower of 2014, which fits no table of several towers: take model=torchvision"
-        )
-    outputs = len(list(arrays.values())[-1])
-    if outputs != table.classes:
-        return f"for other classes set model.layers.{table.layers[-1].name}.filters={outputs}"
-    return "take model=torchvision"
 
 
 def _reversed(weight: torch.Tensor) -> torch.Tensor:
