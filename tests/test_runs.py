@@ -85,14 +85,24 @@ def test_evaluation_on_other_images_of_the_same_classes(quick_start: Path, tmp_p
 
 def test_a_sweep_gives_each_job_its_processes_and_folder(drawn_images: Path, tmp_path: Path) -> None:
     words = (*SHORT, f"data.root={drawn_images}", "evaluation.views=1", "trainer.max_steps=10", "tracking=wandb")
-    done = run_command("train", "-m", *words, "optimizer.lr=0.01,0.001", cwd=tmp_path)
+    done = run_command("train", "-m", *words, "run.report=false", "optimizer.lr=0.01,0.001", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "runs").iterdir()
     assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "multirun.yaml"]
     configs = [json.loads((sweep / job / "config.json").read_text()) for job in "01"]
     assert [config["optimizer"]["lr"] for config in configs] == [0.01, 0.001]
     assert {config["tracking"]["group"] for config in configs} == {sweep.name}
+    assert [config["tracking"]["name"] for config in configs] == ["0 optimizer.lr=0.01", "1 optimizer.lr=0.001"]
     assert [read_metrics(sweep / job)[0]["lr"] for job in "01"] == [0.01, 0.001]
+
+    done = run_command("report", f"sweep={sweep}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "optimizer.lr=0.001" in done.stdout
+    page = (sweep / "report.html").read_text()
+    errors = [f"{100 * read_metrics(sweep / job)[-1]['top1_error']:.2f} %" for job in "01"]
+    for told in (*errors, "<code>optimizer.lr=0.01</code>", "<code>optimizer.lr=0.001</code>", "Kernels of 0", "Kernels of 1"):
+        assert told in page
+    assert "data.root" not in page, "only what differs is told"
 
 
 def test_bf16_trains_and_keeps_its_parameters_in_fp32(drawn_images: Path, tmp_path: Path) -> None:

@@ -65,8 +65,7 @@ def draw_comparison(runs: Sequence[tuple[str, RunFiles]], path: Path) -> bool:
             below.plot(*_series(through, "top1_error"), marker=".", label=name, **look)
         for axes, title in ((above, "Training loss, one batch"), (below, "Validation error, top-1")):
             axes.set_title(title)
-            axes.set_ylim(bottom=0)
-            horizontal_grid(axes)
+            _from_zero(axes)
         below.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         below.set_xlabel("epoch")
         figure.legend(loc="outside lower left", ncols=1)
@@ -75,15 +74,19 @@ def draw_comparison(runs: Sequence[tuple[str, RunFiles]], path: Path) -> bool:
 
 def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title)
-    axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    horizontal_grid(axes)
+    _from_zero(axes)
     if axes.get_legend_handles_labels()[0]:
         handles = axes.get_legend_handles_labels()[0]
         axes.legend(
             loc="lower right", bbox_to_anchor=(1, 0.98), ncols=len(handles), fontsize=8, columnspacing=1, handlelength=1.7
         )
+
+
+def _from_zero(axes: Axes) -> None:
+    axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
+    horizontal_grid(axes)
 
 
 def _mark_rates(above: Axes, below: Axes, train: Sequence[dict[str, Any]]) -> None:

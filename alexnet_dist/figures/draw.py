@@ -65,7 +65,7 @@ def draw_run(
     if seen:
         drawn("predictions", lambda path: draw_predictions(seen.outcome.predictions, path), (".webp",))
         drawn("neighbours", lambda path: draw_neighbours(seen.neighbourhood, path), (".webp",))
-        drawn("confusion", lambda path: draw_confusion(seen.outcome, seen.classes, path))
+        drawn("confusion", lambda path: draw_confusion(seen.outcome, seen.names, path))
     return Drawn(files, colour_shares(kernels, table.towers) if kernels is not None else [], seen, missing)
 
 

@@ -53,7 +53,7 @@ def run_page(run: RunFiles, drawn: Drawn, published: Mapping[str, Any] | None) -
         towers=_towers(run, drawn.colours),
         seen=drawn.seen,
         missing=drawn.missing,
-        confused=confused_most(drawn.seen.outcome, drawn.seen.classes) if drawn.seen else [],
+        confused=confused_most(drawn.seen.outcome, drawn.seen.names) if drawn.seen else [],
         weights=_weights(last),
     )
 
@@ -96,9 +96,8 @@ def tiles(run: RunFiles) -> list[Tile]:
     if share is not None:
         crossed = words.bytes_in_words(run.typical("crossing_bytes"))
         shown.append(Tile(words.percent(share, 1), "of the time exposed to crossings", f"a process sends {crossed} a step"))
-    peaks = [record["peak_memory_bytes"] for record in run.of_kind("train")]
-    if peaks:
-        shown.append(Tile(words.bytes_in_words(max(peaks)), "peak memory", "of the process that held most"))
+    if peak := run.most("peak_memory_bytes"):
+        shown.append(Tile(words.bytes_in_words(peak), "peak memory", "of the process that held most"))
     if spent := run.seconds():
         shown.append(Tile(words.duration(spent), "spent", "over all starts" if len(run.starts) > 1 else ""))
     return shown

@@ -54,7 +54,7 @@ def predict(viewer: Viewer, images: Images, most: int | None, show: Callable[[in
     chosen = _choose(said[:, 0] != right, sure[:, 0])
     shown = Some(looked_at, chosen)
     pictures = viewer.thumbnails(shown)
-    names = _names(viewer, images)
+    names = names_of(viewer, images)
     predictions = [
         Prediction(
             name=Path(shown.name(place)).name,
@@ -66,6 +66,11 @@ def predict(viewer: Viewer, images: Images, most: int | None, show: Callable[[in
     ]
     pairs, counts = np.unique(np.stack([right, said[:, 0]], axis=1), axis=0, return_counts=True)
     return Outcome(predictions, np.column_stack([pairs, counts]), len(looked_at), len(images))
+
+
+def names_of(viewer: Viewer, images: Images) -> list[str]:
+    """A name for each output: those beyond the images' classes are never right, but can be said."""
+    return [*images.classes, *(f"output {number}" for number in range(len(images.classes), viewer.net.table.classes))]
 
 
 def draw_predictions(predictions: list[Prediction], path: Path) -> None:
@@ -92,18 +97,18 @@ def draw_predictions(predictions: list[Prediction], path: Path) -> None:
                 below.text(0.02, height, _short(name), va="center", fontsize=8.5, fontweight=weight)
 
 
-def draw_confusion(outcome: Outcome, classes: list[str], path: Path) -> None:
-    """The share of each label's images (a row) that were taken for each label (a column)."""
-    count = len(classes)
+def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
+    """The share of each label's images (a row) that were taken for each label (a column); `names` by label."""
+    count = int(outcome.confusion[:, :2].max()) + 1
     matrix = np.zeros((count, count))
     matrix[outcome.confusion[:, 0], outcome.confusion[:, 1]] = outcome.confusion[:, 2]
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     with drawing(path, 380) as figure:
         axes = figure.subplots()
         shown = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
-        few = count <= 20
-        axes.set_xticks(range(count) if few else [], [_short(name) for name in classes] if few else [], rotation=90, fontsize=8)
-        axes.set_yticks(range(count) if few else [], [_short(name) for name in classes] if few else [], fontsize=8)
+        told = [_short(name) for name in names[:count]] if count <= 20 else []
+        axes.set_xticks(range(len(told)), told, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(told)), told, fontsize=8)
         axes.tick_params(length=0)
         axes.set_xlabel("said")
         axes.set_ylabel("is")
@@ -116,11 +121,11 @@ def draw_confusion(outcome: Outcome, classes: list[str], path: Path) -> None:
         figure.colorbar(shown, ax=axes, shrink=0.5, format=lambda value, _: f"{value:.0%}").outline.set_visible(False)
 
 
-def confused_most(outcome: Outcome, classes: list[str], most: int = 10) -> list[tuple[str, str, int]]:
+def confused_most(outcome: Outcome, names: list[str], most: int = 10) -> list[tuple[str, str, int]]:
     """The pairs (label, label said, how many images) of the most frequent mistakes."""
     mistakes = outcome.confusion[outcome.confusion[:, 0] != outcome.confusion[:, 1]]
     order = np.argsort(-mistakes[:, 2], kind="stable")[:most]
-    return [(classes[label], classes[said], int(count)) for label, said, count in mistakes[order]]
+    return [(names[label], names[said], int(count)) for label, said, count in mistakes[order]]
 
 
 def _choose(wrong: np.ndarray, sure: np.ndarray) -> list[int]:
@@ -129,11 +134,6 @@ def _choose(wrong: np.ndarray, sure: np.ndarray) -> list[int]:
     others = np.setdiff1d(np.arange(len(wrong)), surest)
     spread = others[evenly_spread(len(others), SHOWN - len(surest))]
     return [int(index) for index in (*spread, *surest)]
-
-
-def _names(viewer: Viewer, images: Images) -> list[str]:
-    """A name for each output: those beyond the images' classes are never right, but can be said."""
-    return [*images.classes, *(f"output {n}" for n in range(len(images.classes), viewer.net.table.classes))]
 
 
 def _short(name: str) -> str:

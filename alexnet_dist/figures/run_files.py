@@ -71,6 +71,10 @@ class RunFiles:
         """Seconds between the starts and the ends of the run, as far as both are known."""
         return sum(start["end"]["time"] - start["time"] for start in self.starts if start["end"])
 
+    def most(self, figure: str) -> float | None:
+        """The largest of a figure over the `train` records; None where there are none."""
+        return max((record[figure] for record in self.of_kind("train") if record.get(figure) is not None), default=None)
+
     def typical(self, figure: str) -> float | None:
         """The median of a figure over the `train` records; None where there are none."""
         values = [record[figure] for record in self.of_kind("train") if record.get(figure) is not None]

@@ -14,7 +14,7 @@ from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.looking import Viewer
 from alexnet_dist.figures.neighbours import Neighbour, Neighbourhood, Query, find_neighbours
-from alexnet_dist.figures.predictions import Outcome, Prediction, predict
+from alexnet_dist.figures.predictions import Outcome, Prediction, names_of, predict
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.whole_net import load_whole_net
 from alexnet_dist.parallel.mesh import pick_device, share_cores
@@ -38,10 +38,10 @@ class Looking:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the net made of validation and training images, at a step of the run; `classes` are the images' labels in order."""
+    """What the net made of validation and training images, at a step of the run; `names` are its outputs'."""
 
     step: int
-    classes: list[str]
+    names: list[str]
     outcome: Outcome
     neighbourhood: Neighbourhood
 
@@ -67,7 +67,7 @@ def look_at_images(run: RunFiles, looking: Looking, show: Callable[[str, int, in
     viewer = Viewer(net, preprocess, device, settings.data.threads or share_cores(1), looking.batch_size)
     seen = Seen(
         step=run.state["step"],
-        classes=[*validation.classes],
+        names=names_of(viewer, validation),
         outcome=predict(viewer, validation, looking.images, lambda done, total: show("looking at images", done, total)),
         neighbourhood=find_neighbours(
             viewer, validation, train, looking.neighbours, lambda done, total: show("looking for neighbours", done, total)
@@ -113,7 +113,7 @@ def _decoded(seen: dict[str, Any]) -> Seen:
     outcome, hood = seen["outcome"], seen["neighbourhood"]
     return Seen(
         step=seen["step"],
-        classes=seen["classes"],
+        names=seen["names"],
         outcome=Outcome(
             predictions=[
                 Prediction(row["name"], row["label"], [(name, chance) for name, chance in row["best"]], _picture(row))

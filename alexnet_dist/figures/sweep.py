@@ -8,7 +8,7 @@ from typing import Any
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.figures.run_files import RunFiles
 
-BASIS = "paper"  # the experiment that the paper's ablations are told against
+BASIS = "paper"  # the net that the others are told to be worse than
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Ablation:
-    """An experiment's errors here and as the authors measured them (fractions), and how far each is from the paper's net's."""
+    """An experiment's top-1 and top-5 errors here and as the authors measured them, as fractions, and by how much either is
+    worse than the paper's net on the same images."""
 
     experiment: str
     here: tuple[float, float] | None
     here_worse: tuple[float, float] | None
-    authors: tuple[float, float] | None
+    authors: tuple[float, float]
     authors_worse: tuple[float, float] | None
     note: str
 
@@ -66,15 +67,15 @@ def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
     basis = next((_errors(run) for experiment, run in measured if experiment == BASIS), None)
     rows = []
     for experiment, run in measured:
-        own, theirs = _errors(run), _published_errors(experiment)
+        own, told = _errors(run), PUBLISHED[experiment]
         rows.append(
             Ablation(
                 experiment,
                 here=own,
-                here_worse=_less(own, basis) if experiment != BASIS else None,
-                authors=theirs,
-                authors_worse=_less(theirs, _published_errors(BASIS)) if experiment != BASIS else None,
-                note=PUBLISHED[experiment].get("note", ""),
+                here_worse=(own[0] - basis[0], own[1] - basis[1]) if own and basis and experiment != BASIS else None,
+                authors=_fractions(told["top1"], told["top5"]),
+                authors_worse=_fractions(*told["worse"]) if "worse" in told else None,
+                note=f"{told['data']}, {told['note']}",
             )
         )
     return rows
@@ -85,13 +86,8 @@ def _errors(run: RunFiles) -> tuple[float, float] | None:
     return (last["top1_error"], last["top5_error"]) if last else None
 
 
-def _published_errors(experiment: str) -> tuple[float, float] | None:
-    found = PUBLISHED[experiment]
-    return (found["top1"] / 100, found["top5"] / 100) if found.get("top1") is not None else None
-
-
-def _less(errors: tuple[float, float] | None, basis: tuple[float, float] | None) -> tuple[float, float] | None:
-    return (errors[0] - basis[0], errors[1] - basis[1]) if errors and basis else None
+def _fractions(top1: float, top5: float) -> tuple[float, float]:
+    return top1 / 100, top5 / 100
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

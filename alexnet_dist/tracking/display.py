@@ -85,7 +85,7 @@ def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | N
     if "top1_error" in record:
         parts.append(f"error {record['top1_error']:.2%}")
     if last_validation:
-        parts.append(f"validation {last_validation['top1_error']:.2%}")
+        parts.append(f"validation error {last_validation['top1_error']:.2%}")
     parts += [
         f"{record['images_per_second']:.0f} images/s",
         f"crossings {share:.1%} of the time",

@@ -47,7 +47,7 @@ def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None])
     except CompilerError as error:
         if wanted == "on":
             raise UserError(f"trainer.compile=on, but {error}: install one, or set trainer.compile=auto") from None
-        warn(f"{error}: norms and poolings are torch's, which take longer (as with trainer.compile=off)")
+        warn(f"warning: {error}: norms and poolings are torch's, which take longer (as with trainer.compile=off)")
         return None
 
 
