@@ -72,8 +72,8 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
                 dist.barrier(group=mesh.host_group)
                 mesh.crossing.read()
                 measured, waited = step_seconds(step, mesh), mesh.crossing.read()[1]
-                row = {"measured": measured, "waited": waited, "predicted": predicted.step, "exposed": predicted.exposed_crossings}
-                rows[rate].append({**row, "ratio": predicted.step / measured})
+                said = {"predicted": predicted.step, "exposed": predicted.exposed_crossings, "ratio": predicted.step / measured}
+                rows[rate].append({"measured": measured, "waited": waited, **said})
         if mesh.rank == 0:
             medians = {f"{rate:g}": {name: median(row[name] for row in own) for name in own[0]} for rate, own in rows.items()}
             print(json.dumps(medians), flush=True)
