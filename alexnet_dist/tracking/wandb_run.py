@@ -34,8 +34,8 @@ class WandbRun:
 
     `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
     and `unreachable` says why. W&B's own process may end before the run does: SLURM sends SIGTERM to every process of a job,
-    and W&B heeds it. From then on nothing more is recorded here, and `lost` is true. At the end it has `finish_seconds` to send what
-    is left over a network that may be gone; 0: all the time it needs.
+    and W&B heeds it. From then on nothing more is recorded here, and `lost` is true. At the end W&B has `finish_seconds` to
+    send what is left, over a network that may be gone; 0: all the time it needs.
 
     Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
     """
