@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_dist.data.graph import Inputs, Places, Sides, build_pipeline, cut
+from alexnet_dist.data.graph import Inputs, Places, Sides, build_pipeline, cut, tensors_of
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 
@@ -69,13 +69,14 @@ def decode(
         ThreadPoolExecutor(threads, thread_name_prefix="cut") as cutters,
     ):
 
-        def read(samples: np.ndarray) -> list[np.ndarray]:
-            return [images.read(int(sample)) for sample in samples]
+        def read(samples: list[int]) -> list[np.ndarray]:
+            return [images.read(sample) for sample in samples]
 
         def source() -> Inputs:
             cuts, tag = next(requests)
-            chunks = readers.map(read, np.array_split(cuts.samples, min(READERS, len(cuts.samples))))
-            encoded = [image for chunk in chunks for image in chunk]
+            samples, share = cuts.samples.tolist(), -(-len(cuts.samples) // READERS)
+            chunks = readers.map(read, [samples[first : first + share] for first in range(0, len(samples), share)])
+            encoded = tensors_of([image for chunk in chunks for image in chunk])
             try:
                 sides = sides_of(encoded)
             except RuntimeError as error:
@@ -128,8 +129,9 @@ def blame(images: Images, batches: list[Cuts], size: int, crop: int, error: Runt
 def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> bool:
     """Whether DALI takes this image; offset: (y, x) [1, 2] of the crop."""
     try:
-        places = Places.of(Sides(1)([encoded]), offset, size)
-        build_pipeline(lambda: ([encoded], places), crop=crop, batch_size=1, threads=1, device_id=None).run()
+        image = tensors_of([encoded])
+        places = Places.of(Sides(1)(image), offset, size)
+        build_pipeline(lambda: (image, places), crop=crop, batch_size=1, threads=1, device_id=None).run()
     except RuntimeError:
         return False
     return True

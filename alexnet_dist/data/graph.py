@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.backend import TensorListCPU, TensorListGPU
+from nvidia.dali.backend import TensorCPU, TensorListCPU, TensorListGPU
 from nvidia.dali.pipeline import Pipeline
 
 TensorList = TensorListCPU | TensorListGPU
@@ -56,7 +56,13 @@ class Places:
 
 
 # What `build_pipeline`'s source gives for a batch: the encoded images and where their crops lie.
-Inputs = tuple[list[np.ndarray], Places]
+Inputs = tuple[TensorListCPU, Places]
+
+
+def tensors_of(encoded: list[np.ndarray]) -> TensorListCPU:
+    """Encoded images as tensors of DALI, where they lie; left to itself it makes them for each pipeline, and more slowly."""
+    tensors = [TensorCPU(image, "") for image in encoded]
+    return TensorListCPU(tensors, "", contiguous=False)  # type: ignore[call-overload]  # the stubs lack `contiguous`
 
 
 class Sides:
@@ -66,7 +72,7 @@ class Sides:
         self._pipeline = _peek(batch_size=batch_size, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=False)
         self._pipeline.build()
 
-    def __call__(self, encoded: list[np.ndarray]) -> np.ndarray:
+    def __call__(self, encoded: TensorListCPU) -> np.ndarray:
         """(height, width) of each, int64 [b, 2]. Raises RuntimeError where one is no image; then it cannot be called again."""
         self._pipeline.feed_input("encoded", encoded)
         (shapes,) = self._pipeline.run()
@@ -83,9 +89,9 @@ def build_pipeline(source: Callable[[], Inputs], *, crop: int, batch_size: int, 
     `source` is called PREFETCH batches ahead. Its arrays are not copied.
     """
     graph, inputs_of = (_decode_on_cpu, _for_cpu) if device_id is None else (_decode_and_scale_on_gpu, _for_gpu)
-    held: deque[tuple[list[np.ndarray] | np.ndarray, ...]] = deque(maxlen=2 * PREFETCH + 2)
+    held: deque[tuple[TensorListCPU | np.ndarray, ...]] = deque(maxlen=2 * PREFETCH + 2)
 
-    def inputs() -> tuple[list[np.ndarray] | np.ndarray, ...]:
+    def inputs() -> tuple[TensorListCPU | np.ndarray, ...]:
         encoded, places = source()
         held.append((encoded, *inputs_of(places, crop)))
         return held[-1]

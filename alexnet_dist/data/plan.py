@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What a random number of a sample is for.
-_Y, _X, _MIRROR, _COLOUR = 0, 1, 2, 3
+# How many random numbers a sample has: for y, x, mirroring, and four for the colour.
+_WORDS = 7
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -41,25 +41,24 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 def draws(seed: int, epoch: int, samples: np.ndarray, positions: int, mirror: bool) -> Draws:
     """What is drawn for samples (int64 [b]) in an epoch: offsets in 0..positions-1; with `mirror` false no sample is mirrored."""
 
-    def word(which: int) -> np.ndarray:
-        return _hash(seed, epoch, samples, which)
-
+    y, x, mirrored, *for_colour = _hash(seed, epoch, samples)
     # Box-Muller: two normal numbers from two uniform ones; the fourth is not needed.
-    radius = 0.1 * np.sqrt(-2.0 * np.log(np.stack([_uniform(word(_COLOUR + i)) for i in (0, 1)])))
-    angle = 2.0 * np.pi * np.stack([_uniform(word(_COLOUR + i)) for i in (2, 3)])
+    uniform = _uniform(np.stack(for_colour))
+    radius = 0.1 * np.sqrt(-2.0 * np.log(uniform[:2]))
+    angle = 2.0 * np.pi * uniform[2:]
     colour = np.stack([radius[0] * np.cos(angle[0]), radius[0] * np.sin(angle[0]), radius[1] * np.cos(angle[1])], axis=1)
     return Draws(
-        y=_below(word(_Y), positions),
-        x=_below(word(_X), positions),
-        mirror=(word(_MIRROR) >> np.uint64(63)).astype(bool) & mirror,
+        y=_below(y, positions),
+        x=_below(x, positions),
+        mirror=(mirrored >> np.uint64(63)).astype(bool) & mirror,
         colour=colour.astype(np.float32),
     )
 
 
-def _hash(seed: int, epoch: int, samples: np.ndarray, which: int) -> np.ndarray:
-    """64 random bits for each sample: uint64 [b]."""
-    state = np.zeros(len(samples), np.uint64)
-    for part in (seed, epoch, samples, which):
+def _hash(seed: int, epoch: int, samples: np.ndarray) -> np.ndarray:
+    """64 random bits for each use and sample: uint64 [_WORDS, b]."""
+    state = np.zeros(1, np.uint64)
+    for part in (seed, epoch, samples, np.arange(_WORDS)[:, None]):
         state = _mix(state + _GOLDEN + np.asarray(part).astype(np.uint64))
     return state
 
