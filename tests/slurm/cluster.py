@@ -81,8 +81,9 @@ class Cluster:
         while (state := self.field(job, "JobState")) not in states or self._completing(job):
             assert time.monotonic() < deadline, f"job {job} is still {state}"
             if state == "PENDING" and self.field(job, "Restarts") != "0":
-                # SLURM lets a requeued job wait for two minutes.
-                self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+                # SLURM lets a requeued job wait for two minutes; refused where it has begun or is being cleaned up meanwhile.
+                hurry = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+                subprocess.run(hurry, env=self.environment, capture_output=True, check=False)
             time.sleep(0.3)
         return state
 
