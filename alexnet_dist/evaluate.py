@@ -22,7 +22,7 @@ from alexnet_dist.commands import distributed_command
 from alexnet_dist.errors import UserError
 from alexnet_dist.new_file import check_new, write_new
 from alexnet_dist.parallel.mesh import join_mesh, pick_device, plan_layout, share_cores
-from alexnet_dist.settings import Positive, check, check_settings, strict
+from alexnet_dist.settings import Positive, PrecisionSettings, check, check_settings, strict
 from alexnet_dist.tracking.display import Display, validation_figures
 from alexnet_dist.training.by_class import TABLE_WIDTH, errors_by_class, table, write_csv
 from alexnet_dist.training.inputs import open_images, validation_feed
@@ -56,13 +56,13 @@ class EvaluateSettings:
     views: Literal[1, 10]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["fp32", "tf32", "bf16"] | None
     per_class: bool | str
     predictions: str | None
     submission: str | None
     devkit: str | None
     data: EvaluatedData
     parallel: Processes
+    precision: PrecisionSettings | None = None
 
 
 def run(config: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, An
             "device": wanted.device,
             "data": {**of_run["data"], **data},
             "evaluation": {"views": wanted.views, "batch_size": wanted.batch_size},
-            "precision": {"kind": wanted.precision} if wanted.precision else of_run["precision"],
+            "precision": config.get("precision") or of_run["precision"],
             "parallel": {**of_run["parallel"], **config["parallel"]},
         }
     )

@@ -11,7 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet_dist import export
+from alexnet_dist import evaluate, export, import_weights
+from alexnet_dist.commands import compose
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.table import build_table
 from tests.commands import run_command, run_torchrun
 from tests.data.test_decode import reference
 
@@ -45,7 +49,9 @@ def test_nets_of_two_tables_are_averaged_as_numpy_averages_their_predictions(
     folder, record = averaged
     alone = []
     for run, each in zip(two_runs, record["each"], strict=True):
-        own = _evaluate([run], f"predictions={run.name}.npz", cwd=tmp_path)
+        own = _evaluate([run], f"predictions={run.name}.npz", "per_class=true", cwd=tmp_path)
+        assert "most often taken for" in own["said"]
+        assert "red-ellipse-upright" in own["said"]
         saved = np.load(tmp_path / f"{run.name}.npz")
         top1, top5, loss = _errors(saved["probabilities"], saved["labels"])
         assert (own["top1_error"], own["top5_error"]) == (each["top1_error"], each["top5_error"]) == pytest.approx((top1, top5))
@@ -113,9 +119,62 @@ def test_class_errors_add_up_to_the_whole(averaged: tuple[Path, dict[str, Any]])
     assert int(rows[0]["confused"]) == (taken_for == other).sum() == np.bincount(taken_for[taken_for != worst]).max()
 
 
-def test_a_table_of_the_classes_is_printed_before_the_record(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
-    said = _evaluate([two_runs[0]], "views=1", "per_class=true", cwd=tmp_path)["said"]
-    assert "most often taken for" in said
-    for name in ("red-ellipse-upright", "blue-stripes-flat"):
-        assert name in said
-    assert not list(tmp_path.iterdir())
+def test_predict_says_what_evaluate_says(
+    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    saved = np.load(averaged[0] / "both.npz")
+    words = (f"checkpoint=[{two_runs[0]},{two_runs[1]}]", f"images={drawn_images}/val/red-*/000?.jpg", "json=true")
+    done = run_command("predict", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = json.loads(done.stdout)
+    assert len(answers) == 40
+    for answer in answers:
+        probabilities = saved["probabilities"][list(saved["names"]).index(answer["image"])]
+        # Pillow and the feed scale alike to one grey level.
+        shares = [entry["probability"] for entry in answer["best"]]
+        assert shares == sorted(shares, reverse=True) == pytest.approx(sorted(probabilities)[:-6:-1], abs=2e-3)
+        for entry in answer["best"]:
+            assert entry["class"] == entry["id"] == saved["classes"][entry["label"]]
+            assert entry["probability"] == pytest.approx(probabilities[entry["label"]], abs=2e-3)
+
+
+def test_what_cannot_be_averaged_or_written_is_refused(
+    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export.run({"checkpoint": str(two_runs[0]), "format": "caffe", "output": "x.npz"})
+    classes = sorted(folder.name for folder in (drawn_images / "val").iterdir())
+    Path("classes.txt").write_text("\n".join(classes))
+    Path("others.txt").write_text("\n".join(reversed(classes)))
+    for output, words in (
+        ("same", ["data.size=64", "classes=classes.txt"]),
+        ("others", ["data.size=64", "classes=others.txt"]),
+        ("larger", ["data.size=72", "classes=classes.txt", "mean=[1,2,3]"]),
+        ("bf16", ["data.size=64", "classes=classes.txt", "precision=bf16"]),
+        ("one_tower", ["model.towers=1", "data.size=64", "classes=classes.txt", "weights=one_tower.npz"]),
+    ):
+        if output == "one_tower":
+            one = Net(build_table(compose("train", ["model=tiny", "model.towers=1"])["model"]))
+            one.initialise(0)
+            arrays: dict[str, Any] = {name: parameter.detach().numpy() for name, parameter in one.named_parameters()}
+            np.savez("one_tower.npz", mean=np.zeros((3, 64, 64), np.float32), **arrays)
+        import_weights.run(compose("import_weights", ["model=tiny", "weights=x.npz", f"output={output}", *words]))
+    Path("there.npz").write_text("mine")
+    root = f"data.root={drawn_images}"
+    for words, said in (
+        (["checkpoint=[]"], "checkpoint is not set"),
+        (["checkpoint=[same,others]"], "not in the same order"),
+        (["checkpoint=[same,larger]"], "scaled to 64 and 72 pixels"),
+        (["checkpoint=[same,bf16]"], "trained in fp32 and bf16: set precision="),
+        (["checkpoint=[same,nowhere]"], "checkpoint=nowhere holds no checkpoint"),
+        (["checkpoint=[same,one_tower]", "parallel.processes=2"], "2 processes hold nets of 2 and 1 towers differently"),
+        (["checkpoint=same", "predictions=there.npz"], "there.npz is there already"),
+        (["checkpoint=same", "predictions=p.csv"], "must end in .npz"),
+        (["checkpoint=same", "per_class=yes.txt"], "must end in .csv"),
+        (["checkpoint=same", "submission=no/where.txt"], "no folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluate.plan(compose("evaluate", [root, *words]), None)
+    for words in (["checkpoint=[same,bf16]", "precision=fp32"], ["checkpoint=[same,one_tower]"]):
+        assert evaluate.plan(compose("evaluate", [root, *words]), None)[0] == 1
+    assert Path("there.npz").read_text() == "mine"

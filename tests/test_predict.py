@@ -24,23 +24,6 @@ def _json(*words: str, cwd: Path) -> tuple[list[dict[str, Any]], str, int]:
     return json.loads(done.stdout), done.stderr, done.returncode
 
 
-def test_it_says_what_evaluate_says(two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path) -> None:
-    checkpoint = f"checkpoint=[{two_runs[0]},{two_runs[1]}]"
-    done = run_command("evaluate", checkpoint, "views=10", "predictions=p.npz", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    saved = np.load(tmp_path / "p.npz")
-    answers, said, status = _json(checkpoint, f"images={drawn_images}/val/red-*/000?.jpg", cwd=tmp_path)
-    assert (said, status, len(answers)) == ("", 0, 40)
-    for answer in answers:
-        probabilities = saved["probabilities"][list(saved["names"]).index(answer["image"])]
-        # Pillow and the feed scale alike to one grey level.
-        shares = [entry["probability"] for entry in answer["best"]]
-        assert shares == sorted(shares, reverse=True) == pytest.approx(sorted(probabilities)[:-6:-1], abs=2e-3)
-        for entry in answer["best"]:
-            assert entry["class"] == entry["id"] == saved["classes"][entry["label"]]
-            assert entry["probability"] == pytest.approx(probabilities[entry["label"]], abs=2e-3)
-
-
 def test_odd_files_are_seen_as_the_pictures_they_show_and_bad_ones_are_named(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
     odd = {**odd_but_good(photo(3)), "webp": (encoded(photo(3), "WEBP", lossless=True), photo(3))}
     odd["ico"] = (encoded(photo(3, 64, 64), "ICO"), photo(3, 64, 64))  # a format that prepare does not take
