@@ -76,7 +76,6 @@ def test_the_page_says_what_the_files_say(resumed: Path) -> None:
         assert re.search(rf"{start}\s+{stop}\s+done", page), "a row for each start"
     assert "trainer.max_steps=7" in page, "the overrides of the first start"
     assert "32x3x7x7" in page
-    assert page.count("2.") > 10
 
 
 def test_where_the_images_are_gone_the_page_says_so_and_goes_on(resumed: Path, tmp_path: Path) -> None:
@@ -162,7 +161,7 @@ def test_with_artifacts_wandb_keeps_the_checkpoints_and_the_report(resumed: Path
     (rebuilt,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     run = _wandb_run(rebuilt)
     assert (run["name"], run["group"], run["job_type"], run["tags"]) == ("mine", "some", "train", ["a", "b"])
-    kept = {(artifact["type"], *artifact["aliases"]) for artifact in run["artifacts"]}
+    kept = {(artifact["type"], *artifact["aliases"]) for artifact in run["artifacts"] if artifact["type"] != "run_table"}
     assert kept == {("model", "latest", "step-00000026"), ("model", "best", "step-00000025"), ("report", "latest")}
 
 
@@ -199,16 +198,21 @@ def _wandb_run(folder: Path) -> dict[str, Any]:
             run |= {"id": told.run_id, "name": told.display_name, "group": told.run_group, "job_type": told.job_type}
             run["tags"] = list(told.tags)
         for update in (*record.run.config.update, *record.config.update):
-            run["config"][update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
+            _put(run["config"], update)
         for update in record.summary.update:
-            place = run["summary"]
-            *above, last = update.nested_key or [update.key]
-            for key in above:
-                place = place.setdefault(key, {})
-            place[last] = json.loads(update.value_json)
+            _put(run["summary"], update)
         if record.HasField("history"):
-            items = record.history.item
-            run["history"].append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
+            run["history"].append(row := {})
+            for item in record.history.item:
+                _put(row, item)
         if record.HasField("artifact"):
             run["artifacts"].append({"type": record.artifact.type, "aliases": list(record.artifact.aliases)})
     return run
+
+
+def _put(values: dict[str, Any], item: Any) -> None:
+    """A value of W&B's into its place, under one key or several nested ones."""
+    *above, last = item.nested_key or [item.key]
+    for key in above:
+        values = values.setdefault(key, {})
+    values[last] = json.loads(item.value_json)

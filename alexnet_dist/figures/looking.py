@@ -55,7 +55,7 @@ class Viewer:
 
     @property
     def features(self) -> str:
-        return self.net.table.layers[-2].name
+        return self.net.table.layers[-2:][0].name
 
     def pixels(self, images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each batch: uint8 [b, 3, size, size], labels int64 [b] and indices int64 [b]; no padding."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from alexnet_dist.tracking.wandb_run import WandbRun
 
 
+_FINISH_SECONDS = 120.0  # for W&B, while the run's other processes wait
+
+
 class Record:
     """Takes the run's figures, one dictionary each time; `kind` is `train`, `signals` or `val`.
 
@@ -47,7 +50,8 @@ class Record:
         if self._settings.kind == "wandb":
             from alexnet_dist.tracking.wandb_run import WandbRun  # not at the top: without W&B nothing of it is loaded
 
-            self.wandb = WandbRun(self._settings, self._config, self.run_dir, wandb_id)
+            seconds = _FINISH_SECONDS * (10 if self._settings.artifacts else 1)
+            self.wandb = WandbRun(self._settings, self._config, self.run_dir, wandb_id, finish_seconds=seconds)
             if self.wandb.unreachable:
                 self.display.say(f"W&B cannot be reached ({self.wandb.unreachable}): the run is recorded offline")
             wandb_id = self.wandb.id

@@ -15,8 +15,6 @@ from alexnet_dist.settings import TrackingSettings
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 
-_FINISH_SECONDS = 120.0  # that a run waits at its end for a network that may be gone
-
 # Names, what they stand against, and what the run's summary keeps of them beside the last value.
 _METRICS = (
     ("train/*", "step", None),
@@ -36,13 +34,20 @@ class WandbRun:
 
     `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
     and `unreachable` says why. W&B's own process may end before the run does: SLURM sends SIGTERM to every process of a job,
-    and W&B heeds it. From then on nothing more is recorded here, and `lost` is true.
+    and W&B heeds it. From then on nothing more is recorded here, and `lost` is true. At the end W&B has `finish_seconds` to
+    send what is left, over a network that may be gone; 0: all the time it needs.
 
     Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
     """
 
     def __init__(
-        self, settings: TrackingSettings, config: dict[str, Any], folder: Path, run_id: str | None, mode: Mode | None = None
+        self,
+        settings: TrackingSettings,
+        config: dict[str, Any],
+        folder: Path,
+        run_id: str | None,
+        mode: Mode | None = None,
+        finish_seconds: float = 0,
     ) -> None:
         start = partial(
             wandb.init,
@@ -56,7 +61,7 @@ class WandbRun:
             resume="allow" if run_id else None,
             dir=folder,
             config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60, finish_timeout=_FINISH_SECONDS),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60, finish_timeout=finish_seconds),
         )
         self.unreachable = ""
         self.lost = False
