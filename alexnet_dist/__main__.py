@@ -5,7 +5,10 @@ import sys
 
 COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
-    "evaluate": "error rates of a checkpoint",
+    "evaluate": "error rates of a checkpoint, or of several averaged",
+    "predict": "what a checkpoint sees in image files",
+    "export": "a checkpoint's net as safetensors, a plain torch module, ONNX or Caffe's layout",
+    "import_weights": "a run folder from Caffe's or torchvision's weights, or from an export",
     "report": "a page of a run or a sweep: curves, kernels, predictions, numbers",
     "track": "rebuild a run's W&B record from its folder",
     "model": "print a model's table: shapes, parameters, multiply-adds, bytes that cross",
@@ -21,7 +24,7 @@ def main() -> None:
     if name in ("", "-h", "--help"):
         print("usage: alexnet-dist <command> [override=value ...]\n\ncommands:")
         for command, purpose in COMMANDS.items():
-            print(f"  {command:10}{purpose}")
+            print(f"  {command:16}{purpose}")
         print("\nalexnet-dist <command> --help shows a command's configuration.")
         return
     if name not in COMMANDS:

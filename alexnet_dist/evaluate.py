@@ -1,36 +1,41 @@
-"""Error rates of a checkpoint on validation images; the last line printed is the record as JSON.
+"""Error rates of a checkpoint, or of several averaged, on validation images; the last line printed is the record as JSON.
 
 python -m alexnet_dist.evaluate checkpoint=runs/x data.root=/data/imagenet256 views=10
+python -m alexnet_dist.evaluate checkpoint=[runs/a,runs/b] predictions=ab.npz
 torchrun --standalone --nproc-per-node 2 -m alexnet_dist.evaluate checkpoint=runs/x
 """
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from rich.console import Console
 
 from alexnet_dist.commands import distributed_command
-from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
+from alexnet_dist.new_file import check_new, write_new
 from alexnet_dist.parallel.mesh import join_mesh, pick_device, plan_layout, share_cores
-from alexnet_dist.settings import Positive, Settings, check, check_settings, strict
+from alexnet_dist.settings import Positive, check, check_settings, strict
 from alexnet_dist.tracking.display import Display, validation_figures
-from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint, read_state
+from alexnet_dist.training.by_class import TABLE_WIDTH, errors_by_class, table, write_csv
 from alexnet_dist.training.inputs import open_images, validation_feed
+from alexnet_dist.training.predictions import predict_split
 from alexnet_dist.training.step import set_precision
-from alexnet_dist.training.validation import validate
+from alexnet_dist.training.submission import plan_submission
+from alexnet_dist.training.trained import Trained, check_fits, load_trained, number_as, open_trained
+from alexnet_dist.training.validation import Voter, measure
 
 
 @dataclass(frozen=True, config=strict)
 class EvaluatedData:
-    """Where the validation images are; what is null is as the checkpoint was trained."""
+    """Where the validation images are; what is null is as the first checkpoint was trained."""
 
     root: str | None
     val_every: int | None
@@ -47,81 +52,140 @@ class Processes:
 class EvaluateSettings:
     """What conf/evaluate.yaml may say."""
 
-    checkpoint: str | None
+    checkpoint: str | list[str] | None
     views: Literal[1, 10]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["fp32", "tf32", "bf16"] | None
+    per_class: bool | str
+    predictions: str | None
+    submission: str | None
+    devkit: str | None
     data: EvaluatedData
     parallel: Processes
 
 
 def run(config: dict[str, Any]) -> None:
     """Evaluate, as one process of the mesh that RANK and WORLD_SIZE name."""
-    checkpoint, saved, settings = read_settings(config)
-    table = settings.table()
-    device = pick_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    wanted, nets = read_settings(config)
+    first = nets[0].settings
+    device = pick_device(wanted.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     threads = share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)
-    autocast = set_precision(settings.precision.kind, device)
+    autocast = set_precision(first.precision.kind, device)
+    check_layouts(nets, int(os.environ.get("WORLD_SIZE", "1")))
     with ExitStack() as at_end:
-        mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
+        mesh = at_end.enter_context(join_mesh(nets[0].table.towers, device, wanted.parallel.timeout))
         display = at_end.enter_context(Display(mesh.rank))
-        _, images = open_images(settings, mesh, display)
-        if list(images.classes) != saved["classes"]:
-            raise UserError(
-                f"{checkpoint} was trained on {len(saved['classes'])} classes and the images' {len(images.classes)} are "
-                "others: set data.root to images of the same classes"
-            )
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
-        preprocess = Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device)
-        if mesh.rank == 0:
-            check_sound(checkpoint)
-        load_checkpoint(checkpoint, saved, mesh, net, preprocess)
-        feed = validation_feed(settings, images, mesh, threads)
-        figures = validate(net, feed, preprocess.views(settings.evaluation.views), mesh, autocast, display)
-    record = {"kind": "val", "step": saved["step"], "epoch": saved["epochs_done"], **figures}
-    if mesh.rank == 0:
-        display.say(validation_figures(record))
-        print(json.dumps(record), flush=True)
+        _, images = open_images(first, mesh, display)
+        devkit = Path(wanted.devkit) if wanted.devkit else None
+        submission = plan_submission(images, devkit, display.say) if wanted.submission else None
+        images = number_as(nets[0], images)
+        voters = []
+        for trained in nets:
+            net, preprocess = load_trained(trained, device, mesh)
+            voters.append(Voter(net, preprocess.views(wanted.views), autocast))
+        feed = validation_feed(first, images, mesh, threads)
+        if wanted.per_class or wanted.predictions or submission:
+            figures, predictions = predict_split(voters, images, feed, mesh, display)
+        else:
+            figures, predictions = measure(voters, feed, mesh, display), None
+    if mesh.rank:
+        return
+    if predictions and wanted.predictions:
+        write_new(Path(wanted.predictions), predictions.save)
+    if predictions and submission and wanted.submission:
+        write_new(Path(wanted.submission), lambda file: submission.write(predictions, file))
+    if predictions and wanted.per_class:
+        rows = errors_by_class(predictions)
+        if isinstance(wanted.per_class, str):
+            write_new(Path(wanted.per_class), lambda file: write_csv(rows, file))
+        else:
+            Console(width=max(display.console.width, TABLE_WIDTH)).print(table(rows))
+    record = {"kind": "val", **_origin(nets), **figures}
+    display.say(validation_figures(record) if len(nets) == 1 else _ensemble_figures(record))
+    print(json.dumps(record), flush=True)
 
 
-def read_settings(config: dict[str, Any]) -> tuple[Path, dict[str, Any], Settings]:
-    """The checkpoint that a configuration names, its state, and the settings it was trained with, as overridden here.
+def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Trained]]:
+    """The command's settings, and the checkpoints that they name with the settings of their runs as overridden here.
 
     Raises:
-        UserError: a setting is wrong, or there is no such checkpoint.
+        UserError: a setting is wrong, there is no such checkpoint, a file to be written is there already, or the nets cannot
+            be averaged.
     """
     wanted = check(EvaluateSettings, config)
-    if wanted.checkpoint is None:
+    named = [wanted.checkpoint] if isinstance(wanted.checkpoint, str) else wanted.checkpoint
+    if not named:
         raise UserError("checkpoint is not set: name a run folder or one of its checkpoints with checkpoint=...")
-    checkpoint = find_checkpoint(Path(wanted.checkpoint))
-    if checkpoint is None:
-        raise UserError(f"checkpoint={wanted.checkpoint} holds no checkpoint: name a run folder or a step-... folder")
-    saved = read_state(checkpoint)
-    trained = saved["config"]
+    if isinstance(wanted.per_class, str):
+        check_new("per_class", wanted.per_class, ".csv")
+    if wanted.predictions is not None:
+        check_new("predictions", wanted.predictions, ".npz")
+    if wanted.submission is not None:
+        check_new("submission", wanted.submission)
+    nets = [_overridden(open_trained(where), wanted, config) for where in named]
+    for other in nets[1:]:
+        check_fits(nets[0], other)
+        check_precision(nets[0], other)
+    return wanted, nets
+
+
+def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, Any]) -> Trained:
+    """The checkpoint under what is said here in place of its run's settings."""
+    of_run = trained.state["config"]
     data = {key: value for key, value in config["data"].items() if value is not None}
+    settings = check_settings(
+        {
+            **of_run,
+            "device": wanted.device,
+            "data": {**of_run["data"], **data},
+            "evaluation": {"views": wanted.views, "batch_size": wanted.batch_size},
+            "precision": {"kind": wanted.precision} if wanted.precision else of_run["precision"],
+            "parallel": {**of_run["parallel"], **config["parallel"]},
+        }
+    )
+    return replace(trained, settings=settings)
+
+
+def check_precision(first: Trained, other: Trained) -> None:
+    """Raises UserError where two nets would compute in different precisions."""
+    kinds = first.settings.precision.kind, other.settings.precision.kind
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{first.checkpoint} and {other.checkpoint} were trained in {kinds[0]} and {kinds[1]}: set precision= to one of them"
+        )
+
+
+def check_layouts(nets: Sequence[Trained], processes: int) -> None:
+    """Raises UserError where so many processes would hold one of the nets in other shares than another."""
+    layouts = {trained.table.towers: plan_layout(processes, trained.table.towers) for trained in nets}
+    if len(set(layouts.values())) > 1:
+        towers = " and ".join(map(str, layouts))
+        raise UserError(f"{processes} processes hold nets of {towers} towers differently: evaluate them with one process")
+
+
+def _origin(nets: Sequence[Trained]) -> dict[str, Any]:
+    if len(nets) > 1:
+        return {"checkpoints": [str(trained.checkpoint) for trained in nets]}
+    return {"step": nets[0].state["step"], "epoch": nets[0].state["epochs_done"]}
+
+
+def _ensemble_figures(record: dict[str, Any]) -> str:
+    alone = ", ".join(f"{each['top1_error']:.2%} / {each['top5_error']:.2%}" for each in record["each"])
+    views = "ten views" if record["views"] == 10 else "centre view"
     return (
-        checkpoint,
-        saved,
-        check_settings(
-            {
-                **trained,
-                "device": wanted.device,
-                "data": {**trained["data"], **data},
-                "evaluation": {"views": wanted.views, "batch_size": wanted.batch_size},
-                "parallel": {**trained["parallel"], **config["parallel"]},
-            }
-        ),
+        f"{len(record['checkpoints'])} nets averaged: top-1 error {record['top1_error']:.2%}, top-5 {record['top5_error']:.2%}, "
+        f"loss {record['loss']:.4f} ({record['images']} images, {views}); alone: {alone}"
     )
 
 
 def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
-    _, _, settings = read_settings(config)
-    processes = settings.parallel.processes
-    assert isinstance(processes, int)
-    plan_layout(processes, settings.table().towers)
-    pick_device(settings.device, processes - 1)
+    wanted, nets = read_settings(config)
+    processes = wanted.parallel.processes
+    check_layouts(nets, processes)
+    pick_device(wanted.device, processes - 1)
     return processes, config
 
 

@@ -70,7 +70,10 @@ def run(config: dict[str, Any]) -> None:
 
 def find_machine(settings: PlanSettings, table: Table) -> Machine:
     """The machine that the configuration describes, or this one as a probe of some seconds finds it."""
-    if settings.machine.get("kind") != "here":
+    kind = settings.machine.get("kind")
+    if kind not in ("described", "here"):
+        raise UserError(f"machine.kind={kind} is neither described nor here: take one of conf/machine, such as machine=gtx580")
+    if kind == "described":
         return described(_check_machine(DescribedSettings, settings.machine), settings.precision)
     here = _check_machine(HereSettings, settings.machine)
     if settings.precision == "tf32" and settings.device == "cpu":

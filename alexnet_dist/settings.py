@@ -204,16 +204,7 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         UserError: an unknown key, a value of the wrong kind or out of bounds, a table that cannot be, or fields that
             contradict each other.
     """
-    settings = check(Settings, config)
-    try:
-        table = settings.table()
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
-    if settings.data.size < table.input_size:
-        raise UserError(
-            f"data.size={settings.data.size} is less than the {table.input_size} pixels that the model reads: "
-            f"set data.size={table.input_size} or more"
-        )
+    settings = check_net(config)
     if settings.data.root is None and settings.data.source != "quickstart":
         raise UserError(
             "data.root is not set: name the folder that holds train/ and val/ with data.root=... "
@@ -229,6 +220,25 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     _check_schedule(settings.schedule, settings.trainer.epochs)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
+    return settings
+
+
+def check_net(config: Mapping[str, Any]) -> Settings:
+    """The settings as far as a net and its preprocessing need them: nothing is asked of data.root and the device.
+
+    Raises:
+        UserError: as `check_settings`.
+    """
+    settings = check(Settings, config)
+    try:
+        table = settings.table()
+    except TableError as error:
+        raise UserError(f"model: {error}") from None
+    if settings.data.size < table.input_size:
+        raise UserError(
+            f"data.size={settings.data.size} is less than the {table.input_size} pixels that the model reads: "
+            f"set data.size={table.input_size} or more"
+        )
     return settings
 
 

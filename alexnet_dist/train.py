@@ -24,7 +24,7 @@ from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
-from alexnet_dist.parallel.mesh import Layout, join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.parallel.mesh import Layout, check_place, join_mesh, pick_device, plan_layout, share_cores
 from alexnet_dist.settings import Settings, check_settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
@@ -61,6 +61,7 @@ def run(config: dict[str, Any]) -> None:
         parallel = settings.parallel
         mesh = at_end.enter_context(join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap))
         check_batch(settings, mesh.layout)
+        check_place(mesh.layout, mesh.rank)
         run_dir = Path(mesh.from_first(settings.run.dir or str(Path("runs") / run_folder.new_run_name(table.name))))
         if mesh.rank == 0:
             at_end.enter_context(run_folder.held(run_dir))
@@ -68,10 +69,10 @@ def run(config: dict[str, Any]) -> None:
         display = at_end.enter_context(Display(mesh.rank))
 
         def leave_before_the_first_step(signum: signal.Signals) -> None:
+            mesh.peers.leave(failed=True)
             display.say(f"stopped by {signum.name} before the first step of this start")
             if mesh.rank == 0:
                 run_folder.leave_word(run_dir, "signal")
-            mesh.peers.leave(failed=True)
 
         stopping = at_end.enter_context(Stopping(mesh.host_group, leave_before_the_first_step))
         display.say(
@@ -115,6 +116,7 @@ def run(config: dict[str, Any]) -> None:
             "resumed_from": checkpoint and str(checkpoint),
             "config": config,
             "classes": train_images.classes,
+            "class_ids": train_images.class_ids,
             "training_images": len(train_images),
         }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.data import quickstart
+from tests.commands import train
 from tests.reliability.kills import take_few
 
 
@@ -20,3 +21,13 @@ def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_images(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of these, 320 for training and 64 for validation, as a data.root."""
     return take_few(drawn_images, tmp_path_factory.mktemp("few") / "images")
+
+
+@pytest.fixture(scope="session")
+def two_runs(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two short runs on the quick start's images: of the tiny net, and of another seed without response norms."""
+    folder = tmp_path_factory.mktemp("two_runs")
+    words = (f"data.root={drawn_images}", "trainer.max_steps=8", "trainer.batch_size=32", "evaluation.views=1")
+    train(*words, "run.dir=a", "parallel.processes=1", cwd=folder)
+    train(*words, "run.dir=b", "parallel.processes=1", "seed=1", "model.operations.lrn.kind=identity", cwd=folder)
+    return folder / "a", folder / "b"

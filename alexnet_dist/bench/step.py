@@ -113,7 +113,7 @@ def run(config: dict[str, Any]) -> None:
         measure(rivals[OURS], mesh, 1, settings.batch_size)
         figures: dict[str, Any] = {
             "images_per_second": rates,
-            "crossing": crossing_times(rivals, mesh, settings.steps),
+            "crossing": crossing_times(rivals, mesh, settings.rounds * settings.steps),
             "layers": time_by_layer(ours, rivals[OURS].step),
             "peak_memory_bytes": peak_memory(device),
             "gflop_per_second": {name: median(own) * table.training_flops / 1e9 for name, own in rates.items()},

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_dist.data.graph import PREFETCH, Inputs, build_pipeline, cut
+from alexnet_dist.data.graph import Inputs, Places, Sides, build_pipeline, cut
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 
@@ -38,8 +38,8 @@ class Cuts:
         return cls(samples, zero, zero, zero.astype(bool))
 
     def offsets(self) -> np.ndarray:
-        """(y, x) int32 [b, 2]."""
-        return np.stack([self.y, self.x], axis=1).astype(np.int32)
+        """(y, x) int64 [b, 2]."""
+        return np.stack([self.y, self.x], axis=1)
 
 
 def decode(
@@ -60,8 +60,8 @@ def decode(
     Raises:
         UserError: an image cannot be read or decoded; it is named.
     """
-    taken: deque[tuple[Cuts, Tag]] = deque()
-    held: deque[Inputs] = deque(maxlen=2 * PREFETCH + 2)
+    taken: deque[tuple[Cuts, Places, Tag]] = deque()
+    sides_of = Sides(batch_size)
 
     with (
         closing(requests),
@@ -75,21 +75,25 @@ def decode(
         def source() -> Inputs:
             cuts, tag = next(requests)
             chunks = readers.map(read, np.array_split(cuts.samples, min(READERS, len(cuts.samples))))
-            inputs = ([encoded for chunk in chunks for encoded in chunk], cuts.offsets())
-            taken.append((cuts, tag))
-            held.append(inputs)
-            return inputs
+            encoded = [image for chunk in chunks for image in chunk]
+            try:
+                sides = sides_of(encoded)
+            except RuntimeError as error:
+                raise blame(images, [cuts], size, crop, error) from None
+            places = Places.of(sides, cuts.offsets(), size)
+            taken.append((cuts, places, tag))
+            return encoded, places
 
-        pipeline = build_pipeline(source, size=size, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index)
+        pipeline = build_pipeline(source, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index)
         while True:
             try:
-                outputs = pipeline.run()
+                (decoded,) = pipeline.run()
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise blame(images, [cuts for cuts, _ in taken], size, crop, error) from None
-            cuts, tag = taken.popleft()
-            pixels = cut(outputs, cuts.offsets(), size=size, crop=crop, pool=cutters)
+                raise blame(images, [cuts for cuts, _, _ in taken], size, crop, error) from None
+            cuts, places, tag = taken.popleft()
+            pixels = cut(decoded, places, crop=crop, threads=threads, pool=cutters)
             if device.type == "cuda":
                 pixels = pixels.clone()  # into memory of torch, whose allocator knows the streams that use it
             _mirror(pixels, np.flatnonzero(cuts.mirror))
@@ -113,7 +117,7 @@ def blame(images: Images, batches: list[Cuts], size: int, crop: int, error: Runt
         offsets = cuts.offsets()
         for i, sample in enumerate(cuts.samples):
             encoded = images.read(int(sample))
-            if not _decodes(([encoded], offsets[i : i + 1]), size, crop):
+            if not _decodes(encoded, offsets[i : i + 1], size, crop):
                 return UserError(
                     f"{images.name(int(sample))} cannot be decoded ({_reason(encoded)}): replace it or remove it, "
                     "or pack the images with `python -m alexnet_dist.prepare`, which sorts such files out"
@@ -121,10 +125,11 @@ def blame(images: Images, batches: list[Cuts], size: int, crop: int, error: Runt
     return error
 
 
-def _decodes(inputs: Inputs, size: int, crop: int) -> bool:
-    pipeline = build_pipeline(lambda: inputs, size=size, crop=crop, batch_size=1, threads=1, device_id=None)
+def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> bool:
+    """Whether DALI takes this image; offset: (y, x) [1, 2] of the crop."""
     try:
-        pipeline.run()
+        places = Places.of(Sides(1)([encoded]), offset, size)
+        build_pipeline(lambda: ([encoded], places), crop=crop, batch_size=1, threads=1, device_id=None).run()
     except RuntimeError:
         return False
     return True

@@ -1,40 +1,97 @@
-"""The DALI graph: from encoded bytes and a crop to uint8 pixels, on the CPU or the GPU."""
+"""The DALI graphs: from encoded bytes and a crop to uint8 pixels, on the CPU or the GPU."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.backend import TensorListCPU, TensorListGPU
 from nvidia.dali.pipeline import Pipeline
 
 TensorList = TensorListCPU | TensorListGPU
 
-# What the graph is given for a batch: the encoded images, and the crops' offsets (y, x) int32 [b, 2].
-Inputs = tuple[list[np.ndarray], np.ndarray]
-
 PREFETCH = 2
 
 
-def build_pipeline(
-    source: Callable[[], Inputs], *, size: int, crop: int, batch_size: int, threads: int, device_id: int | None
-) -> Pipeline:
+@dataclass(frozen=True)
+class Places:
+    """Where the crops of b images lie, (y, x) of each: [b, 2].
+
+    sides int64: of the whole image, in pixels of the file. scaled int64: its sides once the shorter one is scaled. first int64:
+    where the crop begins in the scaled image.
+    """
+
+    sides: np.ndarray
+    scaled: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, sides: np.ndarray, offset: np.ndarray, size: int) -> "Places":
+        """Of crops at `offset` (y, x) in the centre size x size of images whose shorter side is scaled to `size`."""
+        scaled = sides * size // sides.min(axis=1, keepdims=True)
+        surplus = scaled - size
+        # Where torchvision's Resize and CenterCrop put the centre square.
+        corner = (surplus + (surplus // 2 & 1)) // 2
+        return cls(sides, scaled, corner + offset)
+
+    @property
+    def step(self) -> np.ndarray:
+        """Pixels of the file for one of the scaled image, float64 [b, 2]."""
+        return self.sides / self.scaled
+
+    def is_scaled(self) -> np.ndarray:
+        """Which images are scaled at all, bool [b]."""
+        return (self.sides != self.scaled).any(axis=1)
+
+    def read(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """First and last + 1 pixels of the file, int64 [b, 2], that the crops are made of and the scaling's filter reaches."""
+        start = self.first * self.step
+        reach = (self.step + 1.0) * self.is_scaled()[:, None]
+        first = np.floor(start - reach).clip(0)
+        last = np.minimum(np.ceil(start + crop * self.step + reach), self.sides)
+        return first.astype(np.int64), last.astype(np.int64)
+
+
+# What `build_pipeline`'s source gives for a batch: the encoded images and where their crops lie.
+Inputs = tuple[list[np.ndarray], Places]
+
+
+class Sides:
+    """The sides of encoded images, from their headers, by DALI; EXIF orientation is honoured."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._pipeline = _peek(batch_size=batch_size, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=False)
+        self._pipeline.build()
+
+    def __call__(self, encoded: list[np.ndarray]) -> np.ndarray:
+        """(height, width) of each, int64 [b, 2]. Raises RuntimeError where one is no image; then it cannot be called again."""
+        self._pipeline.feed_input("encoded", encoded)
+        (shapes,) = self._pipeline.run()
+        return np.array(shapes.as_tensor())[:, :2]
+
+
+def build_pipeline(source: Callable[[], Inputs], *, crop: int, batch_size: int, threads: int, device_id: int | None) -> Pipeline:
     """A pipeline that ends where `source` raises StopIteration; what it gives is for `cut` to finish.
 
-    An image's shorter side is scaled to `size` pixels (triangle filter, antialiased), and of the centre size x size the
-    crop at the given offset is taken (paper, section 2). An image whose shorter side is `size` is not
-    resampled. EXIF orientation is honoured. With device_id None all is done on the CPU, else decoding and what follows are
-    done on that GPU.
+    An image is scaled (triangle filter, antialiased) and of it the crop x crop at the given place is taken (paper, section 2). An
+    image that need not be scaled is not resampled. EXIF orientation is honoured. With device_id None all is done on the CPU,
+    else decoding and what follows are done on that GPU.
 
-    `source` is called PREFETCH batches ahead. Its arrays are not copied: they must stay as they are until PREFETCH + 1
-    more batches have come out.
+    `source` is called PREFETCH batches ahead. Its arrays are not copied.
     """
-    graph = _decode_on_cpu if device_id is None else _decode_and_scale_on_gpu
+    graph, inputs_of = (_decode_on_cpu, _for_cpu) if device_id is None else (_decode_and_scale_on_gpu, _for_gpu)
+    held: deque[tuple[list[np.ndarray] | np.ndarray, ...]] = deque(maxlen=2 * PREFETCH + 2)
+
+    def inputs() -> tuple[list[np.ndarray] | np.ndarray, ...]:
+        encoded, places = source()
+        held.append((encoded, *inputs_of(places, crop)))
+        return held[-1]
+
     pipeline = graph(
-        source,
-        size,
+        inputs,
         crop,
         batch_size=batch_size,
         num_threads=threads,
@@ -46,80 +103,70 @@ def build_pipeline(
     return pipeline
 
 
-def cut(outputs: Sequence[TensorList], offset: np.ndarray, *, size: int, crop: int, pool: Executor) -> torch.Tensor:
-    """The crops, uint8 [b, crop, crop, 3], from what `run` of the pipeline gave and the offsets that it was given.
+def cut(decoded: TensorList, places: Places, *, crop: int, threads: int, pool: Executor) -> torch.Tensor:
+    """The crops, uint8 [b, crop, crop, 3], from what `run` of the pipeline gave for these places.
 
     On the CPU the scaling is torch's: its kernel for bytes gives the pixels of Pillow's triangle filter in a third of the time
-    that DALI's CPU operator takes. The threads of `pool` share the images.
+    that DALI's CPU operator takes. So many threads of `pool` share the images.
     """
-    regions = outputs[0]
-    if isinstance(regions, TensorListGPU):
-        return torch.from_dlpack(regions.as_tensor())
-    sides = np.asarray(outputs[1].as_tensor()).astype(np.int64)
-    if np.all(sides.min(axis=1) == size):
-        return torch.from_dlpack(regions.as_tensor())
-    scaled = sides * size // sides.min(axis=1, keepdims=True)
-    first = _corner(scaled - size) + offset
-    crops = torch.empty(len(sides), crop, crop, 3, dtype=torch.uint8)
+    scaled = places.is_scaled()
+    if isinstance(decoded, TensorListGPU) or not scaled.any():
+        return torch.from_dlpack(decoded.as_tensor())
+    first, factors = places.first.tolist(), (1 / places.step).tolist()
+    crops = torch.empty(len(scaled), crop, crop, 3, dtype=torch.uint8)
 
-    def scale(index: int) -> None:
-        region = torch.from_dlpack(regions[index])
-        if sides[index].min() != size:
-            # The region begins at the image's corner and the factors are those of the whole image, so the samples are too.
-            y, x = first[index].tolist()
-            factors = (scaled[index] / sides[index]).tolist()
-            planes = region.permute(2, 0, 1)[None]
-            planes = torch.ops.aten._upsample_bilinear2d_aa(planes, [y + crop, x + crop], False, *factors)
-            region = planes[0].permute(1, 2, 0)[y:, x:]
-        crops[index] = region
+    def scale(indices: Iterator[int]) -> None:
+        for index in indices:
+            region = torch.from_dlpack(decoded[index])
+            if scaled[index]:
+                # The region begins at the image's corner and the factors are those of the whole image, so the samples are too.
+                (y, x), (by_y, by_x) = first[index], factors[index]
+                # The batch comes first, so that torch sees that the planes are channels last and does not lay them out anew.
+                planes = region[None].permute(0, 3, 1, 2)
+                planes = torch.ops.aten._upsample_bilinear2d_aa(planes, [y + crop, x + crop], False, by_y, by_x)
+                region = planes[0].permute(1, 2, 0)[y:, x:]
+            crops[index] = region
 
-    deque(pool.map(scale, range(len(sides))), maxlen=0)
+    # One iterator for all: each thread takes the next image when it has done one.
+    deque(pool.map(scale, [iter(range(len(scaled)))] * threads), maxlen=0)
     return crops
 
 
 @pipeline_def
-def _decode_on_cpu(source, size, crop):  # type: ignore[no-untyped-def]  # DALI rewrites this function
-    """The crop where nothing is scaled, else all from the image's corner to where the crop ends; and the image's sides."""
-    encoded, offset = _inputs(source)
-    sides, start, last = _region(encoded, offset, size, crop)
-    first = fn.cast(start, dtype=types.INT32) * (fn.reductions.min(sides) == size)
-    pixels = fn.decoders.image_slice(encoded, start=first, end=last, axes=[0, 1], device="cpu", output_type=types.RGB)
-    return pixels, sides
+def _peek():  # type: ignore[no-untyped-def]  # DALI rewrites these functions
+    return fn.peek_image_shape(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True))
+
+
+def _for_cpu(places: Places, crop: int) -> tuple[np.ndarray, ...]:
+    """What is decoded: of an image that is scaled all from its corner on, where torch's kernel begins, else the crop."""
+    start, end = places.read(crop)
+    start[places.is_scaled()] = 0
+    return start.astype(np.int32), end.astype(np.int32)
+
+
+@pipeline_def
+def _decode_on_cpu(source, crop):  # type: ignore[no-untyped-def]
+    encoded, start, end = fn.external_source(
+        source, num_outputs=3, dtype=[types.UINT8, types.INT32, types.INT32], ndim=[1, 1, 1], no_copy=True
+    )
+    return fn.decoders.image_slice(encoded, start=start, end=end, axes=[0, 1], device="cpu", output_type=types.RGB)
+
+
+def _for_gpu(places: Places, crop: int) -> tuple[np.ndarray, ...]:
+    """What is decoded, where in it the crop begins and ends, and whether it is scaled."""
+    start, end = places.read(crop)
+    begin = places.first * places.step - start
+    crops = (begin.astype(np.float32), (begin + crop * places.step).astype(np.float32))
+    return start.astype(np.int32), end.astype(np.int32), *crops, places.is_scaled()
 
 
 @pipeline_def(enable_conditionals=True)
-def _decode_and_scale_on_gpu(source, size, crop):  # type: ignore[no-untyped-def]
-    """The crops."""
-    encoded, offset = _inputs(source)
-    sides, start, last = _region(encoded, offset, size, crop)
-    step = fn.cast(sides, dtype=types.FLOAT) / _scaled(sides, size)
-    reach = (step + 1.0) * (step != 1.0)
-    first = fn.cast(math.clamp(math.floor(start - reach), 0, sides), dtype=types.INT32)
-    pixels = fn.decoders.image_slice(encoded, start=first, end=last, axes=[0, 1], device="mixed", output_type=types.RGB)
-    if fn.reductions.min(sides) != size:
-        pixels = fn.resize(pixels, size=[crop, crop], roi_start=start - first, roi_end=start - first + crop * step)
+def _decode_and_scale_on_gpu(source, crop):  # type: ignore[no-untyped-def]
+    kinds = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.BOOL]
+    encoded, start, end, roi_start, roi_end, scaled = fn.external_source(
+        source, num_outputs=6, dtype=kinds, ndim=[1, 1, 1, 1, 1, 0], no_copy=True
+    )
+    pixels = fn.decoders.image_slice(encoded, start=start, end=end, axes=[0, 1], device="mixed", output_type=types.RGB)
+    if scaled:
+        pixels = fn.resize(pixels, size=[crop, crop], roi_start=roi_start, roi_end=roi_end)
     return pixels
-
-
-def _inputs(source):  # type: ignore[no-untyped-def]
-    return fn.external_source(source, num_outputs=2, dtype=[types.UINT8, types.INT32], ndim=[1, 1], no_copy=True)
-
-
-def _region(encoded, offset, size, crop):  # type: ignore[no-untyped-def]
-    """The whole image's sides, where the crop begins, and where ends what the filter reaches: in pixels of the file."""
-    sides = fn.peek_image_shape(encoded)[0:2]
-    scaled = _scaled(sides, size)
-    step = fn.cast(sides, dtype=types.FLOAT) / scaled
-    start = (_corner(scaled - size) + offset) * step
-    end = start + crop * step
-    reach = (step + 1.0) * (step != 1.0)
-    return sides, start, fn.cast(math.clamp(math.ceil(end + reach), 0, sides), dtype=types.INT32)
-
-
-def _scaled(sides, size):  # type: ignore[no-untyped-def]
-    return sides * size // fn.reductions.min(sides)
-
-
-def _corner(surplus):  # type: ignore[no-untyped-def]
-    """Where torchvision's Resize and CenterCrop put the centre square."""
-    return (surplus + (surplus // 2 & 1)) // 2

@@ -19,6 +19,10 @@ class Images(Protocol):
         """The classes' names, by label."""
 
     @property
+    def class_ids(self) -> tuple[str, ...]:
+        """What the classes are called in the source (WordNet ids, folders), by label; the names, where there is nothing else."""
+
+    @property
     def labels(self) -> np.ndarray:
         """int64 [n]."""
 
@@ -35,7 +39,7 @@ class ImageFolder:
     """The images of a folder of class folders, in the order of their sorted names.
 
     Attributes:
-        classes: names of the class folders, sorted.
+        classes, class_ids: names of the class folders, sorted.
         labels: int64 [n].
     """
 
@@ -45,7 +49,7 @@ class ImageFolder:
         self._folder = os.fspath(folder)
         self._names = tuple(names)
         self._first = np.concatenate([[0], np.cumsum(counts)])
-        self.classes = tuple(classes)
+        self.classes = self.class_ids = tuple(classes)
         self.labels = np.repeat(np.arange(len(counts)), counts)
 
     def __len__(self) -> int:
@@ -68,6 +72,28 @@ class ImageFolder:
         if not len(encoded):
             raise UserError(f"{path} is empty: replace it or remove it")
         return encoded
+
+
+class Relabelled:
+    """The images of another split, their classes numbered in the order of `class_ids` (the same ones, in any order)."""
+
+    def __init__(self, images: Images, class_ids: Sequence[str]) -> None:
+        new_labels = {name: label for label, name in enumerate(class_ids)}
+        order = np.array([new_labels[name] for name in images.class_ids])
+        words = dict(zip(images.class_ids, images.classes, strict=True))
+        self._images = images
+        self.class_ids = tuple(class_ids)
+        self.classes = tuple(words[name] for name in class_ids)
+        self.labels = order[images.labels]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> np.ndarray:
+        return self._images.read(index)
+
+    def name(self, index: int) -> str:
+        return self._images.name(index)
 
 
 def open_folder(root: str | Path, val_every: int | None) -> tuple[ImageFolder, ImageFolder]:

@@ -27,8 +27,10 @@ class UnusableImageError(Exception):
     """A file that holds no image that can be taken; the message is the reason for skipped.tsv, without the file's name."""
 
 
-def decode(data: bytes, draft_size: int | None = None) -> tuple[Image.Image, bool]:
-    """Decode one image file of any format in FORMATS, whatever its name says.
+def decode(
+    data: bytes, draft_size: int | None = None, formats: tuple[str, ...] | None = FORMATS
+) -> tuple[Image.Image, bool]:
+    """Decode one image file of any of `formats` (None: all that Pillow opens), whatever its name says.
 
     The image comes upright (EXIF orientation applied), in mode RGB: CMYK and YCCK by Adobe's convention, the high byte of
     16-bit grey levels, transparent parts over white. With `draft_size` a JPEG whose shorter side is at least twice that
@@ -40,7 +42,7 @@ def decode(data: bytes, draft_size: int | None = None) -> tuple[Image.Image, boo
     if not data:
         raise UnusableImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             return _decode(image, data, draft_size)
     except Image.DecompressionBombError as error:
         raise UnusableImageError(f"enormous: {error}") from None
@@ -110,8 +112,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def cut_square(image: Image.Image, size: int) -> Image.Image:
-    """The centre size x size of the image scaled so that its shorter side is `size`, bicubic with antialiasing.
+def cut_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """The centre size x size of the image scaled so that its shorter side is `size`, with antialiasing.
 
     The same square as torchvision's Resize(size) and CenterCrop(size), computed without the parts that are cut off.
     """
@@ -122,7 +124,7 @@ def cut_square(image: Image.Image, size: int) -> Image.Image:
     x_scale, y_scale = width / scaled_width, height / scaled_height
     box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
     box = (box[0], box[1], min(box[2], float(width)), min(box[3], float(height)))
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return image.resize((size, size), resample, box=box)
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:

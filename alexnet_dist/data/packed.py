@@ -105,6 +105,7 @@ class PackedImages:
     Attributes:
         classes: the classes' words, by label.
         class_ids: the classes' names in the source (WordNet ids, folders), by label.
+        source: what the set was packed from, as `prepare` calls it.
         labels: int64 [n].
     """
 
@@ -115,6 +116,7 @@ class PackedImages:
         self._shards: list[dict[str, Any]] = manifest["splits"][split]["shards"]
         self.classes = tuple(entry["words"] for entry in manifest["classes"])
         self.class_ids = tuple(entry["id"] for entry in manifest["classes"])
+        self.source = str(manifest["source"])
         path = self._root / index_name(split)
         try:
             self._index: np.ndarray = np.load(path, mmap_mode="r")

@@ -23,7 +23,7 @@ class Some:
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
         self._images = images
         self._indices = np.asarray(indices, np.int64)
-        self.classes = images.classes
+        self.classes, self.class_ids = images.classes, images.class_ids
         self.labels = images.labels[self._indices]
 
     def __len__(self) -> int:

@@ -158,7 +158,6 @@ def join_mesh(
     store = _fresh_part(store, rank, world)
     peers = Peers(store, rank, world, timeout)
     try:
-        check_place(layout, rank)
         yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
     except Exception as error:
         if broken_connection(error):

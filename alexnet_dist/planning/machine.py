@@ -119,6 +119,9 @@ def slowed(machine: Machine, bits_per_second: float) -> Machine:
     return replace(machine, link=Link(machine.link.latency, min(machine.link.bandwidth, bits_per_second / 8 * ETHERNET_PAYLOAD)))
 
 
+_DESCRIBE = "describe it, as in '{bandwidth: 12.5e9, latency: 30e-6}'"
+
+
 def described(settings: DescribedSettings, precision: Precision) -> Machine:
     """The machine of a description.
 
@@ -131,9 +134,9 @@ def described(settings: DescribedSettings, precision: Precision) -> Machine:
         has = [name for name, rate in (("fp32", device.fp32), ("tf32", device.tf32), ("bf16", device.bf16)) if rate]
         raise UserError(f"{device.name} has no {precision} in its data sheet: take precision={' or precision='.join(has)}")
     if settings.devices > 1 and settings.link is None:
-        raise UserError(f"machine.link is not set, and {settings.name} has {settings.devices} devices a node: describe it")
+        raise UserError(f"machine.link is not set, and {settings.name} has {settings.devices} devices a node: {_DESCRIBE}")
     if settings.nodes > 1 and settings.network is None:
-        raise UserError(f"machine.network is not set, and {settings.name} has {settings.nodes} nodes: describe it")
+        raise UserError(f"machine.network is not set, and {settings.name} has {settings.nodes} nodes: {_DESCRIBE}")
     return Machine(
         name=settings.name,
         nodes=settings.nodes,

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,14 +122,14 @@ def _check_same_net(checkpoint: Path, state: dict[str, Any], net: Net) -> None:
 def load_checkpoint(
     checkpoint: Path,
     saved: dict[str, Any],
-    mesh: Mesh,
+    mesh: Mesh | None,
     net: Net,
     preprocess: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Read parameters, the data's statistics and, given an optimizer, its momentum into place, on all ranks.
 
-    `saved` is what `read_state` returned.
+    `saved` is what `read_state` returned. Without a mesh this process reads the whole net alone.
 
     Raises:
         UserError: the checkpoint is of another net, or its files are damaged or incomplete.
@@ -136,7 +137,9 @@ def load_checkpoint(
     _check_same_net(checkpoint, saved, net)
     try:
         dcp.FileSystemReader(checkpoint).read_metadata()
-        dcp.load(run_tensors(mesh, net, preprocess, optimizer), checkpoint_id=checkpoint)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be, without a mesh
+            dcp.load(run_tensors(mesh, net, preprocess, optimizer), checkpoint_id=checkpoint, no_dist=mesh is None)
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{checkpoint} cannot be read ({error}): take another checkpoint") from error
     except CheckpointException as error:
@@ -153,9 +156,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def run_tensors(
-    mesh: Mesh, net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False
+    mesh: Mesh | None, net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of a run by their whole names; a share's are views of dimension 0 of the whole net's.
+    """The tensors of a run by their whole names; a share's are views of dimension 0 of the whole net's, a whole net's its own.
 
     They are those of the run itself, or copies of them where they are.
     """
@@ -163,7 +166,9 @@ def run_tensors(
     def own(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().clone() if copy else tensor.detach()
 
-    def whole(tensor: torch.Tensor) -> DTensor:
+    def whole(tensor: torch.Tensor) -> torch.Tensor:
+        if mesh is None:
+            return own(tensor)
         return DTensor.from_local(own(tensor), mesh.devices, (Replicate(), Shard(0)), run_check=False)
 
     named = dict(net.named_parameters())

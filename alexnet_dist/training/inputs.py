@@ -13,6 +13,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.trained import same_classes
 
 QUICKSTART_FOLDER = Path("data/quickstart")
 
@@ -58,10 +59,15 @@ def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
 
 def check_same_data(checkpoint: Path, saved: dict[str, Any], images: Images) -> None:
     """Raises UserError when a checkpoint's run was in the middle of other images than these."""
-    if saved["classes"] != list(images.classes) or saved["training_images"] != len(images):
+    if not same_classes(saved, images):
         raise UserError(
-            f"{checkpoint} was made with {saved['training_images']} training images in {len(saved['classes'])} classes, and "
-            f"these are {len(images)} in {len(images.classes)} or others: give the same data.root and data.val_every"
+            f"{checkpoint} tells {len(saved['classes'])} classes apart and the images' {len(images.classes)} are others, or in "
+            "another order: give the same data.root"
+        )
+    if saved["training_images"] not in (len(images), None):  # imported weights have seen none of these
+        raise UserError(
+            f"{checkpoint} was made with {saved['training_images']} training images and these are {len(images)}: "
+            "give the same data.root and data.val_every"
         )
 
 

@@ -1,7 +1,7 @@
 """The signals of a step, by layer and tower: how large the activations are and the gradient that comes back, how many units are
 saturated or dead. They show why tanh and sigmoid nets learn slower (paper, section 3.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,13 +79,13 @@ class Signals:
             sums[1] += output.numel()
             output.register_hook(self._gradient_into(sums))
 
-    def _gradient_into(self, sums: torch.Tensor) -> Any:
+    def _gradient_into(self, sums: torch.Tensor) -> Callable[[torch.Tensor], None]:
         def hook(gradient: torch.Tensor) -> None:
             sums[2] += _squares(gradient)
 
         return hook
 
-    def _watch(self, layer: TowerLayer) -> Any:
+    def _watch(self, layer: TowerLayer) -> Callable[[str, int, torch.Tensor], None]:
         def look(kind: str, tower: int, outputs: torch.Tensor) -> None:
             held = tower - layer.towers.start
             outputs = outputs.detach()

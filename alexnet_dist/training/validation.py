@@ -1,7 +1,8 @@
-"""Error rates over a validation set, from one view or ten, every image counted once."""
+"""Error rates over a validation set, of one net or several averaged, from one view or ten, every image counted once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,40 @@ from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.step import Autocast
+
+# Told of each batch: sample indices int64 [b], -1 where a row pads the batch, and probabilities float32 [b, classes].
+Keep = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class Voter:
+    """A net, or this process's share of it, and how it looks at an image.
+
+    `views_of` cuts a batch's views from uint8 pixels [b, 3, size, size], float [b, 3, crop, crop] each, whose softmax outputs
+    are averaged (paper, section 4.1).
+    """
+
+    net: Net
+    views_of: Callable[[torch.Tensor], Iterator[torch.Tensor]]
+    autocast: Autocast
+
+    def probabilities(self, pixels: torch.Tensor, mesh: Mesh | None = None) -> tuple[torch.Tensor, int]:
+        """Of uint8 pixels [b, 3, size, size]: float32 [b, classes], the same on every tower, and the number of views.
+
+        Without a mesh this process holds the whole net.
+        """
+        total = None
+        views = 0
+        for view in self.views_of(pixels):
+            with self.autocast():
+                logits = self.net(view)
+            own = torch.cat(logits, dim=1).float()
+            outputs = (own if mesh is None else mesh.gather_columns(own)).softmax(dim=1)
+            total = outputs if total is None else total + outputs
+            views += 1
+        assert total is not None
+        return total / views, views
 
 
 def validate(
@@ -18,44 +53,54 @@ def validate(
     batches: ValidationFeed,
     views_of: Callable[[torch.Tensor], Iterator[torch.Tensor]],
     mesh: Mesh,
-    autocast: Callable[[], Any],
+    autocast: Autocast,
     display: Display,
     between_batches: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions) and the number of images.
+    """The figures of one net: `measure` with it alone."""
+    return measure([Voter(net, views_of, autocast)], batches, mesh, display, between_batches)
 
-    `batches` yields uint8 pixels [b, 3, size, size], int64 labels [b] and sample indices [b]; rows labelled -1 pad a batch
-    and count for nothing. `views_of` cuts a batch's views, float [b, 3, crop, crop] each, whose softmax outputs are averaged
-    (paper, section 4.1). Counts are summed over the replicas, so all ranks return the same figures. The
-    display shows how far it is. `between_batches` may raise to end it, on all ranks alike.
+
+def measure(
+    voters: Sequence[Voter],
+    batches: ValidationFeed,
+    mesh: Mesh,
+    display: Display,
+    between_batches: Callable[[], object] = lambda: None,
+    keep: Keep | None = None,
+) -> dict[str, Any]:
+    """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions), the number of images and of views.
+
+    Several voters' probabilities are averaged (paper, section 6: "averaging the predictions of five similar CNNs"), and `each`
+    holds the three figures of every one alone. `batches` yields uint8 pixels [b, 3, size, size], int64 labels [b] and sample
+    indices [b]; rows labelled -1 pad a batch and count for nothing. Counts are summed over the replicas, so all ranks return the
+    same figures. The display shows how far it is. `between_batches` may raise to end it, on all ranks alike.
     """
-    sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
+    alone = len(voters) == 1
+    sums = torch.zeros(1 if alone else 1 + len(voters), 4, dtype=torch.float64, device=mesh.device)
     views = 0
     with torch.inference_mode(), closing(iter(batches)) as passing:
-        for done, (pixels, labels, _) in enumerate(passing, 1):
+        for done, (pixels, labels, samples) in enumerate(passing, 1):
             between_batches()
             mesh.peers.progressed()
-            probabilities = None
-            views = 0
-            for view in views_of(pixels):
-                with autocast():
-                    logits = net(view)
-                outputs = mesh.gather_columns(torch.cat(logits, dim=1).float()).softmax(dim=1)
-                probabilities = outputs if probabilities is None else probabilities + outputs
-                views += 1
-            assert probabilities is not None
-            sums += count_errors(probabilities / views, labels)
+            votes = []
+            for voter in voters:
+                vote, views = voter.probabilities(pixels, mesh)
+                votes.append(vote)
+            mean = votes[0] if alone else torch.stack(votes).mean(dim=0)
+            sums += torch.stack([count_errors(vote, labels) for vote in ([mean] if alone else [mean, *votes])])
+            if keep is not None:
+                keep(samples, mean)
             display.show("validation", done, len(batches))
         dist.all_reduce(sums, group=mesh.replica_group)
     mesh.peers.rest()
-    images, loss, wrong1, wrong5 = sums.tolist()
-    return {
-        "loss": loss / images,
-        "top1_error": wrong1 / images,
-        "top5_error": wrong5 / images,
-        "images": int(images),
-        "views": views,
-    }
+    together, *each = (_figures(row) for row in sums.tolist())
+    return {**together, "images": int(sums[0, 0]), "views": views, **({} if alone else {"each": each})}
+
+
+def _figures(counted: list[float]) -> dict[str, float]:
+    images, loss, wrong1, wrong5 = counted
+    return {"loss": loss / images, "top1_error": wrong1 / images, "top5_error": wrong5 / images}
 
 
 def count_errors(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,84 @@
+"""A whole net in one .safetensors file: parameters, mean image, colours; in its metadata the table, the classes and the cut."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_dist import __version__
+from alexnet_dist.errors import UserError
+
+_MARK = "alexnet_dist"
+_DATA = "data."
+
+
+@dataclass(frozen=True)
+class WholeNet:
+    """A net with what it needs to look at an image.
+
+    parameters: float32, by the net's names. statistics: `Preprocess`'s buffers. model: the table's rows. size: pixels of the
+    squares that views are cut from. classes, class_ids: by label.
+    """
+
+    parameters: dict[str, torch.Tensor]
+    statistics: dict[str, torch.Tensor]
+    model: dict[str, Any]
+    size: int
+    classes: list[str]
+    class_ids: list[str]
+
+
+def write_safetensors(path: Path, net: WholeNet, origin: str) -> None:
+    """Write it; `origin` says in words where it comes from."""
+    crop = net.model["input"]
+    preprocessing = {
+        "size": net.size,
+        "crop": crop,
+        "channels": "RGB",
+        "range": [0, 255],
+        "mean_image": f"{_DATA}mean_image",
+        "steps": f"scale the shorter side to {net.size} pixels (triangle filter, antialiased), take the centre {net.size} x "
+        f"{net.size}, subtract the mean image, cut {crop} x {crop}",
+    }
+    metadata = {
+        _MARK: __version__,
+        "origin": origin,
+        "model": json.dumps(net.model),
+        "preprocessing": json.dumps(preprocessing),
+        "dropout": "testing multiplies the outputs of a dropped layer by 1 - p",
+        "classes": json.dumps(net.classes),
+        "class_ids": json.dumps(net.class_ids),
+    }
+    tensors = {**net.parameters, **{_DATA + name: tensor for name, tensor in net.statistics.items()}}
+    save_tensors(path, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file."""
+    from safetensors.torch import save
+
+    # By way of the bytes: save_file makes a file that its owner alone may read.
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata)))
+
+
+def is_own(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata is that of `write_safetensors`."""
+    return _MARK in metadata
+
+
+def whole_net(arrays: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> WholeNet:
+    """What `write_safetensors` wrote. Raises UserError where its metadata is not whole."""
+    try:
+        return WholeNet(
+            parameters={name: array for name, array in arrays.items() if not name.startswith(_DATA)},
+            statistics={name.removeprefix(_DATA): array for name, array in arrays.items() if name.startswith(_DATA)},
+            model=json.loads(metadata["model"]),
+            size=json.loads(metadata["preprocessing"])["size"],
+            classes=json.loads(metadata["classes"]),
+            class_ids=json.loads(metadata["class_ids"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the metadata of the weights is not that of an export of this program ({error}): export again") from None

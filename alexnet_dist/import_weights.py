@@ -1,0 +1,187 @@
+"""Weights that another program trained, or an export of this one, as a run folder that evaluate, predict and resume= take.
+
+python -m alexnet_dist.import_weights weights=bvlc_alexnet.caffemodel mean=imagenet_mean.binaryproto \\
+    classes=synset_words.txt output=runs/caffe
+python -m alexnet_dist.import_weights weights=alexnet.pth model=torchvision output=runs/torchvision
+python -m alexnet_dist.import_weights weights=x.safetensors output=runs/x
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from alexnet_dist.commands import command
+from alexnet_dist.data.views import Preprocess
+from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.formats.arrays import read_arrays
+from alexnet_dist.formats.caffemodel import read_mean
+from alexnet_dist.formats.layouts import MEAN, TORCHVISION_MEAN, check_shapes, from_caffe, from_torchvision, is_torchvision
+from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
+from alexnet_dist.model.net import Net
+from alexnet_dist.new_file import check_new, publish_new
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.settings import Settings, check, check_net, strict
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.checkpoint import list_checkpoints
+from alexnet_dist.training.error_count import ErrorCount
+from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.update import Schedule, build_optimizer
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, config=strict)
+class ImportSettings:
+    """What conf/import_weights.yaml says beside the configuration of a training."""
+
+    weights: str | None
+    output: str | None
+    classes: str | None
+    mean: str | tuple[float, float, float] | None
+
+
+def run(config: dict[str, Any]) -> None:
+    """Read the weights, fit them to the model's table, and write a run folder with one checkpoint of step 0."""
+    own = {key: config.pop(key) for key in ImportSettings.__dataclass_fields__}
+    wanted = check(ImportSettings, own)
+    if wanted.weights is None or wanted.output is None:
+        raise UserError("weights and output are not set: name the file with weights=... and a new run folder with output=...")
+    output = check_new("output", wanted.output)
+    settings = check_net(config)
+    arrays, said = read_arrays(Path(wanted.weights))
+    if is_own(said):
+        net = whole_net(arrays, said)
+        config["model"], config["data"]["size"] = net.model, net.size
+        settings = check_net(config)
+        table = settings.table()
+        check_shapes({name: name for name in table.parameter_shapes()}, net.parameters, table)
+    else:
+        net = fit(arrays, settings, wanted)
+    write_run(output, net, config, settings)
+    table = settings.table()
+    print(f"{output}: {table.parameters:,} parameters of {wanted.weights} as model={table.name}, {len(net.classes)} classes")
+
+
+def fit(arrays: dict[str, torch.Tensor], settings: Settings, wanted: ImportSettings) -> WholeNet:
+    """The arrays of Caffe's or torchvision's layout as a net of the model's table. Raises UserError where they do not fit it."""
+    table, size = settings.table(), settings.data.size
+    if is_torchvision(arrays):
+        if wanted.mean is not None:
+            raise UserError("mean= is for weights of Caffe's layout: torchvision's expect their own mean colour, so leave it out")
+        parameters = from_torchvision(arrays, table)
+        mean = 255 * torch.tensor(TORCHVISION_MEAN)[:, None, None].expand(3, size, size)
+    else:
+        parameters = from_caffe(arrays, table)
+        mean = _mean_of(arrays, wanted.mean, size).flip(0)
+    classes, class_ids = read_classes(wanted.classes, table.classes)
+    colours = Preprocess(size, table.input_size, colour=False)
+    statistics = {**dict(colours.named_buffers()), "mean_image": mean}
+    return WholeNet(parameters, statistics, dict(settings.model), size, classes, class_ids)
+
+
+def _mean_of(arrays: dict[str, torch.Tensor], wanted: str | tuple[float, float, float] | None, size: int) -> torch.Tensor:
+    """The mean image that Caffe's net expects, float32 [3, size, size] in BGR."""
+    if wanted is None:
+        if MEAN not in arrays:
+            raise UserError(
+                "the weights come without a mean image: name Caffe's with mean=imagenet_mean.binaryproto or "
+                "mean=ilsvrc_2012_mean.npy, or give a colour, mean=[104,117,123] (blue, green, red)"
+            )
+        mean = arrays[MEAN]
+    elif isinstance(wanted, str):
+        mean = _read_mean(Path(wanted))
+    else:
+        return torch.tensor(wanted)[:, None, None].expand(3, size, size)
+    if mean.shape != (3, size, size):
+        raise UserError(f"the mean image is {list(mean.shape)} and data.size is {size}: it must be [3, {size}, {size}]")
+    return mean
+
+
+def _read_mean(path: Path) -> torch.Tensor:
+    try:
+        if path.suffix == ".binaryproto":
+            return read_mean(path)
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"mean={path} cannot be read ({error}): give a .binaryproto or .npy file") from None
+    raise UserError(f"mean={path} must end in .binaryproto or .npy")
+
+
+def read_classes(path: str | None, outputs: int) -> tuple[list[str], list[str]]:
+    """Words and ids of the classes, by label; without a file they are called by their numbers from 0.
+
+    Raises:
+        UserError: no such file, more lines than the net has outputs, or a name twice.
+    """
+    if path is None:
+        numbers = [str(label) for label in range(outputs)]
+        return numbers, numbers
+    try:
+        lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"classes={path} cannot be read ({error}): name a text file with a class a line") from None
+    if not 0 < len(lines) <= outputs:
+        raise UserError(f"classes={path} names {len(lines)} classes and the net tells {outputs} apart: name each on its own line")
+    parted = [re.fullmatch(r"(n\d{8})\s+(.*)", line) for line in lines]
+    words = [match[2] if match else line for match, line in zip(parted, lines, strict=True)]
+    ids = [match[1] if match else line for match, line in zip(parted, lines, strict=True)]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"classes={path} names {next(name for name in ids if ids.count(name) > 1)} twice")
+    return words, ids
+
+
+def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: Settings) -> None:
+    """The run folder, whole or not at all. Raises RunFailed where it cannot be written."""
+    table = settings.table()
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        with join_mesh(table.towers, CPU, settings.parallel.timeout) as mesh:
+            net = Net(table)
+            net.load_state_dict(whole.parameters)
+            preprocess = Preprocess(settings.data.size, table.input_size, settings.data.colour)
+            preprocess.load_state_dict(whole.statistics)
+            state = TrainingState(
+                net=net,
+                optimizer=build_optimizer(net, settings.optimizer),
+                schedule=Schedule(settings.schedule, settings.optimizer.lr),
+                preprocess=preprocess,
+                errors=ErrorCount(mesh),
+            )
+            described = {
+                "epochs_done": 0.0,
+                "resumed_from": None,
+                "config": config,
+                "classes": whole.classes,
+                "class_ids": whole.class_ids,
+                "training_images": None,
+                "metrics_bytes": 0,
+                "wandb_id": None,
+            }
+            with Checkpoints(partial, settings.checkpoint, mesh, Display(mesh.rank), state) as checkpoints:
+                checkpoints.save(state, described)
+        if not list_checkpoints(partial):
+            raise RunFailed(f"{output} could not be written")
+        publish_new(partial, output)
+    except OSError as error:
+        raise RunFailed(f"{output} could not be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def main() -> None:
+    command("import_weights", run)
+
+
+if __name__ == "__main__":
+    main()

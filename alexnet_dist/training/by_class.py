@@ -1,0 +1,86 @@
+"""Errors class by class: which classes a net knows, and what it takes the others for."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from alexnet_dist.training.predictions import Predictions
+
+TABLE_WIDTH = 110  # a narrow terminal may fold the table's lines, but nothing is cut
+
+
+@dataclass(frozen=True)
+class ClassErrors:
+    """Of one class: its images, the fractions wrong in the first one and the first five, and what it was most often taken for.
+
+    `confused_with` is empty where no image was taken for another class.
+    """
+
+    class_id: str
+    words: str
+    images: int
+    top1_error: float
+    top5_error: float
+    confused_with: str
+    confused: int
+
+
+def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
+    """The classes that have images, the worst first."""
+    best = predictions.best(5)
+    right = best == predictions.labels[:, None]
+    rows = []
+    for label, (class_id, words) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
+        own = predictions.labels == label
+        if not own.any():
+            continue
+        taken_for = np.bincount(best[own, 0], minlength=len(predictions.classes))
+        taken_for[label] = 0
+        other, times = int(taken_for.argmax()), int(taken_for.max())
+        rows.append(
+            ClassErrors(
+                class_id=str(class_id),
+                words=str(words),
+                images=int(own.sum()),
+                top1_error=1 - float(right[own, 0].mean()),
+                top5_error=1 - float(right[own].any(axis=1).mean()),
+                confused_with=str(predictions.classes[other]) if times else "",
+                confused=times,
+            )
+        )
+    return sorted(rows, key=lambda row: (-row.top1_error, -row.top5_error))
+
+
+def table(rows: Sequence[ClassErrors]) -> Table:
+    """The rows as a table for a terminal."""
+    with_ids = any(row.class_id != row.words for row in rows)
+    shown = Table(box=box.SIMPLE)
+    if with_ids:
+        shown.add_column("id", no_wrap=True)
+    shown.add_column("class", overflow="fold")
+    for heading in ("images", "top-1 error", "top-5 error"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("most often taken for", overflow="fold")
+    for row in rows:
+        confused = f"{row.confused_with} ({row.confused})" if row.confused else ""
+        cells = (row.words, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
+        shown.add_row(*map(Text, (row.class_id, *cells) if with_ids else cells))
+    return shown
+
+
+def write_csv(rows: Sequence[ClassErrors], file: BinaryIO) -> None:
+    """The rows as CSV, UTF-8, with a head line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class_id", "class", "images", "top1_error", "top5_error", "confused_with", "confused"])
+    for row in rows:
+        errors = f"{row.top1_error:.6f}", f"{row.top5_error:.6f}"
+        writer.writerow([row.class_id, row.words, row.images, *errors, row.confused_with, row.confused])
+    file.write(text.getvalue().encode())

@@ -1,0 +1,121 @@
+"""Several nets averaged, predictions, class errors and submissions, beside what NumPy and a plain torch net make of the same."""
+
+import csv
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet_dist import export
+from tests.commands import run_command, run_torchrun
+from tests.data.test_decode import reference
+
+
+def _evaluate(runs: list[Path], *words: str, cwd: Path, processes: int = 1) -> dict[str, Any]:
+    command = (f"checkpoint=[{','.join(map(str, runs))}]", *words)
+    start = partial(run_torchrun, processes) if processes > 1 else run_command
+    done = start("evaluate", *command, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {**json.loads(done.stdout.splitlines()[-1]), "said": done.stdout}
+
+
+@pytest.fixture(scope="module")
+def averaged(two_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Both nets with ten views in two processes: the folder of its files, and its record."""
+    folder = tmp_path_factory.mktemp("averaged")
+    words = ("predictions=both.npz", "submission=both.txt", "per_class=both.csv", "batch_size=90")
+    return folder, _evaluate([*two_runs], *words, cwd=folder, processes=2)
+
+
+def _errors(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Top-1, top-5 and loss in NumPy."""
+    places = (probabilities > probabilities[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+    loss = -np.log(probabilities[np.arange(len(labels)), labels].astype(np.float64)).mean()
+    return (places >= 1).mean(), (places >= 5).mean(), loss
+
+
+def test_nets_of_two_tables_are_averaged_as_numpy_averages_their_predictions(
+    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, record = averaged
+    alone = []
+    for run, each in zip(two_runs, record["each"], strict=True):
+        own = _evaluate([run], f"predictions={run.name}.npz", cwd=tmp_path)
+        saved = np.load(tmp_path / f"{run.name}.npz")
+        top1, top5, loss = _errors(saved["probabilities"], saved["labels"])
+        assert (own["top1_error"], own["top5_error"]) == (each["top1_error"], each["top5_error"]) == pytest.approx((top1, top5))
+        assert own["loss"] == pytest.approx(loss, rel=1e-5)
+        alone.append(saved)
+    both = np.load(folder / "both.npz")
+    assert both["probabilities"].dtype == np.float32
+    assert both["probabilities"].shape == (400, 8)
+    np.testing.assert_allclose(both["probabilities"], (alone[0]["probabilities"] + alone[1]["probabilities"]) / 2, atol=1e-6)
+    assert not np.allclose(alone[0]["probabilities"], alone[1]["probabilities"], atol=1e-2)
+    top1, top5, loss = _errors(both["probabilities"], both["labels"])
+    assert (record["top1_error"], record["top5_error"]) == pytest.approx((top1, top5))
+    assert record["loss"] == pytest.approx(loss, rel=1e-5)
+    assert (record["images"], record["views"], len(record["checkpoints"])) == (400, 10, 2)
+
+
+def test_the_average_is_that_of_plain_torch_nets_on_images_read_by_pillow(
+    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    _evaluate([*two_runs], "views=1", "predictions=centre.npz", cwd=tmp_path)
+    saved = np.load(tmp_path / "centre.npz")
+    files = sorted((drawn_images / "val").glob("*/*.jpg"))
+    assert [str(name) for name in saved["names"]] == [str(file) for file in files]
+    assert [str(saved["classes"][label]) for label in saved["labels"]] == [file.parent.name for file in files]
+    crops = np.stack([reference(Image.open(file), 64, 56, 4, 4, mirror=False) for file in files])
+    images = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
+    expected = torch.zeros(400, 8)
+    for run in two_runs:
+        export.run({"checkpoint": str(run), "format": "torch", "output": str(tmp_path / f"{run.name}.py")})
+        namespace: dict[str, Any] = {"__file__": str(tmp_path / f"{run.name}.py"), "__name__": run.name}
+        exec((tmp_path / f"{run.name}.py").read_text(), namespace)
+        with torch.inference_mode():
+            expected += namespace["load"]()(images).softmax(dim=1) / 2
+    np.testing.assert_allclose(saved["probabilities"], expected.numpy(), atol=1e-3)  # of pixels that differ by a grey level
+
+
+def test_a_submission_names_the_five_best_of_each_image(averaged: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = averaged
+    assert "numbered from 1 in their own order" in record["said"]
+    lines = (folder / "both.txt").read_text().splitlines()
+    saved = np.load(folder / "both.npz")
+    assert len(lines) == 400
+    for line, probabilities in zip(lines, saved["probabilities"], strict=True):
+        numbers = [int(word) for word in line.split(" ")]
+        assert len(set(numbers)) == 5
+        assert all(1 <= number <= 8 for number in numbers)
+        named = probabilities[[number - 1 for number in numbers]]
+        assert sorted(probabilities)[-5:] == sorted(named)
+        assert list(named) == sorted(named, reverse=True)
+
+
+def test_class_errors_add_up_to_the_whole(averaged: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = averaged
+    with (folder / "both.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {row["images"] for row in rows} == {"50"}
+    assert np.mean([float(row["top1_error"]) for row in rows]) == pytest.approx(record["top1_error"], abs=1e-5)
+    assert np.mean([float(row["top5_error"]) for row in rows]) == pytest.approx(record["top5_error"], abs=1e-5)
+    assert [float(row["top1_error"]) for row in rows] == sorted((float(row["top1_error"]) for row in rows), reverse=True)
+    saved = np.load(folder / "both.npz")
+    worst = list(saved["classes"]).index(rows[0]["class"])
+    taken_for = saved["probabilities"][saved["labels"] == worst].argmax(axis=1)
+    other = list(saved["classes"]).index(rows[0]["confused_with"])
+    assert int(rows[0]["confused"]) == (taken_for == other).sum() == np.bincount(taken_for[taken_for != worst]).max()
+
+
+def test_a_table_of_the_classes_is_printed_before_the_record(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    said = _evaluate([two_runs[0]], "views=1", "per_class=true", cwd=tmp_path)["said"]
+    assert "most often taken for" in said
+    for name in ("red-ellipse-upright", "blue-stripes-flat"):
+        assert name in said
+    assert not list(tmp_path.iterdir())

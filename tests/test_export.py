@@ -1,0 +1,140 @@
+"""A checkpoint in other forms: each is opened by what a stranger has, and gives the checkpoint's logits."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from alexnet_dist import export, import_weights
+from alexnet_dist.commands import compose
+from alexnet_dist.errors import UserError
+from alexnet_dist.training.trained import load_trained, open_trained
+from tests.commands import read_tensors, run_command
+from tests.data.test_decode import reference
+
+CPU = torch.device("cpu")
+
+# What a person without this package does with x.py.
+STRANGER = """
+import sys
+sys.modules["alexnet_dist"] = None
+import numpy as np, torch
+from x import load
+net = load()
+images = torch.from_numpy(np.load("images.npy"))
+np.save("logits.npy", net(images).detach().numpy())
+assert net.classes[0] == "blue-ellipse-flat" and net.mean_image.shape == (3, 64, 64)
+loss = net(images).square().mean(); loss.backward()
+assert all(p.grad is not None for p in net.parameters())
+"""
+
+
+def _export(checkpoint: Path, kind: str, output: Path) -> Path:
+    export.run({"checkpoint": str(checkpoint), "format": kind, "output": str(output)})
+    return output
+
+
+@pytest.fixture(scope="module")
+def expected(two_runs: tuple[Path, Path], drawn_images: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Centre crops of some images, float32 [N, 3, 56, 56] in 0..255, and the checkpoint's logits of them."""
+    files = sorted((drawn_images / "val").glob("*/000[0-4].jpg"))
+    squares = np.stack([reference(Image.open(file), 64, 64, 0, 0, mirror=False) for file in files]).transpose(0, 3, 1, 2)
+    net, preprocess = load_trained(open_trained(str(two_runs[0])), CPU)
+    with torch.inference_mode():
+        (view,) = preprocess.centre_view(torch.from_numpy(squares.copy()))
+        logits = torch.cat(net(view), dim=1).numpy()
+    assert logits.std() > 0.01
+    return squares[:, :, 4:60, 4:60].astype(np.float32), logits
+
+
+def test_a_plain_torch_module(two_runs: tuple[Path, Path], expected: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    _export(two_runs[0], "torch", tmp_path / "x.py")
+    np.save(tmp_path / "images.npy", expected[0])
+    done = subprocess.run([sys.executable, "-c", STRANGER], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "alexnet_dist." not in (tmp_path / "x.py").read_text().replace("alexnet_dist 0", "")
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected[1], rtol=0, atol=1e-4)
+
+
+def test_onnx(two_runs: tuple[Path, Path], expected: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    done = run_command("export", f"checkpoint={two_runs[0]}", "format=onnx", "output=x.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("x.onnx: run by onnxruntime, its logits are within ")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    images, logits = expected
+    for batch in (1, 7, len(images)):
+        ours = session.run(["logits"], {"images": images[:batch]})[0]
+        np.testing.assert_allclose(ours, logits[:batch], rtol=0, atol=1e-4)
+    model = onnx.load(tmp_path / "x.onnx")
+    assert {entry.key for entry in model.metadata_props} >= {"images", "classes", "origin"}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+
+
+def test_safetensors_hold_every_bit_and_come_back_as_a_run(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    path = _export(two_runs[1], "safetensors", tmp_path / "x.safetensors")
+    with safe_open(path, framework="np") as file:
+        said = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors = read_tensors(two_runs[1])
+    for name, array in arrays.items():
+        assert np.array_equal(array, tensors[name if name.startswith("data.") else f"net.{name}"].numpy()), name
+    assert len(arrays) == 16 + 3
+    assert "56" in said["preprocessing"]
+    assert "red-ellipse-flat" in said["classes"]
+    _import(tmp_path / "back", weights=str(path))
+    back = open_trained(str(tmp_path / "back"))
+    assert back.classes == open_trained(str(two_runs[1])).classes
+    assert back.table.layers[0].then[1].kind == "identity", "the table is the file's"
+    read = read_tensors(tmp_path / "back")
+    for name, tensor in tensors.items():
+        if not name.startswith("momentum."):
+            assert torch.equal(read[name], tensor), name
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_a_round_trip_through_caffe_s_layout_is_exact(two_runs: tuple[Path, Path], ending: str, tmp_path: Path) -> None:
+    path = _export(two_runs[0], "caffe", tmp_path / f"x{ending}")
+    if ending == ".npz":
+        arrays, tensors = np.load(path), read_tensors(two_runs[0])
+        assert np.array_equal(arrays["conv1.weight"][:, ::-1], tensors["net.conv1.weight"].numpy()), "BGR"
+        assert np.array_equal(arrays["conv2.weight"], tensors["net.conv2.weight"].numpy())
+        assert np.array_equal(arrays["fc7.weight"], tensors["net.fc7.weight"].numpy() / 2), "behind a dropout of one half"
+    _import(tmp_path / "back", weights=str(path), overrides=("model=tiny", "data.size=64"))
+    expected, read = read_tensors(two_runs[0]), read_tensors(tmp_path / "back")
+    for name, tensor in expected.items():
+        if name.startswith("net.") or name == "data.mean_image":
+            assert torch.equal(read[name], tensor), name
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_overwritten(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_text("mine")
+    (tmp_path / "y.pt").write_text("mine")
+    for kind, output, said in (
+        ("onnx", "x.onnx", "is there already"),
+        ("torch", "y.py", "y.pt is there already"),
+        ("onnx", "x.safetensors", "must end in .onnx"),
+        ("torch", "my-net.py", "that Python can import"),
+        ("caffe", "no/where.npz", "no folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            _export(two_runs[0], kind, tmp_path / output)
+    done = run_command("export", f"checkpoint={two_runs[0]}", "format=onnx", "output=x.onnx", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx", "y.pt"]
+    assert (tmp_path / "x.onnx").read_text() == (tmp_path / "y.pt").read_text() == "mine"
+
+
+def _import(output: Path, overrides: tuple[str, ...] = (), **settings: Any) -> None:
+    words = [f"{name}={value}" for name, value in settings.items()]
+    import_weights.run(compose("import_weights", [*overrides, *words, f"output={output}"]))
