@@ -89,12 +89,12 @@ def draw_predictions(predictions: list[Prediction], path: Path) -> None:
             names, chances = zip(*prediction.best, strict=True)
             heights = range(len(names), 0, -1)
             colours = [RED if name == prediction.label else BLUE for name in names]
-            below.barh(heights, chances, color=colours, alpha=0.6, height=0.85)
+            below.barh([height - 0.32 for height in heights], chances, color=colours, height=0.2)
             below.set_xlim(0, 1)
             below.set_ylim(0.4, 5.6)
             for height, name in zip(heights, names, strict=True):
                 weight = "bold" if name == prediction.label else "normal"
-                below.text(0.02, height, _short(name), va="center", fontsize=8.5, fontweight=weight)
+                below.text(0, height + 0.08, _short(name), va="center", fontsize=8.5, fontweight=weight)
 
 
 def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:

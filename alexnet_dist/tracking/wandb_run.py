@@ -134,7 +134,7 @@ def _by_tower(values: dict[str, Any], before: str) -> Iterator[tuple[str, float]
         if isinstance(value, dict):
             yield from _by_tower(value, f"{before}{key}/")
         else:
-            yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value))
+            yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value) if figure is not None)
 
 
 def wanted_mode() -> Mode:
