@@ -16,6 +16,7 @@ from safetensors import safe_open
 from alexnet_dist import export, import_weights
 from alexnet_dist.commands import compose
 from alexnet_dist.errors import UserError
+from alexnet_dist.formats.arrays import need
 from alexnet_dist.training.trained import load_trained, open_trained
 from tests.commands import read_tensors, run_command
 from tests.data.test_decode import reference
@@ -131,6 +132,11 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_overwritten(two_runs:
             _export(two_runs[0], kind, tmp_path / output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx", "y.pt"]
     assert (tmp_path / "x.onnx").read_text() == (tmp_path / "y.pt").read_text() == "mine"
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_extra_that_brings_it() -> None:
+    with pytest.raises(UserError, match=r"format=onnx needs the package no_such: .* 'alexnet-dist\[export\]'"):
+        need("no_such", "format=onnx")
 
 
 def _import(output: Path, overrides: tuple[str, ...] = (), **settings: Any) -> None:
