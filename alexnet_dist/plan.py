@@ -19,9 +19,9 @@ from alexnet_dist.model.table import Table, TableError, build_table
 from alexnet_dist.parallel.launch import outer_launcher, start_processes
 from alexnet_dist.parallel.mesh import pick_device
 from alexnet_dist.planning import probe
-from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, Precision, described, slowed
+from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
-from alexnet_dist.settings import ParallelSettings, Positive, check, strict
+from alexnet_dist.settings import ParallelSettings, Positive, PrecisionSettings, check, strict
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
 _BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
@@ -35,7 +35,7 @@ class PlanSettings:
     machine: dict[str, Any]
     parallel: ParallelSettings
     batch_size: Positive
-    precision: Precision
+    precision: PrecisionSettings
     epochs: Positive
     images: Positive
     device: Literal["auto", "cpu", "cuda"]
@@ -53,7 +53,7 @@ def run(config: dict[str, Any]) -> None:
     except TableError as error:
         raise UserError(f"model: {error}") from None
     machine = find_machine(settings, table)
-    maps = _BYTES[settings.precision]
+    maps = _BYTES[settings.precision.kind]
     wire = settings.parallel.wire
     job = Job(table, settings.batch_size, maps, maps if wire == "auto" else _BYTES[wire])
     predictions = predict_all(job, machine)
@@ -74,9 +74,9 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     if kind not in ("described", "here"):
         raise UserError(f"machine.kind={kind} is neither described nor here: take one of conf/machine, such as machine=gtx580")
     if kind == "described":
-        return described(_check_machine(DescribedSettings, settings.machine), settings.precision)
+        return described(_check_machine(DescribedSettings, settings.machine), settings.precision.kind)
     here = _check_machine(HereSettings, settings.machine)
-    if settings.precision == "tf32" and settings.device == "cpu":
+    if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
@@ -84,7 +84,7 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     pick_device(settings.device, processes - 1)
     with tempfile.TemporaryDirectory() as folder:
         told = {
-            "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision,
+            "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision.kind,
             "device": settings.device, "compile": settings.compile, "rounds": here.rounds, "parallel": asdict(settings.parallel),
             "output": str(Path(folder) / "machine.json"), "quiet": settings.format == "json",
         }  # fmt: skip
@@ -110,7 +110,7 @@ def _check_machine(kind: Any, config: dict[str, Any]) -> Any:
 
 def layouts_table(table: Table, settings: PlanSettings, predictions: list[Prediction], steps: float) -> RichTable:
     """A row for each layout and way of crossing."""
-    title = f"{table.name}, batch {settings.batch_size}, {settings.precision}; replicas x processes that hold a net"
+    title = f"{table.name}, batch {settings.batch_size}, {settings.precision.kind}; replicas x processes that hold a net"
     shown = RichTable(title=title, box=box.SIMPLE)
     for heading in ("layout", "crossings"):
         shown.add_column(heading, no_wrap=True)
