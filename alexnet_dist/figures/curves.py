@@ -1,5 +1,6 @@
 """Learning curves: loss and error against epochs, of one run or of several beside one another."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +86,8 @@ def _finish(axes: Axes, title: str) -> None:
 
 
 def _from_zero(axes: Axes) -> None:
-    axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
+    highest = axes.dataLim.y1  # minus infinity where nothing is drawn
+    axes.set_ylim(0, 1.05 * highest if 0 < highest < math.inf else 1)
     horizontal_grid(axes)
 
 

@@ -1,9 +1,10 @@
-"""A training step of two towers on two hosts whose link is slowed, beside what a probe of the fast link predicts.
+"""A training step of two towers on two hosts whose link is slowed, beside what a probe of the fast link predicts: both while
+it waits for what crosses and while it computes meanwhile.
 
-    python -m tests.distributed.slow_link 128 10e9,1e9,200e6 model=paper parallel.overlap=false
+    python -m tests.distributed.slow_link 128 10e9,1e9,200e6 model=paper
 
 The first argument is the batch, the second the rates in bits/s; overrides of the trainer's configuration follow. It needs root,
-and prints a line a rate and JSON at the end.
+and prints a line for each rate and way, and JSON at the end.
 """
 
 import json
@@ -22,7 +23,7 @@ from alexnet_dist.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.planning.machine import slowed
-from alexnet_dist.planning.predict import Job, predict
+from alexnet_dist.planning.predict import Job, Overlap, predict
 from alexnet_dist.planning.probe import measure, step_seconds, training_step
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels
@@ -30,10 +31,11 @@ from tests.distributed.hosts import joined_hosts, limit_rate
 
 ROUNDS = 3
 UNSLOWED = 100e9  # bits/s
+WAYS: tuple[Overlap, ...] = ("wait", "split")
 
 
 def measure_on_hosts(batch: int, rates: list[float], overrides: list[str], scratch: Path) -> dict[str, Any]:
-    """Start a process on each of two hosts; medians of what they have measured and predicted, by rate.
+    """Start a process on each of two hosts; medians of what they have measured and predicted, by rate and way (wait, split).
 
     Raises:
         NotPermitted: there can be no hosts here.
@@ -51,31 +53,34 @@ def measure_on_hosts(batch: int, rates: list[float], overrides: list[str], scrat
 
 
 def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
-    """One of the two processes. In every round the fast link is probed and each rate has its turn, so that a busy minute meets
-    a prediction and what it is held against."""
+    """One of the two processes. In every round the fast link is probed and each rate and way has its turn, so that a busy minute
+    meets a prediction and what it is held against."""
     torch.set_num_threads(1)
     os.environ["LOCAL_WORLD_SIZE"] = "2"  # the trainer keeps the towers of a replica on one node: here they are to be on two
     config = compose("train", overrides)
     table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
-    with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]], parallel["overlap"]) as mesh:
+    with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]]) as mesh:
         kernels = load_kernels(config["trainer"]["compile"], cpu, print)
         keep_freed_memory()
         step = training_step(table, batch, "fp32", mesh, kernels)
         job = Job(table, batch, map_bytes=4, wire_bytes=2 if parallel["wire"] == "bf16" else 4)
-        rows: dict[float, list[dict[str, float]]] = {rate: [] for rate in rates}
+        rows: dict[str, list[dict[str, float]]] = {f"{rate:g} {way}": [] for rate in rates for way in WAYS}
         for _ in range(ROUNDS):
             limit_rate(UNSLOWED)
+            mesh.crossing.overlap = True
             machine = measure(table, batch, "fp32", mesh, kernels, 1, Display(rank=1))
             for rate in rates:
-                predicted = predict(job, slowed(machine, rate), mesh.layout, "split" if parallel["overlap"] else "wait")
                 limit_rate(rate)
-                dist.barrier(group=mesh.host_group)
-                mesh.crossing.read()
-                measured, waited = step_seconds(step, mesh), mesh.crossing.read()[1]
-                said = {"predicted": predicted.step, "exposed": predicted.exposed_crossings, "ratio": predicted.step / measured}
-                rows[rate].append({"measured": measured, "waited": waited, **said})
+                for way in WAYS:
+                    predicted = predict(job, slowed(machine, rate), mesh.layout, way)
+                    mesh.crossing.overlap = way == "split"
+                    dist.barrier(group=mesh.host_group)
+                    mesh.crossing.read()
+                    measured, waited = step_seconds(step, mesh), mesh.crossing.read()[1]
+                    said = {"predicted": predicted.step, "exposed": predicted.exposed_crossings, "ratio": predicted.step / measured}
+                    rows[f"{rate:g} {way}"].append({"measured": measured, "waited": waited, **said})
         if mesh.rank == 0:
-            medians = {f"{rate:g}": {name: median(row[name] for row in own) for name in own[0]} for rate, own in rows.items()}
+            medians = {turn: {name: median(row[name] for row in own) for name in own[0]} for turn, own in rows.items()}
             print(json.dumps(medians), flush=True)
 
 
@@ -88,10 +93,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         figures = measure_on_hosts(batch, rates, overrides, Path(scratch))
-    for rate, row in figures.items():
+    for turn, row in figures.items():
+        rate, way = turn.split()
         print(
-            f"{float(rate) / 1e6:8.0f} Mbit/s: measured {row['measured']:.3f} s ({row['waited']:.3f} s waiting), predicted "
-            f"{row['predicted']:.3f} s ({row['exposed']:.3f}), {row['ratio'] - 1:+.0%}"
+            f"{float(rate) / 1e6:8.0f} Mbit/s, {way:5}: measured {row['measured']:.3f} s ({row['waited']:.3f} s waiting), "
+            f"predicted {row['predicted']:.3f} s ({row['exposed']:.3f}), {row['ratio'] - 1:+.0%}"
         )
     print(json.dumps(figures))
 
