@@ -75,7 +75,7 @@ def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display
     """Make the page of several runs beside one another. Raises UserError where that cannot be done."""
     runs = [read_run(folder) for folder in folders]
     page = Path(output or Path(sweep or "") / PAGE)
-    figures = page.parent / "figures"
+    figures = page.parent / ("figures" if output is None else f"{page.stem}-figures")
     try:
         figures.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -119,9 +119,9 @@ def jobs_of_sweep(folder: Path) -> list[Path]:
 
 def folders_of(run: str | Sequence[str] | None, sweep: str | None) -> list[Path]:
     """The run folders that `run` or `sweep` means. Raises UserError where neither or both are set."""
-    if (run is None) == (sweep is None):
+    if (not run) == (not sweep):
         raise UserError("give either run=... (a run folder or a list of them) or sweep=... (the folder of a sweep)")
-    if sweep is not None:
+    if sweep:
         return jobs_of_sweep(Path(sweep))
     return [Path(run)] if isinstance(run, str) else [Path(folder) for folder in run or ()]
 

@@ -61,14 +61,15 @@ class WandbRun:
             resume="allow" if run_id else None,
             dir=folder,
             config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60, finish_timeout=finish_seconds),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=_init_seconds(), finish_timeout=finish_seconds),
         )
         self.unreachable = ""
         self.lost = False
         try:
             self._run = start(mode=mode or wanted_mode())
         except wandb.errors.CommError as error:
-            self.unreachable = str(error)
+            self.unreachable = str(error).splitlines()[0]
+            wandb.teardown()  # W&B's process holds the id of the run that it could not begin
             self._run = start(mode="offline")
         for name, against, summary in _METRICS:
             self._run.define_metric(name, step_metric=against, summary=summary)
@@ -135,6 +136,11 @@ def _by_tower(values: dict[str, Any], before: str) -> Iterator[tuple[str, float]
             yield from _by_tower(value, f"{before}{key}/")
         else:
             yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value) if figure is not None)
+
+
+def _init_seconds() -> float:
+    """WANDB_INIT_TIMEOUT where it is set; else a minute."""
+    return float(os.environ.get("WANDB_INIT_TIMEOUT", "60"))
 
 
 def wanted_mode() -> Mode:
