@@ -77,8 +77,9 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
                     dist.barrier(group=mesh.host_group)
                     mesh.crossing.read()
                     measured, waited = step_seconds(step, mesh), mesh.crossing.read()[1]
-                    said = {"predicted": predicted.step, "exposed": predicted.exposed_crossings, "ratio": predicted.step / measured}
-                    rows[f"{rate:g} {way}"].append({"measured": measured, "waited": waited, **said})
+                    said = {"predicted": predicted.step, "exposed": predicted.exposed_crossings}
+                    row = {"measured": measured, "waited": waited, **said, "ratio": predicted.step / measured}
+                    rows[f"{rate:g} {way}"].append(row)
         if mesh.rank == 0:
             medians = {turn: {name: median(row[name] for row in own) for name in own[0]} for turn, own in rows.items()}
             print(json.dumps(medians), flush=True)
