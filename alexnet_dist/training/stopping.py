@@ -18,7 +18,7 @@ class Stopping:
     """Within it, SIGINT, SIGTERM and SIGUSR1 on any rank end the run at a step boundary. A second SIGINT leaves at once.
 
     Until the first boundary there is nothing to save: `before_the_first` is called with the signal's number, in a thread, and the
-    process ends.
+    process ends; a boundary that is reached meanwhile is not passed.
 
     The ranks agree by an all-reduce of two CPU numbers over `group`, a gloo group that nothing else uses. It is begun at one
     boundary and read at the next, so that no step waits for it.
@@ -28,6 +28,7 @@ class Stopping:
         self._group = group
         self._before_the_first = before_the_first
         self._stepping = False
+        self._first_boundary = threading.Lock()
         self._received = 0
         self._votes = torch.zeros(2, dtype=torch.int32)
         self._work: dist.Work | None = None
@@ -38,7 +39,8 @@ class Stopping:
         Raises:
             Stopped: some rank had received a signal at the boundary before; on all ranks alike.
         """
-        self._stepping = True
+        with self._first_boundary:
+            self._stepping = True
         agreed = False
         if self._work is not None:
             self._work.wait()
@@ -70,9 +72,10 @@ class Stopping:
     def _listen(self) -> None:
         """What arrives is the number of each signal, a byte."""
         while told := os.read(self._listening, 1):
-            if not self._stepping:
-                self._before_the_first(signal.Signals(told[0]))
-                os._exit(128 + told[0])
+            with self._first_boundary:
+                if not self._stepping:
+                    self._before_the_first(signal.Signals(told[0]))
+                    os._exit(128 + told[0])
             # torchrun passes a second Ctrl-C on as SIGTERM.
             if self._received == signal.SIGINT and told[0] in (signal.SIGINT, signal.SIGTERM):
                 os._exit(128 + signal.SIGINT)
