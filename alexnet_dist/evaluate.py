@@ -135,6 +135,8 @@ def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, An
     """The checkpoint under what is said here in place of its run's settings."""
     of_run = trained.state["config"]
     data = {key: value for key, value in config["data"].items() if value is not None}
+    if "root" in data:
+        data["source"] = "auto"  # files or a packed set, whatever the run was trained on
     settings = check_settings(
         {
             **of_run,
