@@ -11,8 +11,9 @@ def test_the_bench_measures_every_rival(tmp_path: Path) -> None:
     done = run_command("bench", "step", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert len(figures["images_per_second"]) == 9
+    assert len(figures["images_per_second"]) == 10
     assert all(len(rates) == 2 and min(rates) > 0 for rates in figures["images_per_second"].values())
     assert figures["crossing"]["bytes_a_step"] > 0
+    assert figures["crossing"]["waiting_seconds"] > 0
     assert list(figures["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     assert all(min(times.values()) > 0 for times in figures["layers"].values())
