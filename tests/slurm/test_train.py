@@ -74,7 +74,8 @@ def test_plain_srun_starts_a_process_for_each_task(cluster: Cluster, few_images:
     words = " ".join((*SMALL, f"data.root={few_images}", "trainer.max_steps=3", "tracking=none", "run.dir=run"))
     train = f"{sys.executable} -m alexnet_dist.train {words}"
     script = tmp_path / "script"
-    script.write_text(f"#!/bin/bash\nsrun --ntasks=2 --ntasks-per-node=1 {train}\nsrun --ntasks-per-node=2 --overcommit {train}\n")
+    apart, together = "--ntasks=2 --ntasks-per-node=1", "--ntasks-per-node=2 --overcommit"
+    script.write_text(f"#!/bin/bash\nsrun {apart} {train}\nsrun {together} {train}\n")
     job = cluster.submit("--nodes=2", "--ntasks-per-node=2", "--output=log", script, cwd=tmp_path)
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
