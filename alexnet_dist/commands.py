@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -156,6 +157,14 @@ def _noted(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 def sweep_folder() -> Path:
     """Where the jobs of the sweep under way keep their run folders."""
     return Path(HydraConfig.get().sweep.dir)
+
+
+def swept_overrides(overrides: Sequence[str]) -> list[str]:
+    """Of a sweep job's overrides those to which the command line gives several values; all, where it was started by another
+    (submitit) and names none."""
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    swept = {word.key_or_group for word in OverridesParser.create().parse_overrides(words) if word.is_sweep_override()}
+    return [word for word in overrides if word.lstrip("+~").partition("=")[0] in swept] or list(overrides)
 
 
 def _overrides_under(launcher: str) -> list[str]:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist import run_folder
-from alexnet_dist.commands import distributed_command, sweep_folder
+from alexnet_dist.commands import distributed_command, sweep_folder, swept_overrides
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.figures.closing import leave_report
@@ -254,7 +254,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
         sweep = Path(settings.run.dir) if settings.run.dir else sweep_folder()
         run_dir = sweep / str(job)
         if settings.tracking.kind == "wandb":
-            swept = [word for word in settings.run.overrides if word not in sys.argv]
+            swept = swept_overrides(settings.run.overrides)
             config["tracking"]["group"] = settings.tracking.group or sweep.name
             config["tracking"]["name"] = settings.tracking.name or " ".join([str(job), *swept])[:100]
     if settings.init_from:
