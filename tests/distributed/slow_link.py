@@ -58,17 +58,18 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_WORLD_SIZE"] = "2"  # the trainer keeps the towers of a replica on one node: here they are to be on two
     config = compose("train", overrides)
-    table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
+    table, parallel, precision, cpu = build_table(config["model"]), config["parallel"], config["precision"]["kind"], torch.device("cpu")
+    map_bytes = 2 if precision == "bf16" else 4
     with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]]) as mesh:
         kernels = load_kernels(config["trainer"]["compile"], cpu, print)
         keep_freed_memory()
-        step = training_step(table, batch, "fp32", mesh, kernels)
-        job = Job(table, batch, map_bytes=4, wire_bytes=2 if parallel["wire"] == "bf16" else 4)
+        step = training_step(table, batch, precision, mesh, kernels)
+        job = Job(table, batch, map_bytes=map_bytes, wire_bytes={"auto": map_bytes, "fp32": 4, "bf16": 2}[parallel["wire"]])
         rows: dict[str, list[dict[str, float]]] = {f"{rate:g} {way}": [] for rate in rates for way in WAYS}
         for _ in range(ROUNDS):
             limit_rate(UNSLOWED)
             mesh.crossing.overlap = True
-            machine = measure(table, batch, "fp32", mesh, kernels, 1, Display(rank=1))
+            machine = measure(table, batch, precision, mesh, kernels, 1, Display(rank=1))
             for rate in rates:
                 limit_rate(rate)
                 for way in WAYS:
