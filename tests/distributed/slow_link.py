@@ -58,7 +58,8 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_WORLD_SIZE"] = "2"  # the trainer keeps the towers of a replica on one node: here they are to be on two
     config = compose("train", overrides)
-    table, parallel, precision, cpu = build_table(config["model"]), config["parallel"], config["precision"]["kind"], torch.device("cpu")
+    table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
+    precision = config["precision"]["kind"]
     map_bytes = 2 if precision == "bf16" else 4
     with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]]) as mesh:
         kernels = load_kernels(config["trainer"]["compile"], cpu, print)
