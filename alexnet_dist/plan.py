@@ -24,7 +24,6 @@ from alexnet_dist.planning.predict import Job, Prediction, predict_all
 from alexnet_dist.settings import ParallelSettings, Positive, PrecisionSettings, check, strict
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
-_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True, config=strict)
@@ -53,9 +52,7 @@ def run(config: dict[str, Any]) -> None:
     except TableError as error:
         raise UserError(f"model: {error}") from None
     machine = find_machine(settings, table)
-    maps = _BYTES[settings.precision.kind]
-    wire = settings.parallel.wire
-    job = Job(table, settings.batch_size, maps, maps if wire == "auto" else _BYTES[wire])
+    job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire)
     predictions = predict_all(job, machine)
     steps = settings.epochs * settings.images / settings.batch_size
     if settings.format == "json":

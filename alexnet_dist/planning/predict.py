@@ -28,6 +28,7 @@ from alexnet_dist.planning.machine import Link, Machine
 
 Overlap = Literal["wait", "split"]
 FP32 = 4  # bytes of a parameter, its gradient and its velocity
+_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a value
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Job:
     batch: int
     map_bytes: int
     wire_bytes: int
+
+    @classmethod
+    def of(cls, table: Table, batch: int, precision: str, wire: str) -> "Job":
+        """Of the settings `precision` (fp32, tf32, bf16) and `parallel.wire` (auto: as the maps are, fp32, bf16)."""
+        maps = _BYTES[precision]
+        return cls(table, batch, maps, maps if wire == "auto" else _BYTES[wire])
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,11 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     config = compose("train", overrides)
     table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
     precision = config["precision"]["kind"]
-    map_bytes = 2 if precision == "bf16" else 4
     with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]]) as mesh:
         kernels = load_kernels(config["trainer"]["compile"], cpu, print)
         keep_freed_memory()
         step = training_step(table, batch, precision, mesh, kernels)
-        job = Job(table, batch, map_bytes=map_bytes, wire_bytes={"auto": map_bytes, "fp32": 4, "bf16": 2}[parallel["wire"]])
+        job = Job.of(table, batch, precision, parallel["wire"])
         rows: dict[str, list[dict[str, float]]] = {f"{rate:g} {way}": [] for rate in rates for way in WAYS}
         for _ in range(ROUNDS):
             limit_rate(UNSLOWED)
