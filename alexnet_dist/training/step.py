@@ -53,14 +53,15 @@ def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None])
 
 # Parameters of glibc's mallopt, and its own values for them.
 _MALLOC_DEFAULTS = {-1: 128 * 1024, -2: 128 * 1024, -4: 65536}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
-_MALLOC_KEEPS = {-1: 2**31 - 1, -2: 2**28, -4: 0}
+_MALLOC_KEEPS = {-1: 2**31 - 1, -2: 2**28, -4: 0, -8: 1}  # and M_ARENA_MAX, which glibc takes once and for all
 
 
 def keep_freed_memory(keep: bool = True) -> None:
     """Let malloc keep what a step frees for the next one, or give it back as glibc does by itself. Where malloc is not glibc's
     nothing is changed.
 
-    A step's maps and gradients are large: each would be pages taken anew from the system, which cost a fifth of a step.
+    A step's maps and gradients are large: each would be pages taken anew from the system, which cost a fifth of a step. Threads
+    that start afterwards share one arena: what those of a feed have freed would else lie idle in arenas of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for parameter, value in (_MALLOC_KEEPS if keep else _MALLOC_DEFAULTS).items():
