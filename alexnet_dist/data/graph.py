@@ -69,7 +69,8 @@ class Sides:
     """The sides of encoded images, from their headers, by DALI; EXIF orientation is honoured."""
 
     def __init__(self, batch_size: int) -> None:
-        self._pipeline = _peek(batch_size=batch_size, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=False)
+        # DALI's other executor would keep 64 bytes for every place in memory that an image has ever had.
+        self._pipeline = _peek(batch_size=batch_size, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
         self._pipeline.build()
 
     def __call__(self, encoded: TensorListCPU) -> np.ndarray:
