@@ -13,15 +13,24 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
+from alexnet_dist.data.graph import name_cores
+
 # One step of a reader: it reads a batch and returns how many images that were.
 Step = Callable[[], int]
 
 
 def bare_decoder(encoded: Sequence[np.ndarray], batch_size: int, threads: int, device_id: int | None) -> Step:
-    """DALI's decoder alone, on bytes that are in memory: whole images, nothing read, scaled or cut."""
+    """DALI's decoder alone, on bytes that are in memory: whole images. Its threads are pinned as the feed's are."""
     batches = itertools.cycle([list(encoded[i : i + batch_size]) for i in range(0, len(encoded) - batch_size + 1, batch_size)])
 
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=2, exec_dynamic=True)
+    @pipeline_def(
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=device_id,
+        prefetch_queue_depth=2,
+        exec_dynamic=True,
+        set_affinity=device_id is None and name_cores(threads),
+    )
     def graph() -> Any:
         images = fn.external_source(lambda: next(batches), dtype=types.UINT8, ndim=1, no_copy=True)
         return fn.decoders.image(images, device="cpu" if device_id is None else "mixed", output_type=types.RGB)

@@ -1,0 +1,63 @@
+"""Which cores the decoder's threads are pinned to, in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CORES = sorted(os.sched_getaffinity(0))
+
+# Prints for each of DALI's working threads the cores that it may run on.
+CORES_OF_THE_DECODER = """
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from alexnet_dist.data.feed import TrainFeed
+from alexnet_dist.data.images import open_split
+
+def threads():
+    return {int(task.name): (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
+
+images = open_split(Path(sys.argv[1]) / "train")
+feed = TrainFeed(
+    images, seed=0, batch_size=8, replica=0, replicas=1, part=0, parts=1, size=48, crop=40, mirror=True, threads=2,
+    device=torch.device("cpu"), exchange=None,
+)
+with feed:
+    next(feed)
+    for task, name in sorted(threads().items()):
+        if name.startswith("[DALI][TP"):
+            print(*sorted(os.sched_getaffinity(task)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, [CORES[0], CORES[1 % len(CORES)]]),
+        ({"LOCAL_RANK": "1"}, [CORES[2 % len(CORES)], CORES[3 % len(CORES)]]),
+        ({"DALI_AFFINITY_MASK": f"{CORES[-1]},{CORES[0]}"}, [CORES[-1], CORES[0]]),
+    ],
+    ids=["alone", "second rank", "the user's list"],
+)
+def test_each_decoding_thread_has_a_core(drawn_images: Path, variables: dict[str, str], expected: list[int]) -> None:
+    assert decoder_cores(drawn_images, variables)[-2:] == [[core] for core in expected]
+
+
+@pytest.mark.parametrize("mask", ["", str(CORES[0])], ids=["empty", "too short"])
+def test_a_list_without_a_core_for_each_thread_pins_none(drawn_images: Path, mask: str) -> None:
+    assert decoder_cores(drawn_images, {"DALI_AFFINITY_MASK": mask})[-2:] == [CORES, CORES]
+
+
+def decoder_cores(images: Path, variables: dict[str, str]) -> list[list[int]]:
+    """Of each DALI thread, in the order of their starts: the cores it may run on. The decoder's are the last."""
+    words = [sys.executable, "-c", CORES_OF_THE_DECODER, str(images)]
+    others = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "DALI_AFFINITY_MASK")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=others | variables)
+    assert "affinity" not in done.stderr, done.stderr
+    return [[int(core) for core in line.split()] for line in done.stdout.splitlines()]
