@@ -43,6 +43,8 @@ class Background(Generic[Item]):
             if self._ready:
                 return self._ready.popleft()
             assert self._end is not None
+            if isinstance(self._end, StopIteration):
+                raise StopIteration  # a new one: a kept one's traceback would keep the frames, and they this object
             raise self._end
 
     def close(self) -> None:
@@ -61,7 +63,9 @@ class Background(Generic[Item]):
                     self._ready.append(item)
                     self._made += 1
                     self._changed.notify_all()
-        except BaseException as error:  # StopIteration too: the consumer gets it
+        except StopIteration:
+            self._finish(StopIteration())
+        except BaseException as error:
             self._finish(error)
         finally:
             self._items.close()

@@ -1,6 +1,7 @@
 """The DALI graphs: from encoded bytes and a crop to uint8 pixels, on the CPU or the GPU."""
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -105,8 +106,10 @@ def build_pipeline(source: Callable[[], Inputs], *, crop: int, batch_size: int, 
         held.append((encoded, *inputs_of(places, crop)))
         return held[-1]
 
+    # DALI's operators hold the function that they are given in a cycle. It would keep what it reads from until Python looks for
+    # cycles, hours later: so they get a weak reference, and the function lives as long as the pipeline.
     pipeline = graph(
-        inputs,
+        weakref.proxy(inputs),
         crop,
         batch_size=batch_size,
         num_threads=threads,
@@ -115,6 +118,7 @@ def build_pipeline(source: Callable[[], Inputs], *, crop: int, batch_size: int, 
         exec_dynamic=True,
         set_affinity=device_id is None and name_cores(threads),
     )
+    pipeline.inputs = inputs
     pipeline.build()
     return pipeline
 

@@ -1,4 +1,4 @@
-"""The feed's memory over forty epochs, in a process of its own."""
+"""The feeds' memory over epochs and over passes, in processes of their own."""
 
 import subprocess
 import sys
@@ -7,16 +7,16 @@ from pathlib import Path
 WARM, EPOCHS = 10, 40
 MEGABYTE = 2**20
 
-# Prints after each epoch the bytes of the resident set and those that malloc has given out.
-EPOCHS_OF_THE_FEED = """
+START = """
 import ctypes
+import gc
 import sys
 from pathlib import Path
 
 import psutil
 import torch
 
-from alexnet_dist.data.feed import TrainFeed
+from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import open_split
 from alexnet_dist.training.step import keep_freed_memory
 
@@ -30,6 +30,10 @@ keep_freed_memory()
 mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = Mallinfo
 images = open_split(Path(sys.argv[1]) / "train")
+"""
+
+# Prints after each epoch the bytes of the resident set and those that malloc has given out.
+EPOCHS_OF_THE_FEED = """
 feed = TrainFeed(
     images, seed=0, batch_size=64, replica=0, replicas=1, part=0, parts=1, size=48, crop=40, mirror=True, threads=2,
     device=torch.device("cpu"), exchange=None,
@@ -41,12 +45,36 @@ with feed:
         print(psutil.Process().memory_info().rss, mallinfo().uordblks, flush=True)
 """
 
+# Prints after each pass the threads of the process and the bytes that malloc has given out. Python looks for no cycles meanwhile.
+PASSES_OF_THE_FEED = """
+gc.disable()
+feed = ValidationFeed(
+    images, batch_size=400, replica=0, replicas=1, part=0, parts=1, size=48, threads=2, device=torch.device("cpu"), exchange=None
+)
+for _ in range(int(sys.argv[2])):
+    for _ in feed:
+        pass
+    print(psutil.Process().num_threads(), mallinfo().uordblks, flush=True)
+"""
+
 
 def test_memory_stays_flat_over_forty_epochs(drawn_images: Path) -> None:
     """The drawn images are scaled on the way, so that reading, decoding, scaling and cutting all have their turn."""
-    words = [sys.executable, "-c", EPOCHS_OF_THE_FEED, str(drawn_images), str(WARM + EPOCHS)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
-    resident, in_use = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
+    resident, in_use = printed(EPOCHS_OF_THE_FEED, drawn_images, WARM + EPOCHS)
     assert max(resident[WARM:]) - resident[WARM - 1] < 12 * MEGABYTE, [round(size / MEGABYTE) for size in resident]
     # After 1,000 batches of 64 images, 32 bytes an image would be seen.
     assert max(in_use[WARM:]) - in_use[WARM - 1] < 2 * MEGABYTE, [round(size / MEGABYTE, 1) for size in in_use]
+
+
+def test_a_pass_over_a_validation_set_leaves_nothing(drawn_images: Path) -> None:
+    threads, in_use = printed(PASSES_OF_THE_FEED, drawn_images, 5 + 20)
+    # A pass has ended when its last batch is here; its threads may end a moment later.
+    assert max(threads[5:]) < threads[4] + 8, threads
+    assert max(in_use[5:]) - in_use[4] < 8 * MEGABYTE, [round(size / MEGABYTE, 1) for size in in_use]
+
+
+def printed(program: str, images: Path, turns: int) -> list[tuple[int, ...]]:
+    """The columns of what START and a program print."""
+    words = [sys.executable, "-c", START + program, str(images), str(turns)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    return list(zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True))
