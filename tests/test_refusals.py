@@ -172,4 +172,5 @@ def test_a_compiler_that_is_asked_for_and_absent(drawn_images: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
     done = run_command("train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("warning: there is no C++ compiler (no-such-compiler)") == 1
+    assert done.stdout.count("warning: there is no C++ compiler (no-such-compiler): norms and poolings") == 1
+    assert done.stderr.count("warning: there is no C++ compiler (no-such-compiler): images are scaled") == 1

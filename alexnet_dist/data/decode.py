@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_dist.data.graph import Inputs, Places, Sides, build_pipeline, cut, tensors_of
+from alexnet_dist.data.cutting import cut
+from alexnet_dist.data.graph import Inputs, Sides, build_pipeline, tensors_of
 from alexnet_dist.data.images import Images
+from alexnet_dist.data.places import Places
 from alexnet_dist.errors import UserError
 
 # Files are read by so many threads at once, which mostly wait for the disk.
@@ -94,22 +96,7 @@ def decode(
             except RuntimeError as error:
                 raise blame(images, [cuts for cuts, _, _ in taken], size, crop, error) from None
             cuts, places, tag = taken.popleft()
-            pixels = cut(decoded, places, crop=crop, threads=threads, pool=cutters)
-            if device.type == "cuda":
-                pixels = pixels.clone()  # into memory of torch, whose allocator knows the streams that use it
-            _mirror(pixels, np.flatnonzero(cuts.mirror))
-            yield pixels, tag
-
-
-def _mirror(pixels: torch.Tensor, rows: np.ndarray) -> None:
-    """Mirror these rows of [b, H, W, C] in place."""
-    if pixels.is_cuda:
-        mirrored = torch.from_numpy(rows).to(pixels.device)
-        pixels[mirrored] = pixels[mirrored].flip(2)
-        return
-    # On the CPU one by one is nine times as fast as that, and as fn.flip in the graph.
-    for row in rows:
-        pixels[row] = pixels[row].flip(1)
+            yield cut(decoded, places, cuts.mirror, crop=crop, threads=threads, pool=cutters), tag
 
 
 def blame(images: Images, batches: list[Cuts], size: int, crop: int, error: RuntimeError) -> Exception:

@@ -3,63 +3,21 @@
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.backend import TensorCPU, TensorListCPU, TensorListGPU
+from nvidia.dali.backend import TensorCPU, TensorListCPU
 from nvidia.dali.pipeline import Pipeline
 
-TensorList = TensorListCPU | TensorListGPU
+from alexnet_dist.data.cutting import load_cutter
+from alexnet_dist.data.places import Places
 
 PREFETCH = 2
 
 # DALI's list of the cores that the threads of a pipeline are pinned to, and whether it is not the user's.
 _MASK = "DALI_AFFINITY_MASK"
 _MASK_IS_OURS = _MASK not in os.environ
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the crops of b images lie, (y, x) of each: [b, 2].
-
-    sides int64: of the whole image, in pixels of the file. scaled int64: its sides once the shorter one is scaled. first int64:
-    where the crop begins in the scaled image.
-    """
-
-    sides: np.ndarray
-    scaled: np.ndarray
-    first: np.ndarray
-
-    @classmethod
-    def of(cls, sides: np.ndarray, offset: np.ndarray, size: int) -> "Places":
-        """Of crops at `offset` (y, x) in the centre size x size of images whose shorter side is scaled to `size`."""
-        scaled = sides * size // sides.min(axis=1, keepdims=True)
-        surplus = scaled - size
-        # Where torchvision's Resize and CenterCrop put the centre square.
-        corner = (surplus + (surplus // 2 & 1)) // 2
-        return cls(sides, scaled, corner + offset)
-
-    @property
-    def step(self) -> np.ndarray:
-        """Pixels of the file for one of the scaled image, float64 [b, 2]."""
-        return self.sides / self.scaled
-
-    def is_scaled(self) -> np.ndarray:
-        """Which images are scaled at all, bool [b]."""
-        return (self.sides != self.scaled).any(axis=1)
-
-    def read(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        """First and last + 1 pixels of the file, int64 [b, 2], that the crops are made of and the scaling's filter reaches."""
-        start = self.first * self.step
-        reach = (self.step + 1.0) * self.is_scaled()[:, None]
-        first = np.floor(start - reach).clip(0)
-        last = np.minimum(np.ceil(start + crop * self.step + reach), self.sides)
-        return first.astype(np.int64), last.astype(np.int64)
-
 
 # What `build_pipeline`'s source gives for a batch: the encoded images and where their crops lie.
 Inputs = tuple[TensorListCPU, Places]
@@ -136,44 +94,17 @@ def name_cores(threads: int) -> bool:
     return len(list(filter(None, os.environ[_MASK].split(",")))) >= threads
 
 
-def cut(decoded: TensorList, places: Places, *, crop: int, threads: int, pool: Executor) -> torch.Tensor:
-    """The crops, uint8 [b, crop, crop, 3], from what `run` of the pipeline gave for these places.
-
-    On the CPU the scaling is torch's: its kernel for bytes gives the pixels of Pillow's triangle filter in a third of the time
-    that DALI's CPU operator takes. So many threads of `pool` share the images.
-    """
-    scaled = places.is_scaled()
-    if isinstance(decoded, TensorListGPU) or not scaled.any():
-        return torch.from_dlpack(decoded.as_tensor())
-    first, factors = places.first.tolist(), (1 / places.step).tolist()
-    crops = torch.empty(len(scaled), crop, crop, 3, dtype=torch.uint8)
-
-    def scale(indices: Iterator[int]) -> None:
-        for index in indices:
-            region = torch.from_dlpack(decoded[index])
-            if scaled[index]:
-                # The region begins at the image's corner and the factors are those of the whole image, so the samples are too.
-                (y, x), (by_y, by_x) = first[index], factors[index]
-                # The batch comes first, so that torch sees that the planes are channels last and does not lay them out anew.
-                planes = region[None].permute(0, 3, 1, 2)
-                planes = torch.ops.aten._upsample_bilinear2d_aa(planes, [y + crop, x + crop], False, by_y, by_x)
-                region = planes[0].permute(1, 2, 0)[y:, x:]
-            crops[index] = region
-
-    # One iterator for all: each thread takes the next image when it has done one.
-    deque(pool.map(scale, [iter(range(len(scaled)))] * threads), maxlen=0)
-    return crops
-
-
 @pipeline_def
 def _peek():  # type: ignore[no-untyped-def]  # DALI rewrites these functions
     return fn.peek_image_shape(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True))
 
 
 def _for_cpu(places: Places, crop: int) -> tuple[np.ndarray, ...]:
-    """What is decoded: of an image that is scaled all from its corner on, where torch's kernel begins, else the crop."""
+    """What is decoded: the region of the crop; where torch is to scale it, the whole image."""
     start, end = places.read(crop)
-    start[places.is_scaled()] = 0
+    if load_cutter() is None:
+        scaled = places.is_scaled()
+        start[scaled], end[scaled] = 0, places.sides[scaled]
     return start.astype(np.int32), end.astype(np.int32)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.native import CompilerError
 from alexnet_dist.model.tail import Kernels
+from alexnet_dist.native import CompilerError
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, share_cores
 

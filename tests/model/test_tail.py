@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_dist.model import native
+from alexnet_dist import native
 from alexnet_dist.model.layers import response_norm
 from alexnet_dist.model.table import Operation
 from alexnet_dist.model.tail import Kernels, Tail, join_operations
@@ -18,7 +18,7 @@ NORM = Operation("lrn", "response_norm", {"size": 5, "alpha": 0.02, "beta": 0.75
 OTHER_NORM = Operation("lrn", "response_norm", {"size": 3, "alpha": 0.05, "beta": 0.6, "k": 1})
 POOL = Operation("pool", "max_pool", {"kernel": 3, "stride": 2, "pad": 0})
 PADDED_POOL = Operation("pool", "max_pool", {"kernel": 4, "stride": 3, "pad": 2})
-SOURCE = Path(native.__file__).with_name("tail.cpp")
+SOURCE = Path(native.__file__).parent / "model" / "tail.cpp"
 DROPOUT = Operation("dropout", "dropout", {"p": 0.5})
 ACROSS = Operation("lrn", "response_norm", NORM.options, reads="all")
 
