@@ -26,7 +26,6 @@ from alexnet_dist.parallel.mesh import pick_device, share_cores
 from alexnet_dist.prepare import Options, prepare
 from alexnet_dist.settings import Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import keep_freed_memory
 
 FEED, BARE = "this feed", "decoder alone (DALI)"
 
@@ -59,7 +58,6 @@ def run(config: dict[str, Any]) -> None:
     device = pick_device(settings.device, 0)
     threads = share_cores(1) if isinstance(settings.threads, str) else settings.threads
     torch.set_num_threads(1)  # each reader is told its threads: torch's own would be more than that
-    keep_freed_memory()  # as in training
 
     with Display(rank=0) as display, tempfile.TemporaryDirectory() as scratch:
         packed_folder = Path(scratch) / "files" / "train"
