@@ -112,10 +112,13 @@ struct Axis {
 // to[j] = the sum over k < count of weights[k] from[k * step + j] / 2^precision, rounded, of values j < bytes.
 void weigh_plainly(
     const uint8_t* from, int64_t step, const int32_t* weights, int64_t count, int precision, int64_t bytes, uint8_t* to) {
-    for (int64_t j = 0; j < bytes; ++j) {
-        int32_t sum = 1 << (precision - 1);
-        for (int64_t k = 0; k < count; ++k) sum += weights[k] * from[k * step + j];
-        to[j] = uint8_t(std::min(sum >> precision, 255));
+    int32_t sums[ROWS];
+    for (int64_t begin = 0; begin < bytes; begin += ROWS) {
+        const int n = int(std::min<int64_t>(ROWS, bytes - begin));
+        std::fill_n(sums, n, 1 << (precision - 1));
+        for (int64_t k = 0; k < count; ++k)
+            for (int j = 0; j < n; ++j) sums[j] += weights[k] * from[k * step + begin + j];
+        for (int j = 0; j < n; ++j) to[begin + j] = uint8_t(std::min(sums[j] >> precision, 255));
     }
 }
 

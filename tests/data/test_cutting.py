@@ -16,10 +16,13 @@ from tests.data.jpegs import InMemory, encoded, photo
 from tests.data.test_decode import decoded, drawn_cuts
 
 SOURCE = Path(cutting.__file__).with_name("cut.cpp")
-FAMILIES = ["native", "x86-64", "x86-64-v3", "x86-64-v4"] if platform.machine() == "x86_64" else ["native"]
+FAMILIES = ["native", "plain", "x86-64", "x86-64-v3", "x86-64-v4"] if platform.machine() == "x86_64" else ["native"]
 
 
 def flags_of(family: str) -> tuple[str, ...]:
+    """For a family of processors; plain: as for one that is no x86."""
+    if family == "plain":
+        return (*native.FLAGS, "-U__SSE2__", "-U__AVX2__", "-U__AVX512BW__")
     return tuple(flag.replace("march=native", f"march={family}") for flag in native.FLAGS)
 
 
