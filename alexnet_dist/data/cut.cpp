@@ -61,7 +61,7 @@ inline void transpose(const uint8_t* from, int64_t from_stride, uint8_t* to, int
     for (int i = 0; i < LANES; ++i) store(rows[i], to + i * to_stride);
 }
 
-// A row of pixels backwards, in place. `spare` keeps its size between calls.
+// A row of pixels backwards, in place.
 void mirror_row(uint8_t* row, int64_t width, std::vector<uint8_t>& spare) {
     const int64_t bytes = width * COLOURS, padded = bytes + 2 * LANES;
     spare.resize(2 * padded);

@@ -47,7 +47,7 @@ def cut(decoded: TensorList, places: Places, mirror: np.ndarray, *, crop: int, t
         pixels = torch.from_dlpack(decoded.as_tensor())
         _mirror(cutter, pixels, np.flatnonzero(mirror))
     elif cutter is None:
-        pixels = _scale_by_torch(decoded, places, crop, threads, pool)
+        pixels = _scale_by_torch(decoded, places, crop, pool)
         _mirror(None, pixels, np.flatnonzero(mirror))
     else:
         pixels = _scale(cutter, decoded, places, mirror, crop, threads, pool)
@@ -74,7 +74,7 @@ def _scale(
     return crops
 
 
-def _scale_by_torch(decoded: TensorListCPU, places: Places, crop: int, threads: int, pool: Executor) -> torch.Tensor:
+def _scale_by_torch(decoded: TensorListCPU, places: Places, crop: int, pool: Executor) -> torch.Tensor:
     scaled, sizes, first = places.is_scaled(), places.scaled.tolist(), places.first.tolist()
     crops = torch.empty(len(scaled), crop, crop, 3, dtype=torch.uint8)
 

@@ -1,14 +1,11 @@
 """What follows a convolution, compiled, against the same operations of torch in double precision."""
 
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_dist import native
 from alexnet_dist.model.layers import response_norm
 from alexnet_dist.model.table import Operation
 from alexnet_dist.model.tail import Kernels, Tail, join_operations
@@ -18,7 +15,6 @@ NORM = Operation("lrn", "response_norm", {"size": 5, "alpha": 0.02, "beta": 0.75
 OTHER_NORM = Operation("lrn", "response_norm", {"size": 3, "alpha": 0.05, "beta": 0.6, "k": 1})
 POOL = Operation("pool", "max_pool", {"kernel": 3, "stride": 2, "pad": 0})
 PADDED_POOL = Operation("pool", "max_pool", {"kernel": 4, "stride": 3, "pad": 2})
-SOURCE = Path(native.__file__).parent / "model" / "tail.cpp"
 DROPOUT = Operation("dropout", "dropout", {"p": 0.5})
 ACROSS = Operation("lrn", "response_norm", NORM.options, reads="all")
 
@@ -120,23 +116,3 @@ def test_only_what_is_done_in_one_pass_is_joined() -> None:
     assert join_operations([RELU, DROPOUT]) == [RELU, DROPOUT]
     assert join_operations([RELU, ACROSS, POOL]) == [RELU, ACROSS, Tail(False, None, POOL, False)]
     assert join_operations([NORM, RELU]) == [Tail(False, NORM, None, False), RELU]
-
-
-def test_the_library_is_compiled_once_and_its_absence_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.load_library(SOURCE)
-    (library,) = (tmp_path / "alexnet_dist").iterdir()
-    made = library.stat().st_mtime_ns
-    native.load_library(SOURCE)
-    assert library.stat().st_mtime_ns == made
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(native.CompilerError, match=r"there is no C\+\+ compiler \(no-such-compiler\)"):
-        native.load_library(SOURCE)
-    failing = tmp_path / "failing"
-    failing.write_text("#!/bin/sh\n[ $1 = --version ] || { echo 'x.cpp:1: error: nonsense' >&2; exit 1; }\n")
-    failing.chmod(0o755)
-    assert subprocess.run([failing, "--version"], check=True)
-    monkeypatch.setenv("CXX", str(failing))
-    with pytest.raises(native.CompilerError, match=r"failing fails: x\.cpp:1: error: nonsense"):
-        native.load_library(SOURCE)
-    assert list((tmp_path / "alexnet_dist").iterdir()) == [library]
