@@ -2,8 +2,8 @@
 //
 // The pixels are those of torch's antialiased bilinear scaling of bytes, which are Pillow's, of the whole image: a pixel is a
 // weighted sum of those that a triangle reaches, first along each row, rounded to a byte, then along each column. Weights are whole
-// numbers of 2^-precision. Only the crop is computed. For the way along the rows, 64 of them are transposed, so that what has the
-// same weight lies side by side, and transposed back.
+// numbers of 2^-precision. Only the crop is computed. For the way along the rows, processors that can put the bytes of a register
+// in any order do so; for others 64 rows are transposed, so that what has the same weight lies side by side, and transposed back.
 
 #include <algorithm>
 #include <cmath>
@@ -91,18 +91,23 @@ struct Axis {
             const double centre = scale * (i + 0.5);
             const int64_t begin = std::max<int64_t>(int64_t(centre - support + 0.5), 0);
             const int64_t n = std::min(std::min(int64_t(centre + support + 0.5), side) - begin, most);
-            double total = 0;
-            for (int64_t k = 0; k < n; ++k) total += own[k] = std::max(1 - std::abs((k + begin - centre + 0.5) / support), 0.0);
-            for (int64_t k = 0; k < n; ++k) largest = std::max(largest, own[k] /= total);
+            double total = 0, highest = 0;
+            for (int64_t k = 0; k < n; ++k) {
+                own[k] = std::max(1 - std::abs((k + begin - centre + 0.5) / support), 0.0);
+                total += own[k];
+                highest = std::max(highest, own[k]);
+            }
+            largest = std::max(largest, highest / total);
             if (i >= from && i < from + crop) {
                 first[i - from] = begin;
                 count[i - from] = n;
-                std::copy_n(own.begin(), n, exact.begin() + (i - from) * most);
+                for (int64_t k = 0; k < n; ++k) exact[(i - from) * most + k] = own[k] / total;
             }
         }
         // The finest for which the weights of the whole image, not only of the crop, are numbers of 16 bits with a sign.
         while (precision < 22 && 0.5 + largest * (1 << (precision + 1)) < (1 << 15)) ++precision;
-        for (const double weight : exact) weights.push_back(int32_t(0.5 + weight * (1 << precision)));
+        weights.resize(crop * most);
+        std::transform(exact.begin(), exact.end(), weights.begin(), [&](double w) { return int32_t(0.5 + w * (1 << precision)); });
     }
 
     int64_t begin() const { return first.front(); }
@@ -164,6 +169,85 @@ inline void weigh(
     weigh_plainly(from, step, weights, count, precision, bytes, to);
 }
 
+#if defined(__AVX512VBMI__)
+// How a row of the crop is made, 16 bytes at a time: the pixels that they need fit in a register, whose bytes are put in the order
+// in which they are weighed.
+struct Gather {
+    static constexpr int64_t MADE = 16, MOST_PAIRS = 3, ROWS_AT_ONCE = 4;
+
+    struct Step {
+        __m512i order, weights;  // of two bytes for each one made, widened to 16 bits
+    };
+    struct Part {
+        int64_t begin;     // in the row of the region
+        __mmask64 wanted;  // bytes from there on
+    };
+    std::vector<Part> parts;
+    std::vector<Step> steps;  // [parts, pairs]
+    int64_t pairs;
+    bool fits;
+
+    Gather(const Axis& across, int64_t crop, bool mirror) {
+        pairs = (*std::max_element(across.count.begin(), across.count.end()) + 1) / 2;
+        fits = pairs <= MOST_PAIRS;
+        for (int64_t from = 0; fits && from < crop * COLOURS; from += MADE) {
+            const int64_t made = std::min(MADE, crop * COLOURS - from);
+            int64_t pixels[MADE], begin = INT64_MAX, end = 0;
+            for (int64_t j = 0; j < made; ++j) {
+                const int64_t pixel = (from + j) / COLOURS, i = mirror ? crop - 1 - pixel : pixel;
+                pixels[j] = i;
+                begin = std::min(begin, across.first[i]);
+                end = std::max(end, across.first[i] + across.count[i]);
+            }
+            const int64_t bytes = (end - begin) * COLOURS;
+            fits = bytes <= int64_t(sizeof(__m512i));
+            if (!fits) break;
+            parts.push_back({(begin - across.begin()) * COLOURS, ~__mmask64(0) >> (64 - bytes)});
+            for (int64_t k = 0; k < 2 * pairs; k += 2) {
+                uint8_t order[64] = {};
+                uint16_t weights[32] = {};
+                for (int64_t j = 0; j < made; ++j) {
+                    const int64_t i = pixels[j], colour = (from + j) % COLOURS;
+                    for (int64_t tap = k; tap < std::min(k + 2, across.count[i]); ++tap) {
+                        order[4 * j + 2 * (tap - k)] = uint8_t((across.first[i] - begin + tap) * COLOURS + colour);
+                        weights[2 * j + tap - k] = uint16_t(across.weights[i * across.most + tap]);
+                    }
+                }
+                steps.push_back({_mm512_loadu_si512(order), _mm512_loadu_si512(weights)});
+            }
+        }
+    }
+
+    // Rows of the region -> rows of the crop's width, which have room for whole lanes.
+    void run(const uint8_t* from, int64_t from_stride, int64_t rows, int precision, uint8_t* to, int64_t to_stride) const {
+        const auto run = pairs == 1 ? &Gather::run_pairs<1> : pairs == 2 ? &Gather::run_pairs<2> : &Gather::run_pairs<3>;
+        for (int64_t top = 0; top < rows; top += ROWS_AT_ONCE)
+            (this->*run)(
+                from + top * from_stride, from_stride, std::min(ROWS_AT_ONCE, rows - top), precision, to + top * to_stride, to_stride);
+    }
+
+    template <int PAIRS>
+    void run_pairs(const uint8_t* from, int64_t from_stride, int64_t rows, int precision, uint8_t* to, int64_t to_stride) const {
+        const __m512i half = _mm512_set1_epi32(1 << (precision - 1));
+        for (size_t part = 0; part < parts.size(); ++part) {
+            Step own[PAIRS];
+            std::copy_n(&steps[part * PAIRS], PAIRS, own);
+            const Part at = parts[part];
+            for (int64_t r = 0; r < rows; ++r) {
+                const __m512i bytes = _mm512_maskz_loadu_epi8(at.wanted, from + r * from_stride + at.begin);
+                __m512i sum = half;
+                for (int k = 0; k < PAIRS; ++k) {
+                    const __m512i two = _mm512_maskz_permutexvar_epi8(0x5555555555555555, own[k].order, bytes);
+                    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(two, own[k].weights));
+                }
+                const __m128i made = _mm512_cvtusepi32_epi8(_mm512_srai_epi32(sum, precision));
+                std::memcpy(to + r * to_stride + int64_t(part) * MADE, &made, sizeof made);
+            }
+        }
+    }
+};
+#endif
+
 // What a thread works with, kept between images.
 struct Spare {
     std::vector<uint8_t> block, columns, made, sideways, row;
@@ -171,35 +255,45 @@ struct Spare {
 
 inline int64_t whole_lanes(int64_t bytes) { return (bytes + LANES - 1) / LANES * LANES; }
 
-void cut_scaled(const uint8_t* region, const Place& place, int64_t crop, uint8_t* out, Spare& spare) {
-    const Axis down(place.height, place.scaled_height, place.y, crop), across(place.width, place.scaled_width, place.x, crop);
-    const int64_t rows = down.end() - down.begin(), bytes = (across.end() - across.begin()) * COLOURS;
-    const int64_t made_bytes = crop * COLOURS, stride = place.region_width * COLOURS;
-    const int64_t block_stride = whole_lanes(bytes), made_stride = whole_lanes(made_bytes);
-    const uint8_t* first = region + (down.begin() - place.top) * stride + (across.begin() - place.left) * COLOURS;
+// Rows of the region -> rows of the crop's width, in spare.sideways, `made_stride` apart.
+void scale_sideways(
+    const uint8_t* from, int64_t stride, int64_t rows, const Axis& across, int64_t crop, bool mirror, int64_t made_stride,
+    Spare& spare) {
+    spare.sideways.resize((rows + ROWS) * made_stride);
+#if defined(__AVX512VBMI__)
+    const Gather gather(across, crop, mirror);
+    if (gather.fits) return gather.run(from, stride, rows, across.precision, spare.sideways.data(), made_stride);
+#endif
+    const int64_t bytes = (across.end() - across.begin()) * COLOURS, block_stride = whole_lanes(bytes);
     spare.block.resize(ROWS * block_stride);
     spare.columns.resize(ROWS * block_stride);
     spare.made.resize(ROWS * made_stride);
-    spare.sideways.resize((rows + ROWS) * made_stride);
     for (int64_t top = 0; top < rows; top += ROWS) {
         // Read row by row, as it lies in memory; what a block has beyond the last row and column is not used.
         for (int64_t r = 0; r < std::min<int64_t>(ROWS, rows - top); ++r)
-            std::memcpy(&spare.block[r * block_stride], first + (top + r) * stride, bytes);
+            std::memcpy(&spare.block[r * block_stride], from + (top + r) * stride, bytes);
         for (int64_t j = 0; j < block_stride; j += LANES)
             for (int r = 0; r < ROWS; r += LANES)
                 transpose(&spare.block[r * block_stride + j], block_stride, &spare.columns[j * ROWS + r], ROWS);
         for (int64_t i = 0; i < crop; ++i) {
-            const uint8_t* from = &spare.columns[(across.first[i] - across.begin()) * COLOURS * ROWS];
-            uint8_t* to = &spare.made[(place.mirror ? crop - 1 - i : i) * COLOURS * ROWS];
+            const uint8_t* column = &spare.columns[(across.first[i] - across.begin()) * COLOURS * ROWS];
+            uint8_t* to = &spare.made[(mirror ? crop - 1 - i : i) * COLOURS * ROWS];
             for (int c = 0; c < COLOURS; ++c)
                 weigh(
-                    from + c * ROWS, COLOURS * ROWS, &across.weights[i * across.most], across.count[i], across.precision, ROWS,
+                    column + c * ROWS, COLOURS * ROWS, &across.weights[i * across.most], across.count[i], across.precision, ROWS,
                     to + c * ROWS);
         }
         for (int64_t j = 0; j < made_stride; j += LANES)
             for (int r = 0; r < ROWS; r += LANES)
                 transpose(&spare.made[j * ROWS + r], ROWS, &spare.sideways[(top + r) * made_stride + j], made_stride);
     }
+}
+
+void cut_scaled(const uint8_t* region, const Place& place, int64_t crop, uint8_t* out, Spare& spare) {
+    const Axis down(place.height, place.scaled_height, place.y, crop), across(place.width, place.scaled_width, place.x, crop);
+    const int64_t stride = place.region_width * COLOURS, made_bytes = crop * COLOURS, made_stride = whole_lanes(made_bytes);
+    const uint8_t* from = region + (down.begin() - place.top) * stride + (across.begin() - place.left) * COLOURS;
+    scale_sideways(from, stride, down.end() - down.begin(), across, crop, place.mirror, made_stride, spare);
     for (int64_t i = 0; i < crop; ++i)
         weigh(
             &spare.sideways[(down.first[i] - down.begin()) * made_stride], made_stride, &down.weights[i * down.most], down.count[i],

@@ -22,7 +22,7 @@ FAMILIES = ["native", "plain", "x86-64", "x86-64-v3", "x86-64-v4"] if platform.m
 def flags_of(family: str) -> tuple[str, ...]:
     """For a family of processors; plain: as for one that is no x86."""
     if family == "plain":
-        return (*native.FLAGS, "-U__SSE2__", "-U__AVX2__", "-U__AVX512BW__")
+        return (*native.FLAGS, "-U__SSE2__", "-U__AVX2__", "-U__AVX512BW__", "-U__AVX512VBMI__")
     return tuple(flag.replace("march=native", f"march={family}") for flag in native.FLAGS)
 
 
