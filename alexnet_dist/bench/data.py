@@ -2,32 +2,28 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from alexnet_dist.bench import readers
-from alexnet_dist.bench.readers import Step
-from alexnet_dist.bench.rounds import machine, new_file, rate_of, ratio, take_turns, write
+from alexnet_dist.bench.apart import Apart
+from alexnet_dist.bench.readers import FEED, READERS, Asked
+from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.commands import command
-from alexnet_dist.data.feed import TrainFeed
-from alexnet_dist.data.images import Images, open_split
+from alexnet_dist.data.images import open_split
 from alexnet_dist.data.packed import PackedImages, open_packed
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import pick_device, share_cores
 from alexnet_dist.prepare import Options, prepare
 from alexnet_dist.settings import Positive, check, strict
 from alexnet_dist.tracking.display import Display
-
-FEED, BARE = "this feed", "decoder alone (DALI)"
 
 
 @dataclass(frozen=True, config=strict)
@@ -53,54 +49,41 @@ def run(config: dict[str, Any]) -> None:
     if settings.crop > settings.size:
         raise UserError(f"crop={settings.crop} is more than size={settings.size}: set it to {settings.size} or less")
     folder = Path(settings.root) / "train"
-    images = open_split(folder)
+    open_split(folder)  # which says what is wrong with it, before anything is written
     output = new_file(settings.output, "data")
     device = pick_device(settings.device, 0)
     threads = share_cores(1) if isinstance(settings.threads, str) else settings.threads
-    torch.set_num_threads(1)  # each reader is told its threads: torch's own would be more than that
 
     with Display(rank=0) as display, tempfile.TemporaryDirectory() as scratch:
-        packed_folder = Path(scratch) / "files" / "train"
-        packed = pack(Path(settings.root), settings, threads, Path(scratch) / "packed")
-        write_files(packed, packed_folder)
+        packed, files = Path(scratch) / "packed", Path(scratch) / "files" / "train"
+        write_files(pack(Path(settings.root), settings, threads, packed), files)
         cases = {}
-        for case, own, files in (
-            ("files as they are", images, folder),
-            (f"packed at {settings.size} pixels", packed, packed_folder),
+        for case, own, own_files in (
+            ("files as they are", folder, folder),
+            (f"packed at {settings.size} pixels", packed, files),
         ):
-            rates = measure(own, files, settings, threads, device, partial(display.show, case))
-            cases[case] = {"images": len(own), "images_per_second": rates}
+            asked = Asked(own, own_files, settings.size, settings.crop, settings.batch_size, threads, device)
+            rates = measure(asked, settings, partial(display.show, case))
+            cases[case] = {"images": len(asked.images()), "images_per_second": rates}
             display.console.print(table(case, rates, machine()["cores"]))
     write(output, {"bench": "data", "machine": machine(), "settings": config, "threads": threads, "cases": cases})
     print(f"figures are in {output}")
 
 
-def measure(
-    images: Images, files: Path, settings: BenchDataSettings, threads: int, device: torch.device, show: Callable[[int, int], None]
-) -> dict[str, list[float]]:
-    """Images a second of every reader, a figure a round; no reader's first two epochs are in them."""
-    if len(images) < settings.batch_size:
-        raise UserError(f"{files} has {len(images)} images, fewer than a batch: set batch_size={len(images)} or less")
-    with TrainFeed(
-        images,
-        seed=0,
-        batch_size=settings.batch_size,
-        replica=0,
-        replicas=1,
-        part=0,
-        parts=1,
-        size=settings.size,
-        crop=settings.crop,
-        mirror=True,
-        threads=threads,
-        device=device,
-        exchange=None,
-    ) as feed:
-        warm_up = 2 * feed.batches_per_epoch
-        turns = {
-            name: partial(rate_of, step, settings.seconds, warm_up)
-            for name, step in all_readers(feed, images, files, settings, threads, device).items()
-        }
+def measure(asked: Asked, settings: BenchDataSettings, show: Callable[[int, int], None]) -> dict[str, list[float]]:
+    """Images a second of every reader, a figure a round; no reader's first two epochs are in them.
+
+    Each has a process of its own, so that none runs in what another leaves behind, such as memory in pieces.
+    """
+    count = len(asked.images())
+    if count < settings.batch_size:
+        raise UserError(f"{asked.root} has {count} images, fewer than a batch: set batch_size={count} or less")
+    with ExitStack() as processes:
+        readers = {name: processes.enter_context(Apart(name, asked)) for name in READERS}
+        for reader in readers.values():
+            reader.wait()
+        warm_up = 2 * (count // settings.batch_size)
+        turns = {name: partial(reader.measure, settings.seconds, warm_up) for name, reader in readers.items()}
         return take_turns(turns, settings.rounds, show)
 
 
@@ -116,22 +99,6 @@ def write_files(packed: PackedImages, folder: Path) -> None:
         path = folder / f"{label:04d}" / f"{index:08d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(packed.read(index).tobytes())
-
-
-def all_readers(
-    feed: TrainFeed, images: Images, files: Path, settings: BenchDataSettings, threads: int, device: torch.device
-) -> dict[str, Step]:
-    """The readers by name; all give batches of the same size, of the same images."""
-    size, crop, batch_size = settings.size, settings.crop, settings.batch_size
-    encoded = [np.array(images.read(index)) for index in range(min(len(images), 4096))]
-    return {
-        FEED: lambda: len(next(feed).labels),
-        BARE: readers.bare_decoder(encoded, batch_size, threads, device.index),
-        "DALI from files": readers.dali_files(files, size, crop, batch_size, threads, device.index),
-        "DataLoader, Pillow": readers.torchvision_pil(files, size, crop, batch_size, threads),
-        "DataLoader, Pillow, floats": readers.torchvision_floats(files, size, crop, batch_size, threads),
-        "DataLoader, libjpeg-turbo": readers.torchvision_turbo(files, size, crop, batch_size, threads),
-    }
 
 
 def table(case: str, rates: dict[str, list[float]], cores: int) -> Table:

@@ -1,7 +1,11 @@
-"""Other ways of reading the images that the feed reads, as their users write them."""
+"""This feed, and other ways of reading the same images, as their users write them.
+
+A reader is an endless generator that gives, for every batch, how many images it has.
+"""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,95 +17,148 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
+from alexnet_dist.data.feed import TrainFeed
 from alexnet_dist.data.graph import name_cores
+from alexnet_dist.data.images import Images, open_split
+from alexnet_dist.data.packed import is_packed, open_packed
 
-# One step of a reader: it reads a batch and returns how many images that were.
-Step = Callable[[], int]
+Reader = Generator[int, None, None]
 
 
-def bare_decoder(encoded: Sequence[np.ndarray], batch_size: int, threads: int, device_id: int | None) -> Step:
+@dataclass(frozen=True)
+class Asked:
+    """What all are asked for: batches of random `crop` x `crop` crops of images scaled to `size`.
+
+    root: a folder of class folders, or a packed set, whose training images are meant. files: the same as a folder of class
+    folders, for readers that know no other.
+    """
+
+    root: Path
+    files: Path
+    size: int
+    crop: int
+    batch_size: int
+    threads: int
+    device: torch.device
+
+    def images(self) -> Images:
+        return open_packed(self.root)[0] if is_packed(self.root) else open_split(self.root)
+
+
+def this_feed(asked: Asked) -> Reader:
+    """The feed of a training process that has no peer."""
+    with TrainFeed(
+        asked.images(),
+        seed=0,
+        batch_size=asked.batch_size,
+        replica=0,
+        replicas=1,
+        part=0,
+        parts=1,
+        size=asked.size,
+        crop=asked.crop,
+        mirror=True,
+        threads=asked.threads,
+        device=asked.device,
+        exchange=None,
+    ) as feed:
+        for batch in feed:
+            yield len(batch.labels)
+
+
+def bare_decoder(asked: Asked) -> Reader:
     """DALI's decoder alone, on bytes that are in memory: whole images. Its threads are pinned as the feed's are."""
-    batches = itertools.cycle([list(encoded[i : i + batch_size]) for i in range(0, len(encoded) - batch_size + 1, batch_size)])
+    images, size = asked.images(), asked.batch_size
+    encoded = [np.array(images.read(index)) for index in range(min(len(images), 4096))]
+    batches = itertools.cycle([encoded[i : i + size] for i in range(0, len(encoded) - size + 1, size)])
 
     @pipeline_def(
-        batch_size=batch_size,
-        num_threads=threads,
-        device_id=device_id,
+        batch_size=size,
+        num_threads=asked.threads,
+        device_id=asked.device.index,
         prefetch_queue_depth=2,
         exec_dynamic=True,
-        set_affinity=device_id is None and name_cores(threads),
+        set_affinity=asked.device.index is None and name_cores(asked.threads),
     )
     def graph() -> Any:
         images = fn.external_source(lambda: next(batches), dtype=types.UINT8, ndim=1, no_copy=True)
-        return fn.decoders.image(images, device="cpu" if device_id is None else "mixed", output_type=types.RGB)
+        return fn.decoders.image(images, device=_decoding_device(asked), output_type=types.RGB)
 
-    return _of_pipeline(graph(), batch_size)
+    return _run(graph(), size)
 
 
-def dali_files(folder: Path, size: int, crop: int, batch_size: int, threads: int, device_id: int | None) -> Step:
+def dali_files(asked: Asked) -> Reader:
     """DALI's file reader and operators for the same sample: the short side scaled, a random crop, a coin's mirror."""
 
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=2, seed=1)
+    @pipeline_def(
+        batch_size=asked.batch_size, num_threads=asked.threads, device_id=asked.device.index, prefetch_queue_depth=2, seed=1
+    )
     def graph() -> Any:
-        encoded, _ = fn.readers.file(file_root=str(folder), random_shuffle=True)
-        images = fn.decoders.image(encoded, device="cpu" if device_id is None else "mixed", output_type=types.RGB)
-        images = fn.resize(images, resize_shorter=size)
-        images = fn.crop(images, crop=(size, size))
+        encoded, _ = fn.readers.file(file_root=str(asked.files), random_shuffle=True)
+        images = fn.decoders.image(encoded, device=_decoding_device(asked), output_type=types.RGB)
+        images = fn.resize(images, resize_shorter=asked.size)
+        images = fn.crop(images, crop=(asked.size, asked.size))
         x, y = fn.random.uniform(range=[0.0, 1.0]), fn.random.uniform(range=[0.0, 1.0])
-        images = fn.crop(images, crop=(crop, crop), crop_pos_x=x, crop_pos_y=y)
+        images = fn.crop(images, crop=(asked.crop, asked.crop), crop_pos_x=x, crop_pos_y=y)
         return fn.flip(images, horizontal=fn.random.coin_flip())
 
-    return _of_pipeline(graph(), batch_size)
+    return _run(graph(), asked.batch_size)
 
 
-def torchvision_pil(folder: Path, size: int, crop: int, batch_size: int, workers: int) -> Step:
+def torchvision_pil(asked: Asked) -> Reader:
     """torchvision's ImageFolder with its default loader (Pillow) and a DataLoader that keeps its workers."""
-    cuts = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(crop), v2.RandomHorizontalFlip(), v2.PILToTensor()])
-    return _of_loader(ImageFolder(folder, cuts), batch_size, workers)
+    return _load(ImageFolder(asked.files, v2.Compose([*_cuts(asked), v2.PILToTensor()])), asked)
 
 
-def torchvision_floats(folder: Path, size: int, crop: int, batch_size: int, workers: int) -> Step:
+def torchvision_floats(asked: Asked) -> Reader:
     """As most scripts have it: the same with Pillow, and each worker makes normalised floats (the others give bytes)."""
-    cuts = v2.Compose(
-        [
-            *(v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(crop), v2.RandomHorizontalFlip()),
-            *(v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])),
-        ]
-    )
-    return _of_loader(ImageFolder(folder, cuts), batch_size, workers)
+    to_floats = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+    return _load(ImageFolder(asked.files, v2.Compose([*_cuts(asked), *to_floats])), asked)
 
 
-def torchvision_turbo(folder: Path, size: int, crop: int, batch_size: int, workers: int) -> Step:
+def torchvision_turbo(asked: Asked) -> Reader:
     """The same with torchvision's own decoder, which is libjpeg-turbo, and tensors of bytes from there on."""
-    cuts = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(crop), v2.RandomHorizontalFlip()])
-    dataset = ImageFolder(folder, cuts, loader=lambda path: decode_image(read_file(path), ImageReadMode.RGB))
-    return _of_loader(dataset, batch_size, workers)
+    cuts = v2.Compose(_cuts(asked))
+    return _load(ImageFolder(asked.files, cuts, loader=lambda path: decode_image(read_file(path), ImageReadMode.RGB)), asked)
 
 
-def _of_loader(dataset: ImageFolder, batch_size: int, workers: int) -> Step:
+FEED = "this feed"
+READERS = {
+    FEED: this_feed,
+    "decoder alone (DALI)": bare_decoder,
+    "DALI from files": dali_files,
+    "DataLoader, Pillow": torchvision_pil,
+    "DataLoader, Pillow, floats": torchvision_floats,
+    "DataLoader, libjpeg-turbo": torchvision_turbo,
+}
+
+
+def _decoding_device(asked: Asked) -> str:
+    return "cpu" if asked.device.index is None else "mixed"
+
+
+def _run(pipeline: Any, batch_size: int) -> Reader:
+    pipeline.build()
+    while True:
+        pipeline.run()
+        yield batch_size
+
+
+def _cuts(asked: Asked) -> list[v2.Transform]:
+    return [v2.Resize(asked.size), v2.CenterCrop(asked.size), v2.RandomCrop(asked.crop), v2.RandomHorizontalFlip()]
+
+
+def _load(dataset: ImageFolder, asked: Asked) -> Reader:
     loader = DataLoader(
         dataset,
-        batch_size,
+        asked.batch_size,
         shuffle=True,
-        num_workers=workers,
+        num_workers=asked.threads,
         drop_last=True,
         persistent_workers=True,
+        multiprocessing_context="fork",  # what users have; the processes of the bench would start workers as they were started
         pin_memory=torch.cuda.is_available(),
     )
-    batches = _endless(loader)
-    return lambda: len(next(batches)[0])
-
-
-def _endless(loader: "DataLoader[Any]") -> Iterator[Any]:
     while True:
-        yield from loader
-
-
-def _of_pipeline(pipeline: Any, batch_size: int) -> Step:
-    pipeline.build()
-
-    def step() -> int:
-        pipeline.run()
-        return batch_size
-
-    return step
+        for images, _ in loader:
+            yield len(images)

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -44,13 +44,13 @@ def take_turns(
     return rates
 
 
-def rate_of(step: Callable[[], int], seconds: float, warm_up: int) -> float:
-    """How many a second `step` does, by what it returns, over `seconds` after `warm_up` calls that are not counted."""
+def rate_of(batches: Iterator[int], seconds: float, warm_up: int) -> float:
+    """How many a second are in the batches, by what they give, over `seconds` after `warm_up` batches that are not counted."""
     for _ in range(warm_up):
-        step()
+        next(batches)
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        done += step()
+        done += next(batches)
     return done / (time.perf_counter() - began)
 
 

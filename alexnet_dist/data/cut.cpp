@@ -20,6 +20,7 @@ namespace {
 constexpr int COLOURS = 3;
 constexpr int LANES = 16;  // bytes that are moved at once
 constexpr int ROWS = 64;
+constexpr int64_t LINE = 64;  // bytes of a cache line
 
 // The same fields in the same order as in cutting.py.
 struct Place {
@@ -42,6 +43,12 @@ inline Bytes load(const uint8_t* from) {
     Bytes bytes;
     std::memcpy(&bytes, from, sizeof bytes);
     return bytes;
+}
+
+// Ask for bytes early: what another core has decoded lies in that core's cache.
+template <bool TO_WRITE>
+inline void fetch(const uint8_t* from, const uint8_t* end) {
+    for (; from < end; from += LINE) __builtin_prefetch(from, TO_WRITE);
 }
 
 inline void store(Bytes bytes, uint8_t* to) { std::memcpy(to, &bytes, sizeof bytes); }
@@ -221,9 +228,12 @@ struct Gather {
     // Rows of the region -> rows of the crop's width, which have room for whole lanes.
     void run(const uint8_t* from, int64_t from_stride, int64_t rows, int precision, uint8_t* to, int64_t to_stride) const {
         const auto run = pairs == 1 ? &Gather::run_pairs<1> : pairs == 2 ? &Gather::run_pairs<2> : &Gather::run_pairs<3>;
-        for (int64_t top = 0; top < rows; top += ROWS_AT_ONCE)
+        for (int64_t top = 0; top < rows; top += ROWS_AT_ONCE) {
+            const int64_t next = std::min(top + ROWS_AT_ONCE, rows), after = std::min(next + ROWS_AT_ONCE, rows);
+            fetch<false>(from + next * from_stride, from + after * from_stride);
             (this->*run)(
-                from + top * from_stride, from_stride, std::min(ROWS_AT_ONCE, rows - top), precision, to + top * to_stride, to_stride);
+                from + top * from_stride, from_stride, next - top, precision, to + top * to_stride, to_stride);
+        }
     }
 
     template <int PAIRS>
@@ -324,6 +334,11 @@ extern "C" void cut(
 extern "C" void mirror(uint8_t* crops, const int64_t* images, int64_t count, int64_t crop) {
     std::vector<uint8_t> spare;
     const int64_t row = crop * COLOURS;
-    for (int64_t i = 0; i < count; ++i)
-        for (int64_t y = 0; y < crop; ++y) mirror_row(crops + (images[i] * crop + y) * row, crop, spare);
+    for (int64_t i = 0; i < count; ++i) {
+        uint8_t* image = crops + images[i] * crop * row;
+        for (int64_t y = 0; y < crop; ++y) {
+            fetch<true>(image + std::min(y + 4, crop) * row, image + std::min(y + 5, crop) * row);
+            mirror_row(image + y * row, crop, spare);
+        }
+    }
 }
