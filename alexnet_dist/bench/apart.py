@@ -1,8 +1,9 @@
-"""A reader in a process of its own, as who uses it has it."""
+"""Each reader in a process of its own, as those who use it have it."""
 
 import multiprocessing
 import signal
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 
 import torch
@@ -12,8 +13,23 @@ from alexnet_dist.bench.rounds import rate_of
 from alexnet_dist.errors import RunFailed, UserError
 
 
+@contextmanager
+def readers_apart(asked: Asked) -> Iterator[dict[str, "Apart"]]:
+    """All the readers by name, started and ready. Their processes end with the context, or with the process that started them."""
+    readers = {name: Apart(name, asked) for name in READERS}
+    try:
+        for reader in readers.values():
+            reader.wait()
+        yield readers
+    finally:
+        for reader in readers.values():
+            reader.close()
+        for reader in readers.values():
+            reader.join()
+
+
 class Apart:
-    """Starts the process, which ends with the context or with the process that started it. `measure` after `wait`."""
+    """A process that measures one reader."""
 
     def __init__(self, name: str, asked: Asked) -> None:
         context = multiprocessing.get_context("spawn")
@@ -23,44 +39,40 @@ class Apart:
         self._process.start()
         theirs.close()  # or nobody would notice the end of the other side
 
-    def __enter__(self) -> "Apart":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-        self._process.join()
-
     def wait(self) -> None:
         """Until it has imported what it needs."""
-        self._receive()
+        self._ask(None)
 
     def measure(self, seconds: float, warm_up: int) -> float:
         """Images a second over so many seconds, after batches that are not counted. Raises UserError as the reader does."""
-        self._connection.send((seconds, warm_up))
-        rate = self._receive()
-        assert rate is not None
-        return rate
+        return self._ask((seconds, warm_up))
 
-    def _receive(self) -> float | None:
+    def close(self) -> None:
+        """Have it end, after the measurement under way."""
+        self._connection.close()
+
+    def join(self) -> None:
+        """Until it has ended."""
+        self._process.join()
+
+    def _ask(self, turn: tuple[float, int] | None) -> float:
         try:
-            received: float | UserError | None = self._connection.recv()
-        except EOFError:
+            self._connection.send(turn)
+            answer: float | UserError = self._connection.recv()
+        except (EOFError, ConnectionError):
             raise RunFailed(f"the process of '{self._name}' failed: what is above says why") from None
-        if isinstance(received, UserError):
-            raise received
-        return received
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
 
 
 def _serve(connection: Connection, name: str, asked: Asked) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one, whose end ends it
     torch.set_num_threads(1)  # a reader is told its threads: torch's own would be more than that
     with suppress(EOFError, ConnectionError), closing(READERS[name](asked)) as batches:
-        connection.send(None)
         while True:
-            seconds, warm_up = connection.recv()
+            turn: tuple[float, int] | None = connection.recv()
             try:
-                rate = rate_of(batches, seconds, warm_up)
+                connection.send(rate_of(batches, *turn) if turn else 0.0)
             except UserError as error:
                 connection.send(error)
-            else:
-                connection.send(rate)

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -13,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from alexnet_dist.bench.apart import Apart
-from alexnet_dist.bench.readers import FEED, READERS, Asked
+from alexnet_dist.bench.apart import readers_apart
+from alexnet_dist.bench.readers import FEED, Asked
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.commands import command
 from alexnet_dist.data.images import open_split
@@ -78,10 +77,7 @@ def measure(asked: Asked, settings: BenchDataSettings, show: Callable[[int, int]
     count = len(asked.images())
     if count < settings.batch_size:
         raise UserError(f"{asked.root} has {count} images, fewer than a batch: set batch_size={count} or less")
-    with ExitStack() as processes:
-        readers = {name: processes.enter_context(Apart(name, asked)) for name in READERS}
-        for reader in readers.values():
-            reader.wait()
+    with readers_apart(asked) as readers:
         warm_up = 2 * (count // settings.batch_size)
         turns = {name: partial(reader.measure, settings.seconds, warm_up) for name, reader in readers.items()}
         return take_turns(turns, settings.rounds, show)
