@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.parallel import flight_recorder
 from alexnet_dist.parallel.crossing import Crossing
+from alexnet_dist.parallel.gloo import shared_gloo
 from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.
@@ -223,13 +224,14 @@ def _join(
     overlap: bool,
 ) -> Mesh:
     """Make the process groups."""
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    gloo = shared_gloo()
+    backend = f"cpu:{gloo},cuda:nccl" if device.type == "cuda" else gloo
     dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes, timeout=limit)
     devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
     pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
     own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
     crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
-    host_group, checkpoint_group = (dist.new_group(backend="gloo", timeout=limit) for _ in range(2))
+    host_group, checkpoint_group = (dist.new_group(backend=gloo, timeout=limit) for _ in range(2))
     assert isinstance(host_group, dist.ProcessGroup)
     assert isinstance(checkpoint_group, dist.ProcessGroup)
     return Mesh(

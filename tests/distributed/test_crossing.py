@@ -1,5 +1,8 @@
 """Gradients through a crossing, in double precision, between real processes."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -69,3 +72,16 @@ def test_parts_stand_in_tower_order_and_bytes_are_counted() -> None:
     for whole, sent in run_processes(_cross_once, 2, 5):
         assert torch.equal(whole, expected)
         assert sent == 3 * 5 * 4
+
+
+def _threads_of_gloo(interfaces: str | None) -> int:
+    if interfaces:
+        os.environ["GLOO_SOCKET_IFNAME"] = interfaces
+    with join_mesh(2, torch.device("cpu"), timeout=60) as mesh:
+        mesh.crossing(torch.zeros(1, 1, 1, 1))
+        return [task.read_text() for task in Path("/proc/self/task").glob("*/comm")].count("gloo_tcp_loop\n")
+
+
+@pytest.mark.parametrize(("interfaces", "threads"), [(None, 1), ("lo", 1), ("lo,lo", 2)])
+def test_all_groups_of_a_process_share_the_threads_of_gloo(interfaces: str | None, threads: int) -> None:
+    assert run_processes(_threads_of_gloo, 2, interfaces) == [threads] * 2
