@@ -32,7 +32,8 @@ class Apart:
     """A process that measures one reader."""
 
     def __init__(self, name: str, asked: Asked) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # what all need is imported once
         self._name = name
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, name, asked))

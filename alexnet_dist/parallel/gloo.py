@@ -32,6 +32,6 @@ def _devices() -> list[ProcessGroupGloo.Device]:
 
 def _create(options: Any, _: object) -> ProcessGroupGloo:
     own = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # the stubs lack it
-    own._devices, own._timeout = _devices(), options.timeout
+    own._devices, own._threads, own._timeout = _devices(), 2 * len(_devices()), options.timeout  # threads as torch has them
     own.group_name, own.global_ranks_in_group = options.group_id, options.global_ranks_in_group  # for the flight recorder
     return ProcessGroupGloo(options.store, options.group_rank, options.group_size, own)
