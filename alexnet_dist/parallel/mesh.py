@@ -224,8 +224,9 @@ def _join(
     overlap: bool,
 ) -> Mesh:
     """Make the process groups."""
-    gloo = shared_gloo()
-    backend = f"cpu:{gloo},cuda:nccl" if device.type == "cuda" else gloo
+    cuda = device.type == "cuda"
+    gloo = "gloo" if cuda else shared_gloo()  # beside a GPU its threads are in nobody's way
+    backend = "cpu:gloo,cuda:nccl" if cuda else gloo
     dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes, timeout=limit)
     devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
     pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
