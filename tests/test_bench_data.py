@@ -1,7 +1,15 @@
 """The data bench on drawn images, as a command."""
 
 import json
+import os
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
+
+import psutil
+import pytest
 
 from tests.commands import run_command
 
@@ -20,3 +28,56 @@ def test_the_bench_measures_every_reader_on_files_and_packed(drawn_images: Path,
     again = run_command("bench", "data", *words, cwd=tmp_path)
     assert again.returncode == 2
     assert "figures.json is there already" in again.stderr
+
+
+def take_two_classes(drawn_images: Path, folder: Path) -> Path:
+    for name in sorted(os.listdir(drawn_images / "train"))[:2]:
+        (folder / "train" / name).mkdir(parents=True)
+        for file in sorted((drawn_images / "train" / name).iterdir())[:12]:
+            shutil.copy(file, folder / "train" / name)
+    return folder
+
+
+def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) -> None:
+    root = take_two_classes(drawn_images, tmp_path / "images")
+    bad = next(root.glob("train/*/*"))
+    bad.write_text("no image")
+    done = run_command("bench", "data", f"root={root}", "size=48", "crop=40", "batch_size=16", "seconds=0.2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {bad} cannot be decoded (not an image" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_its_processes_end_with_it_in_the_middle_of_a_turn(
+    signum: signal.Signals, status: int, drawn_images: Path, tmp_path: Path
+) -> None:
+    root = take_two_classes(drawn_images, tmp_path / "images")
+    words = [f"root={root}", "size=48", "crop=40", "batch_size=16", "seconds=300"]
+    with (tmp_path / "said").open("wb") as said:
+        bench = psutil.Popen(
+            [sys.executable, "-m", "alexnet_dist.bench", "data", *words],
+            cwd=tmp_path,
+            stdout=said,
+            stderr=said,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored where tests are started
+            start_new_session=True,
+        )
+    begun = time.monotonic()
+    while "files as they are 0/" not in (tmp_path / "said").read_text():
+        assert time.monotonic() - begun < 120, (tmp_path / "said").read_text()
+        time.sleep(0.2)
+    time.sleep(5)
+    processes = bench.children(recursive=True)
+    assert len(processes) > 6
+    if signum == signal.SIGINT:  # as a terminal does
+        os.killpg(bench.pid, signum)
+    else:
+        bench.send_signal(signum)
+    assert bench.wait(60) == status
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    said_at_the_end = (tmp_path / "said").read_text().splitlines()[-1]
+    assert "Traceback" not in (tmp_path / "said").read_text()
+    assert signum == signal.SIGKILL or said_at_the_end == "interrupted"

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 
@@ -12,12 +12,22 @@ from alexnet_dist.bench.readers import READERS, Asked
 from alexnet_dist.bench.rounds import rate_of
 from alexnet_dist.errors import RunFailed, UserError
 
+# Seconds to measure and batches before them that do not count; None: say when everything is imported.
+Turn = tuple[float, int] | None
+
 
 @contextmanager
 def readers_apart(asked: Asked) -> Iterator[dict[str, "Apart"]]:
     """All the readers by name, started and ready. Their processes end with the context, or with the process that started them."""
-    readers = {name: Apart(name, asked) for name in READERS}
+    readers: dict[str, Apart] = {}
     try:
+        # A Ctrl-C is for this process alone, whose end ends the others.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            for name in READERS:
+                readers[name] = Apart(name, asked)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         for reader in readers.values():
             reader.wait()
         yield readers
@@ -41,7 +51,7 @@ class Apart:
         theirs.close()  # or nobody would notice the end of the other side
 
     def wait(self) -> None:
-        """Until it has imported what it needs."""
+        """Until it is ready."""
         self._ask(None)
 
     def measure(self, seconds: float, warm_up: int) -> float:
@@ -49,31 +59,51 @@ class Apart:
         return self._ask((seconds, warm_up))
 
     def close(self) -> None:
-        """Have it end, after the measurement under way."""
+        """Have it end, after the batch under way."""
         self._connection.close()
 
     def join(self) -> None:
         """Until it has ended."""
         self._process.join()
 
-    def _ask(self, turn: tuple[float, int] | None) -> float:
+    def _ask(self, turn: Turn) -> float:
         try:
             self._connection.send(turn)
             answer: float | UserError = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise RunFailed(f"the process of '{self._name}' failed: what is above says why") from None
+            self.join()
+            status = self._process.exitcode
+            raise RunFailed(f"the process of '{self._name}' failed with status {status}: what is above may say why") from None
         if isinstance(answer, UserError):
             raise answer
         return answer
 
 
+class _LeftAlone(Exception):  # noqa: N818 - it is an outcome, not an error
+    """The other side has closed the connection, or has ended."""
+
+
 def _serve(connection: Connection, name: str, asked: Asked) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one, whose end ends it
     torch.set_num_threads(1)  # a reader is told its threads: torch's own would be more than that
-    with suppress(EOFError, ConnectionError), closing(READERS[name](asked)) as batches:
+
+    def batches() -> Generator[int, None, None]:
+        with closing(READERS[name](asked)) as reader:
+            for count in reader:
+                if connection.poll():  # nothing is sent during a turn: it is the end
+                    raise _LeftAlone
+                yield count
+
+    with suppress(_LeftAlone), closing(batches()) as own:
         while True:
-            turn: tuple[float, int] | None = connection.recv()
             try:
-                connection.send(rate_of(batches, *turn) if turn else 0.0)
+                turn: Turn = connection.recv()
+            except (EOFError, ConnectionError):
+                raise _LeftAlone from None
+            try:
+                answer: float | UserError = rate_of(own, *turn) if turn else 0.0
             except UserError as error:
-                connection.send(error)
+                answer = error
+            try:
+                connection.send(answer)
+            except ConnectionError:
+                raise _LeftAlone from None

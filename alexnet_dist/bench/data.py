@@ -70,7 +70,7 @@ def run(config: dict[str, Any]) -> None:
 
 
 def measure(asked: Asked, settings: BenchDataSettings, show: Callable[[int, int], None]) -> dict[str, list[float]]:
-    """Images a second of every reader, a figure a round; no reader's first two epochs are in them.
+    """Images a second of every reader, a figure a round; what it does in two epochs before each is not in it.
 
     Each has a process of its own, so that none runs in what another leaves behind, such as memory in pieces.
     """

@@ -5,6 +5,7 @@ A reader is an endless generator that gives, for every batch, how many images it
 
 import itertools
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Asked:
 
 def this_feed(asked: Asked) -> Reader:
     """The feed of a training process that has no peer."""
-    with TrainFeed(
+    feed = TrainFeed(
         asked.images(),
         seed=0,
         batch_size=asked.batch_size,
@@ -61,13 +62,14 @@ def this_feed(asked: Asked) -> Reader:
         threads=asked.threads,
         device=asked.device,
         exchange=None,
-    ) as feed:
+    )
+    with closing(feed):
         for batch in feed:
             yield len(batch.labels)
 
 
 def bare_decoder(asked: Asked) -> Reader:
-    """DALI's decoder alone, on bytes that are in memory: whole images. Its threads are pinned as the feed's are."""
+    """DALI's decoder alone, of whole images whose bytes are in memory. Its threads are pinned as the feed's are."""
     images, size = asked.images(), asked.batch_size
     encoded = [np.array(images.read(index)) for index in range(min(len(images), 4096))]
     batches = itertools.cycle([encoded[i : i + size] for i in range(0, len(encoded) - size + 1, size)])

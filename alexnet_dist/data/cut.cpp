@@ -3,7 +3,8 @@
 // The pixels are those of torch's antialiased bilinear scaling of bytes, which are Pillow's, of the whole image: a pixel is a
 // weighted sum of those that a triangle reaches, first along each row, rounded to a byte, then along each column. Weights are whole
 // numbers of 2^-precision. Only the crop is computed. For the way along the rows, processors that can put the bytes of a register
-// in any order do so; for others 64 rows are transposed, so that what has the same weight lies side by side, and transposed back.
+// in any order do so, where all that is weighed fits in one; else 64 rows are transposed, so that what has the same weight lies side
+// by side, and transposed back.
 
 #include <algorithm>
 #include <cmath>

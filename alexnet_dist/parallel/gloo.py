@@ -1,7 +1,7 @@
-"""gloo with one connecting thread for all groups of a process.
+"""gloo whose groups share a process's gloo devices: one for each interface, as a rule one.
 
-torch gives each group a gloo device of its own, whose thread wakes up a hundred times a second even when nothing comes. A process
-of the mesh has seven, and on a CPU they take their time from the arithmetic.
+torch gives each group devices of its own, whose threads wake up a hundred times a second even when nothing comes. A process
+of the mesh has seven or eight, and on a CPU they take their time from the arithmetic.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import ProcessGroupGloo
 
-NAME = "gloo_of_one_thread"
+NAME = "shared_gloo"
 
 
 def shared_gloo() -> str:
