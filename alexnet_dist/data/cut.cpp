@@ -232,8 +232,7 @@ struct Gather {
         for (int64_t top = 0; top < rows; top += ROWS_AT_ONCE) {
             const int64_t next = std::min(top + ROWS_AT_ONCE, rows), after = std::min(next + ROWS_AT_ONCE, rows);
             fetch<false>(from + next * from_stride, from + after * from_stride);
-            (this->*run)(
-                from + top * from_stride, from_stride, next - top, precision, to + top * to_stride, to_stride);
+            (this->*run)(from + top * from_stride, from_stride, next - top, precision, to + top * to_stride, to_stride);
         }
     }
 
