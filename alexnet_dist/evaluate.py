@@ -18,19 +18,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from alexnet_dist.commands import distributed_command
 from alexnet_dist.errors import UserError
-from alexnet_dist.new_file import check_new, write_new
+from alexnet_dist.files import check_new, write_new
+from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.parallel.mesh import join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.results.by_class import TABLE_WIDTH, errors_by_class, table, write_csv
+from alexnet_dist.results.predictions import predict_split
+from alexnet_dist.results.submission import plan_submission
+from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
+from alexnet_dist.results.validation import Voter, measure
 from alexnet_dist.settings import Positive, PrecisionSettings, check, check_settings, strict
 from alexnet_dist.tracking.display import Display, validation_figures
-from alexnet_dist.training.by_class import TABLE_WIDTH, errors_by_class, table, write_csv
 from alexnet_dist.training.inputs import open_images, validation_feed
-from alexnet_dist.training.predictions import predict_split
 from alexnet_dist.training.step import set_precision
-from alexnet_dist.training.submission import plan_submission
-from alexnet_dist.training.trained import Trained, check_fits, load_trained, number_as, open_trained
-from alexnet_dist.training.validation import Voter, measure
 
 
 @dataclass(frozen=True, config=strict)

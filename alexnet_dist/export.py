@@ -18,18 +18,18 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from alexnet_dist import __version__
-from alexnet_dist.commands import command
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.files import check_new, publish_new
 from alexnet_dist.formats import module
 from alexnet_dist.formats.arrays import need, read_arrays
 from alexnet_dist.formats.layouts import MEAN, from_caffe, to_caffe
 from alexnet_dist.formats.onnx_file import run_onnx, write_onnx
 from alexnet_dist.formats.safetensors_file import WholeNet, save_tensors, whole_net, write_safetensors
+from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
-from alexnet_dist.new_file import check_new, publish_new
+from alexnet_dist.results.trained import Trained, load_trained, open_trained
 from alexnet_dist.settings import check, strict
-from alexnet_dist.training.trained import Trained, load_trained, open_trained
 
 TOLERANCE = 1e-4  # of logits; where they reach beyond 1, of the largest
 

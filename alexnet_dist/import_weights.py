@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.commands import command
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.files import check_new, publish_new
 from alexnet_dist.formats.arrays import read_arrays
 from alexnet_dist.formats.caffemodel import read_mean
 from alexnet_dist.formats.layouts import MEAN, TORCHVISION_MEAN, check_shapes, from_caffe, from_torchvision, is_torchvision
 from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
+from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
-from alexnet_dist.new_file import check_new, publish_new
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.settings import Settings, check, check_net, strict
 from alexnet_dist.tracking.display import Display

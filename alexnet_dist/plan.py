@@ -13,10 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from alexnet_dist.commands import command, worker
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import command, worker
+from alexnet_dist.launching.processes import outer_launcher, start_processes
 from alexnet_dist.model.table import Table, TableError, build_table
-from alexnet_dist.parallel.launch import outer_launcher, start_processes
 from alexnet_dist.parallel.mesh import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
@@ -38,7 +38,7 @@ class PlanSettings:
     epochs: Positive
     images: Positive
     device: Literal["auto", "cpu", "cuda"]
-    compile: Literal["auto", "on", "off"]
+    native: Literal["auto", "on", "off"]
     format: Literal["table", "json"]
 
 
@@ -82,7 +82,7 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     with tempfile.TemporaryDirectory() as folder:
         told = {
             "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision.kind,
-            "device": settings.device, "compile": settings.compile, "rounds": here.rounds, "parallel": asdict(settings.parallel),
+            "device": settings.device, "native": settings.native, "rounds": here.rounds, "parallel": asdict(settings.parallel),
             "output": str(Path(folder) / "machine.json"), "quiet": settings.format == "json",
         }  # fmt: skip
         if status := start_processes(worker, processes, 0, "alexnet_dist.planning.probe", told):

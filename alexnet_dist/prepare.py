@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_dist.data.output_folder import begin, locked, publish, refuse_foreign_folder, write_skipped
 from alexnet_dist.data.packed import SKIPPED, SPLITS
-from alexnet_dist.data.shards import ShardJob, ShardRecord, make_shard, read_record, record_path, start_worker
-from alexnet_dist.data.sources import SOURCES, Source, list_source
 from alexnet_dist.data.sums import Sums
-from alexnet_dist.data.verify import verify_files
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.output_folder import begin, locked, publish, refuse_foreign_folder, write_skipped
+from alexnet_dist.packing.shards import ShardJob, ShardRecord, make_shard, read_record, record_path, start_worker
+from alexnet_dist.packing.sources import SOURCES, Source, list_source
+from alexnet_dist.packing.verify import verify_files
 
 DEFAULT_SIZE = 256
 SHUFFLE_SEED = 2012
@@ -55,7 +55,7 @@ def main() -> None:
         print(f"{__doc__}\n{resources.files('alexnet_dist.conf').joinpath('prepare.yaml').read_text()}")
         return
     # Imported here because the processes of the pool import this file too, and need no torch.
-    from alexnet_dist.commands import compose, errors_as_sentences
+    from alexnet_dist.launching.commands import compose, errors_as_sentences
 
     with errors_as_sentences():
         config = compose("prepare", sys.argv[1:])

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.commands import command
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.curves import draw_comparison
 from alexnet_dist.figures.draw import read_layers
@@ -22,6 +21,7 @@ from alexnet_dist.figures.report_of_run import PAGE, report_of_run, run_table, r
 from alexnet_dist.figures.run_files import folders_of, read_run
 from alexnet_dist.figures.seen import Looking
 from alexnet_dist.figures.sweep import Comparison, Job, ablations, what_differs
+from alexnet_dist.launching.commands import command
 from alexnet_dist.settings import Positive, check, strict
 from alexnet_dist.tracking.display import Display
 

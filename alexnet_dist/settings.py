@@ -118,7 +118,7 @@ class TrainerSettings:
 
     `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
     becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
-    `compile` is whether a CPU's norms and poolings are compiled for it: where there is a compiler, always or never.
+    `native` is whether the fused operations of this device are used: where they can be had, always or never.
     """
 
     epochs: Positive
@@ -127,7 +127,7 @@ class TrainerSettings:
     log_every: Positive
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
-    compile: Literal["auto", "on", "off"]
+    native: Literal["auto", "on", "off"]
     stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
@@ -153,7 +153,7 @@ class CheckpointSettings:
 class TrackingSettings:
     """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
 
-    `signals` adds to each line of metrics.jsonl one with the size of each layer's activations and backward signal.
+    `activity` adds to each line of metrics.jsonl one with the size of each layer's activations and of their gradients.
     With `artifacts` W&B also keeps the last and the best checkpoint and the report.
     """
 
@@ -163,7 +163,7 @@ class TrackingSettings:
     group: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
-    signals: bool = False
+    activity: bool = False
     job_type: str = "train"
     artifacts: bool = False
 

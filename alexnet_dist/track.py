@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist import run_folder
-from alexnet_dist.commands import command
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
+from alexnet_dist.launching.commands import command
 from alexnet_dist.settings import TrackingSettings, check, strict
+from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.display import Display
 
 

@@ -16,18 +16,20 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet_dist import run_folder
-from alexnet_dist.commands import distributed_command, sweep_folder, swept_overrides
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.figures.closing import leave_report
+from alexnet_dist.launching.commands import distributed_command, sweep_folder, swept_overrides
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, check_place, join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.results.validation import validate
 from alexnet_dist.settings import Settings, check_settings
+from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
+from alexnet_dist.training.activity import Activity
 from alexnet_dist.training.bad_numbers import LossCheck, all_finite, where_it_began
 from alexnet_dist.training.checkpoint import check_resume, choose_checkpoint, load_checkpoint, read_state
 from alexnet_dist.training.error_count import ErrorCount
@@ -35,13 +37,11 @@ from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
-from alexnet_dist.training.signals import Signals
 from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
-from alexnet_dist.training.validation import validate
 
 
 def run(config: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def run(config: dict[str, Any]) -> None:
         train_images, val_images = open_images(settings, mesh, display)
 
         # ------------------------------------------------------------------------------ the net
-        kernels = load_kernels(trainer.compile, device, display.say)
+        kernels = load_kernels(trainer.native, device, display.say)
         net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
         net.initialise(settings.seed)
         state = TrainingState(
@@ -156,7 +156,7 @@ def run(config: dict[str, Any]) -> None:
         if state.training_error <= stop_error:
             total_steps = state.step
         meter = Meter(mesh, trainer.batch_size, table.towers)
-        signals = Signals(net, mesh) if settings.tracking.signals else None
+        activity = Activity(net, mesh) if settings.tracking.activity else None
         try:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
@@ -179,7 +179,7 @@ def run(config: dict[str, Any]) -> None:
                 images = state.preprocess.of_training(batch)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
-                with signals.watching() if signals and logged else nullcontext():
+                with activity.watching() if activity and logged else nullcontext():
                     loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
                     check = LossCheck(loss, mesh)
                     loss.backward()
@@ -199,8 +199,8 @@ def run(config: dict[str, Any]) -> None:
                     figures = {"kind": "train", **now, "lr": lr, **meter.read(loss), "top1_error": state.training_error}
                     figures["skipped_updates"] = state.skipped
                     record.training(figures, total_steps)
-                    if signals:
-                        record.signals({"kind": "signals", **now, "layers": signals.read()})
+                    if activity:
+                        record.activity({"kind": "activity", **now, "layers": activity.read()})
                     if state.training_error <= stop_error:
                         total_steps = state.step
                         display.say(f"training error {state.training_error:.2%} after epoch {now['epoch']:.2f}: it ends here")
@@ -245,7 +245,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
     processes = fitting[-1] if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
-    load_kernels(settings.trainer.compile, pick_device(settings.device, processes - 1), warn=lambda _: None)
+    load_kernels(settings.trainer.native, pick_device(settings.device, processes - 1), warn=lambda _: None)
     if settings.data.root is not None and not Path(settings.data.root).is_dir():
         raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if job is None:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from alexnet_dist import evaluate, export, import_weights
-from alexnet_dist.commands import compose
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from tests.commands import run_command, run_torchrun

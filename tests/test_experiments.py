@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from alexnet_dist import train as train_command
-from alexnet_dist.commands import compose
 from alexnet_dist.figures.published import PUBLISHED
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.settings import check_settings
 from tests.commands import read_metrics, run_command
 from tests.distributed.processes import run_processes

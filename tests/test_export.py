@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from alexnet_dist import export, import_weights
-from alexnet_dist.commands import compose
 from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import need
-from alexnet_dist.training.trained import load_trained, open_trained
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.results.trained import load_trained, open_trained
 from tests.commands import read_tensors, run_command
 from tests.data.test_decode import reference
 

@@ -15,8 +15,8 @@ from alexnet_dist.data.pictures import find_pictures, read_picture
 from alexnet_dist.errors import UserError
 from tests.commands import run_command
 from tests.data.jpegs import InMemory
-from tests.data.miniature import encoded, odd_but_good, photo, unusable
 from tests.data.test_decode import decoded
+from tests.packing.miniature import encoded, odd_but_good, photo, unusable
 
 
 def _json(*words: str, cwd: Path) -> tuple[list[dict[str, Any]], str, int]:

@@ -42,7 +42,7 @@ def some_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         (["seed=[1"], ["[1"]),
         (["trainer.max_steps=1.5"], ["trainer.max_steps", "1.5"]),
         (["trainer.batch_size=15"], ["batch_size=15", "multiple of 2"]),
-        (["trainer.compile=yes"], ["trainer.compile", "yes"]),
+        (["trainer.native=yes"], ["trainer.native", "yes"]),
         (["parallel.wire=int8"], ["parallel.wire", "int8"]),
         (["parallel.processes=3"], ["3 processes", "1, 2, 4"]),
         (["parallel.processes=two"], ["parallel.processes", "two"]),
@@ -167,8 +167,8 @@ def test_a_world_size_that_does_not_fit_under_torchrun(drawn_images: Path, tmp_p
 def test_a_compiler_that_is_asked_for_and_absent(drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     words = (*SMALL, f"data.root={drawn_images}", "run.dir=run")
-    done = run_command("train", *words, "trainer.compile=on", cwd=tmp_path)
-    _assert_sentence(done, "trainer.compile=on", "no C++ compiler (no-such-compiler)")
+    done = run_command("train", *words, "trainer.native=on", cwd=tmp_path)
+    _assert_sentence(done, "trainer.native=on", "no C++ compiler (no-such-compiler)")
     assert not (tmp_path / "run").exists()
     done = run_command("train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -183,7 +183,7 @@ def test_a_dead_network_stops_nothing(resumed: Path, tmp_path: Path, monkeypatch
 
 def test_without_wandb_nothing_of_it_is_loaded_or_left(drawn_images: Path, tmp_path: Path) -> None:
     run = (
-        "import sys; from alexnet_dist.commands import compose; from alexnet_dist import train; "
+        "import sys; from alexnet_dist.launching.commands import compose; from alexnet_dist import train; "
         "train.run(compose('train', sys.argv[1:])); print('loaded' if 'wandb' in sys.modules else 'not loaded')"
     )
     words = ("tracking=none", "run.dir=run", f"data.root={drawn_images}", "trainer.max_steps=2", "evaluation.views=1")

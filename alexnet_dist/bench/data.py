@@ -15,10 +15,10 @@ from rich.table import Table
 from alexnet_dist.bench.apart import readers_apart
 from alexnet_dist.bench.readers import FEED, Asked
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
-from alexnet_dist.commands import command
 from alexnet_dist.data.images import open_split
 from alexnet_dist.data.packed import PackedImages, open_packed
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.mesh import pick_device, share_cores
 from alexnet_dist.prepare import Options, prepare
 from alexnet_dist.settings import Positive, check, strict

@@ -22,14 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
-from alexnet_dist.commands import distributed_command
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table, TableError, build_table
-from alexnet_dist.model.tail import Kernels
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores

@@ -14,7 +14,7 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from alexnet_dist.data.places import Places
 from alexnet_dist.errors import tell
-from alexnet_dist.native import CompilerError, load_library
+from alexnet_dist.kernels.native import CompilerError, load_library
 
 TensorList = TensorListCPU | TensorListGPU
 

@@ -16,7 +16,7 @@ import torch
 from alexnet_dist.data.background import Background
 from alexnet_dist.data.decode import Cuts, decode
 from alexnet_dist.data.images import Images
-from alexnet_dist.data.plan import Draws, draws, epoch_order
+from alexnet_dist.data.sampling import Draws, draws, epoch_order
 from alexnet_dist.errors import UserError
 
 # uint8 [n, H, W, C] of every process of a replica -> [parts * n, H, W, C], in the order of the parts.
@@ -33,7 +33,7 @@ class Batch:
     """A replica's b images of one step, on the device.
 
     epoch, index: which batch of which epoch. samples: int64 [b], NumPy. pixels: uint8 [b, 3, crop, crop], channels last in
-    memory. labels: int64 [b]. What was drawn for each image (data/plan.py): offsets y, x int64 [b], mirror bool [b], colour
+    memory. labels: int64 [b]. What was drawn for each image (data/sampling.py): offsets y, x int64 [b], mirror bool [b], colour
     float32 [b, 3].
     """
 

@@ -9,7 +9,7 @@ import torch
 
 from alexnet_dist.data.decode import Cuts, decode
 from alexnet_dist.data.images import Images
-from alexnet_dist.data.plan import epoch_order
+from alexnet_dist.data.sampling import epoch_order
 
 _BATCH = 32
 

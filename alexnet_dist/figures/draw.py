@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.figures.activity import draw_activity
 from alexnet_dist.figures.curves import draw_curves
 from alexnet_dist.figures.kernels import colour_shares, draw_kernels, first_kernels
 from alexnet_dist.figures.neighbours import draw_neighbours
 from alexnet_dist.figures.predictions import draw_confusion, draw_predictions
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.seen import Looking, Seen, look_at_images, read_seen
-from alexnet_dist.figures.signals import draw_signals
 from alexnet_dist.figures.step_time import draw_layers, draw_step_time
 
 
@@ -54,7 +54,7 @@ def draw_run(
 
     drawn("curves", lambda path: draw_curves(run, path))
     drawn("step_time", lambda path: draw_step_time(run, path))
-    drawn("signals", lambda path: draw_signals(run, path))
+    drawn("activity", lambda path: draw_activity(run, path))
     if layers:
         drawn("layers", lambda path: draw_layers(layers, path))
     table = run.table()

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from alexnet_dist.commands import command
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import FIGURE_1
+from alexnet_dist.launching.commands import command
 from alexnet_dist.model.layers import ACTIVATIONS
 from alexnet_dist.settings import check, strict
 

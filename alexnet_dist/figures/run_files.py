@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from alexnet_dist import run_folder
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint, read_state
 

@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from alexnet_dist.commands import command
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import command
 from alexnet_dist.model.described import HEADINGS, described
 from alexnet_dist.model.table import Table, TableError, build_table
 

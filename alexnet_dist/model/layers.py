@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alexnet_dist.kernels.tail import Kernels, Step, Tail, join_operations
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.joint import Crossing, product, product_of_all
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
-from alexnet_dist.model.tail import Kernels, Step, Tail, join_operations
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
+from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.joint import Alone, Crossing
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table
-from alexnet_dist.model.tail import Kernels
 
 
 class Net(nn.Module):

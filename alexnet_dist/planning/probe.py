@@ -18,12 +18,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 
+from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.cost import Cost, costs
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.model.tail import Kernels
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
@@ -48,7 +48,7 @@ class ProbeSettings:
     batch_size: Positive
     precision: Precision
     device: str
-    compile: Literal["auto", "on", "off"]
+    native: Literal["auto", "on", "off"]
     rounds: Positive
     parallel: ParallelSettings
     output: str
@@ -64,7 +64,7 @@ def run(config: dict[str, Any]) -> None:
     parallel = settings.parallel
     with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
         with Display(mesh.rank or settings.quiet) as display:
-            kernels = load_kernels(settings.compile, device, display.say)
+            kernels = load_kernels(settings.native, device, display.say)
             if device.type == "cpu":
                 keep_freed_memory()
             machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)

@@ -23,7 +23,7 @@ _FINISH_SECONDS = 120.0  # for W&B, while the run's other processes wait
 
 
 class Record:
-    """Takes the run's figures, one dictionary each time; `kind` is `train`, `signals` or `val`.
+    """Takes the run's figures, one dictionary each time; `kind` is `train`, `activity` or `val`.
 
     `wandb` is the run in W&B, where there is one. Wherever a figure is a list, it has an entry for each tower.
     """
@@ -69,8 +69,8 @@ class Record:
         self.display.show("training", record["step"], total_steps, training_figures(record, self._validated))
         self._write(record)
 
-    def signals(self, record: dict[str, Any]) -> None:
-        """The sizes of a step's activations and backward signals."""
+    def activity(self, record: dict[str, Any]) -> None:
+        """The sizes of a step's activations and of the gradients that come back."""
         self._write(record)
 
     def validation(self, record: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.trained import same_classes
 
 QUICKSTART_FOLDER = Path("data/quickstart")
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels.native import CompilerError
+from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.tail import Kernels
-from alexnet_dist.native import CompilerError
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, share_cores
 
@@ -46,8 +46,8 @@ def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None])
         return Kernels()
     except CompilerError as error:
         if wanted == "on":
-            raise UserError(f"trainer.compile=on, but {error}: install one, or set trainer.compile=auto") from None
-        warn(f"warning: {error}: norms and poolings are torch's, which take longer (as with trainer.compile=off)")
+            raise UserError(f"trainer.native=on, but {error}: install one, or set trainer.native=auto") from None
+        warn(f"warning: {error}: norms and poolings are torch's, which take longer (as with trainer.native=off)")
         return None
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.sgd import sgd
 
-from alexnet_dist.native import load_library
+from alexnet_dist.kernels.native import load_library
 from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
 
 # Elements of a parameter that the CPU updates at a time: their weights, gradients and velocities stay in its cache meanwhile.

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_dist import native
 from alexnet_dist.data import cutting
 from alexnet_dist.data.places import Places
+from alexnet_dist.kernels import native
 from tests.data.jpegs import InMemory, encoded, photo
 from tests.data.test_decode import decoded, drawn_cuts
 

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from alexnet_dist.data.decode import Cuts, decode
 from alexnet_dist.data.images import Images, open_folder
-from alexnet_dist.data.plan import draws
+from alexnet_dist.data.sampling import draws
 from alexnet_dist.errors import UserError
 from tests.data.jpegs import InMemory, encoded, make_folder, photo
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from alexnet_dist.data.decode import Cuts, decode
 from alexnet_dist.data.feed import AHEAD, Batch, TrainFeed, ValidationFeed
 from alexnet_dist.data.images import ImageFolder, open_folder
-from alexnet_dist.data.plan import epoch_order
+from alexnet_dist.data.sampling import epoch_order
 from alexnet_dist.errors import UserError
 from tests.data.jpegs import InMemory, encoded, make_folder, photo
 from tests.distributed.processes import run_processes

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from alexnet_dist.data.packed import INDEX_ROW, is_packed, open_packed
-from alexnet_dist.data.verify import check_shard
 from alexnet_dist.errors import UserError
-from tests.data.miniature import encoded, pack_here, photo, write_files
+from alexnet_dist.packing.verify import check_shard
+from tests.packing.miniature import encoded, pack_here, photo, write_files
 
 
 @pytest.fixture(scope="module")

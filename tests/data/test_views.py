@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from alexnet_dist.data.feed import Batch
-from alexnet_dist.data.plan import draws
+from alexnet_dist.data.sampling import draws
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alexnet_dist.commands import compose
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.planning.machine import slowed
@@ -61,7 +61,7 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
     precision = config["precision"]["kind"]
     with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]]) as mesh:
-        kernels = load_kernels(config["trainer"]["compile"], cpu, print)
+        kernels = load_kernels(config["trainer"]["native"], cpu, print)
         keep_freed_memory()
         step = training_step(table, batch, precision, mesh, kernels)
         job = Job.of(table, batch, precision, parallel["wire"])

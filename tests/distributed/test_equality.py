@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet_dist.commands import compose
+from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.model.tail import Kernels
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.training.step import loss_of, set_precision
 from tests.distributed.processes import run_processes

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from alexnet_dist.commands import compose
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table

@@ -1,11 +1,11 @@
-"""What curves and pictures of signals are drawn of."""
+"""What curves and pictures of activity are drawn of."""
 
 from pathlib import Path
 from typing import Any
 
+from alexnet_dist.figures.activity import draw_activity
 from alexnet_dist.figures.curves import draw_curves
 from alexnet_dist.figures.run_files import RunFiles
-from alexnet_dist.figures.signals import draw_signals
 
 
 def _run(*records: dict[str, Any]) -> RunFiles:
@@ -31,17 +31,17 @@ def test_a_loss_that_was_no_number_leaves_a_gap_and_not_a_failure(tmp_path: Path
 
 def test_without_records_nothing_is_drawn(tmp_path: Path) -> None:
     assert not draw_curves(_run(), tmp_path / "curves.svg")
-    assert not draw_signals(_run(_step(10, 0.01)), tmp_path / "signals.svg")
+    assert not draw_activity(_run(_step(10, 0.01)), tmp_path / "activity.svg")
     assert not list(tmp_path.iterdir())
 
 
 def test_signals_are_drawn_for_every_layer_and_tower(tmp_path: Path) -> None:
     sizes = {"activation": [1.0, 0.5], "gradient": [1e-3, 0.0], "saturated": [0.1, 0.2], "dead": [0.0, 1.0]}
     records = [
-        {"kind": "signals", "step": step, "epoch": 0.0, "layers": dict.fromkeys(("conv1", "conv2", "fc3"), sizes)}
+        {"kind": "activity", "step": step, "epoch": 0.0, "layers": dict.fromkeys(("conv1", "conv2", "fc3"), sizes)}
         for step in (1, 20, 40)
     ]
-    assert draw_signals(_run(*records), tmp_path / "signals.svg")
-    drawn = (tmp_path / "signals.svg").read_text()
-    for name in ("conv1", "conv2", "fc3", "Backward signal", "Saturated units"):
+    assert draw_activity(_run(*records), tmp_path / "activity.svg")
+    drawn = (tmp_path / "activity.svg").read_text()
+    for name in ("conv1", "conv2", "fc3", "Gradient that comes back", "Saturated units"):
         assert name in drawn

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alexnet_dist.commands import compose
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.figure1 import best_curves, read_curves, run, verdict
+from alexnet_dist.launching.commands import compose
 
 RUNS = [
     ("relu", 0.001, [0.6, 0.4, 0.3, 0.26]),

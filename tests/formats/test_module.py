@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alexnet_dist.commands import compose
 from alexnet_dist.formats.module import build, source_of
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 

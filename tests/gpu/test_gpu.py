@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.commands import compose
 from alexnet_dist.data.feed import TrainFeed
 from alexnet_dist.data.images import open_folder
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alexnet_dist.commands import compose
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net

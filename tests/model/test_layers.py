@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from alexnet_dist.commands import compose
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.layers import response_norm, spatial_norm
 from alexnet_dist.model.net import Net

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist.commands import compose
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table, TableError, build_table
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from alexnet_dist.commands import compose
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout
 from alexnet_dist.planning.machine import Link, Machine, slowed

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_dist.commands import compose
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.sweep_job import sweep_jobs
+from alexnet_dist.launching.sweep_job import sweep_jobs
 from tests.commands import read_metrics, run_command
 from tests.slurm.cluster import Cluster
 

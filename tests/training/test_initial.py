@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from alexnet_dist import train as train_command
-from alexnet_dist.commands import compose
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from tests.commands import read_metrics, read_tensors, train

@@ -8,9 +8,9 @@ import pytest
 from alexnet_dist.data.images import Images, Relabelled, open_folder
 from alexnet_dist.data.packed import open_packed
 from alexnet_dist.errors import UserError
-from alexnet_dist.training.predictions import Predictions
-from alexnet_dist.training.submission import plan_submission
-from tests.data.miniature import encoded, pack_here, photo, write_ilsvrc2012
+from alexnet_dist.results.predictions import Predictions
+from alexnet_dist.results.submission import plan_submission
+from tests.packing.miniature import encoded, pack_here, photo, write_ilsvrc2012
 
 # As in the devkit, the order of the numbers is not that of the WordNet ids.
 WORDS = {f"n0000000{last}": f"animal {last}" for last in (3, 1, 5, 2, 4)}

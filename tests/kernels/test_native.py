@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist import native
+from alexnet_dist.kernels import native
 
 SOURCE = Path(native.__file__).parent / "model" / "tail.cpp"
 

@@ -29,12 +29,12 @@ from PIL import Image
 
 from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode, encode_jpeg
 from alexnet_dist.data.packed import INDEX_ROW, WORK_FOLDER, crc_of, shard_name
-from alexnet_dist.data.sources import Sample
 from alexnet_dist.data.sums import Sums
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.sources import Sample
 
 if TYPE_CHECKING:
-    from alexnet_dist.data.dali_check import DaliCheck
+    from alexnet_dist.packing.dali_check import DaliCheck
 
 _progress: "Synchronized[int] | None" = None
 _stop: Event | None = None
@@ -161,7 +161,7 @@ def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]
 def _dali_takes(original: bytes, width: int, height: int) -> bool:
     global _dali_check
     if _dali_check is None:
-        from alexnet_dist.data.dali_check import DaliCheck
+        from alexnet_dist.packing.dali_check import DaliCheck
 
         _dali_check = DaliCheck()
     return _dali_check.takes(original, width, height)

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_dist.training.predictions import Predictions
+from alexnet_dist.results.predictions import Predictions
 
 TABLE_WIDTH = 110  # a narrow terminal may fold the table's lines, but nothing is cut
 

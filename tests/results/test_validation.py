@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from alexnet_dist.training.validation import count_errors
+from alexnet_dist.results.validation import count_errors
 
 
 def test_top_1_top_5_and_loss_of_known_probabilities() -> None:

@@ -20,11 +20,11 @@ from torchvision.transforms.functional import center_crop
 
 from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode
 from alexnet_dist.data.packed import PackedImages, open_packed, read_statistics
-from alexnet_dist.data.shards import ShardJob, make_shard
-from alexnet_dist.data.sources import Sample
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.shards import ShardJob, make_shard
+from alexnet_dist.packing.sources import Sample
 from alexnet_dist.prepare import main
-from tests.data.miniature import (
+from tests.packing.miniature import (
     SHARED_DATA,
     checksums,
     encoded,

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from alexnet_dist.kernels.tail import Kernels, Tail, join_operations
 from alexnet_dist.model.layers import response_norm
 from alexnet_dist.model.table import Operation
-from alexnet_dist.model.tail import Kernels, Tail, join_operations
 
 RELU = Operation("relu", "relu", {})
 NORM = Operation("lrn", "response_norm", {"size": 5, "alpha": 0.02, "beta": 0.75, "k": 2})

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from alexnet_dist.data.plan import draws, epoch_order
+from alexnet_dist.data.sampling import draws, epoch_order
 
 ORDER = [4, 2, 0, 6, 1, 5, 7, 3]
 DRAWN = ([15, 22], [25, 20], [False, True])
@@ -70,5 +70,5 @@ def test_plan_is_the_same_in_another_process_and_forever() -> None:
     drawn = draws(1, 2, np.array([0, 1_281_166]), 33, True)
     assert (drawn.y.tolist(), drawn.x.tolist(), drawn.mirror.tolist()) == DRAWN
     np.testing.assert_allclose(drawn.colour, COLOUR, rtol=1e-6)
-    code = "from alexnet_dist.data.plan import epoch_order; print(epoch_order(1, 2, 8).tolist())"
+    code = "from alexnet_dist.data.sampling import epoch_order; print(epoch_order(1, 2, 8).tolist())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == f"{ORDER}\n"

@@ -35,9 +35,9 @@ from alexnet_dist.data.packed import (
     read_manifest,
     shard_name,
 )
-from alexnet_dist.data.shards import ShardRecord
 from alexnet_dist.data.sums import Sums
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.shards import ShardRecord
 
 LOCK = ".lock"
 

@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from alexnet_dist import run_folder
 from alexnet_dist.errors import RunFailed, Stopped, UserError, tell
-from alexnet_dist.parallel.launch import CRASHED, adopt_srun, outer_launcher, start_processes
+from alexnet_dist.launching.processes import CRASHED, adopt_srun, outer_launcher, start_processes
 from alexnet_dist.parallel.peers import LOST, LostPeerError
+from alexnet_dist.tracking import run_folder
 
 CONFIGURATION = "alexnet_dist.conf"
 USER_ERROR_STATUS = 2

@@ -1,4 +1,4 @@
-"""The signal through the layers over time: sizes of activations and of their gradients, shares of saturated and dead units."""
+"""Activity through the layers over time: sizes of activations and of their gradients, shares of saturated and dead units."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ from alexnet_dist.figures.style import drawing
 
 _PANELS = (
     ("activation", "Activations, root mean square", True),
-    ("gradient", "Backward signal, root mean square", True),
+    ("gradient", "Gradient that comes back, root mean square", True),
     ("saturated", "Saturated units", False),
     ("dead", "Dead units", False),
 )
 
 
-def draw_signals(run: RunFiles, path: Path) -> bool:
+def draw_activity(run: RunFiles, path: Path) -> bool:
     """A panel for each figure: layers and towers from top to bottom, steps from left to right, the colour says how much.
 
-    False, and no file, where the run kept no signals.
+    False, and no file, where the run recorded no activity.
     """
-    records = run.of_kind("signals")
+    records = run.of_kind("activity")
     if not records:
         return False
     layers = list(records[-1]["layers"])

@@ -1,6 +1,7 @@
 """One job of a sweep, for a job array in which each task runs one: the overrides that `-m` would give to the job of a number.
 
-python -m alexnet_dist.sweep_job 2 optimizer.lr=0.005,0.01,0.02 seed=0      prints optimizer.lr=0.02 and seed=0, one a line
+python -m alexnet_dist.launching.sweep_job 2 optimizer.lr=0.005,0.01,0.02 seed=0
+    prints optimizer.lr=0.02 and seed=0, one a line
 """
 
 import sys
@@ -10,8 +11,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from alexnet_dist.commands import CONFIGURATION, errors_as_sentences
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import CONFIGURATION, errors_as_sentences
 
 
 def sweep_jobs(words: list[str]) -> list[list[str]]:

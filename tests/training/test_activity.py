@@ -1,4 +1,4 @@
-"""The signals of a step, for any layout, are those of a plain computation."""
+"""The activity of a step, for any layout, are those of a plain computation."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.training.signals import SATURATED, Signals
+from alexnet_dist.training.activity import SATURATED, Activity
 from alexnet_dist.training.step import loss_of, set_precision
 from tests.distributed.processes import run_processes
 
@@ -60,7 +60,7 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor]:
     return 60 * torch.randn(IMAGES, 3, 8, 8, generator=generator), torch.randint(4, (IMAGES,), generator=generator)
 
 
-def _signals() -> tuple[dict[str, Any], bool]:
+def _activity() -> tuple[dict[str, Any], bool]:
     """What a process reads after a watched step, and whether an unwatched step is then left alone."""
     cpu = torch.device("cpu")
     with join_mesh(2, cpu, timeout=60) as mesh:
@@ -73,14 +73,14 @@ def _signals() -> tuple[dict[str, Any], bool]:
         if mesh.layout.replicas > 1:
             network = DistributedDataParallel(net, process_group=mesh.replica_group)
         images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch())
-        signals = Signals(net, mesh)
+        activity = Activity(net, mesh)
 
         def step() -> None:
             loss_of(network, images, labels, DropoutKey(0, 0), mesh, set_precision("fp32", cpu))[0].backward()
 
-        with signals.watching():
+        with activity.watching():
             step()
-        first = signals.read()
+        first = activity.read()
         step()
         unwatched = all(layer.watch is None and not layer._forward_hooks for layer in net.children())
         return first, unwatched
@@ -119,10 +119,10 @@ def _expected() -> dict[str, dict[str, list[float]]]:
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_signals_are_those_of_a_plain_net(processes: int) -> None:
+def test_activity_are_those_of_a_plain_net(processes: int) -> None:
     expected = _expected()
-    for signals, unwatched in run_processes(_signals, processes):
+    for activity, unwatched in run_processes(_activity, processes):
         assert unwatched
-        assert list(signals) == list(expected)
+        assert list(activity) == list(expected)
         for name, figures in expected.items():
-            assert signals[name] == {key: pytest.approx(values, rel=1e-5) for key, values in figures.items()}, name
+            assert activity[name] == {key: pytest.approx(values, rel=1e-5) for key, values in figures.items()}, name

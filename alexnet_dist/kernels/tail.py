@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from alexnet_dist.kernels.native import load_library
 from alexnet_dist.model.table import Operation
-from alexnet_dist.native import load_library
 
 _DTYPES = {torch.float32: "float", torch.bfloat16: "bf16"}
 

@@ -13,13 +13,13 @@ SETTINGS = ("data.size=64", "trainer.batch_size=16", "trainer.max_steps=40", "op
 @pytest.fixture(scope="module")
 def compiled(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compiled")
-    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "trainer.compile=on", cwd=folder)
+    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "trainer.native=on", cwd=folder)
     return folder / "run"
 
 
 @pytest.mark.slow
 def test_nothing_compiled_gives_the_same_run_within_rounding(compiled: Path, drawn_images: Path, tmp_path: Path) -> None:
-    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "trainer.compile=off", cwd=tmp_path)
+    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "trainer.native=off", cwd=tmp_path)
     ours, theirs = (
         [record["loss"] for record in read_metrics(run) if record["kind"] == "train"] for run in (compiled, tmp_path / "run")
     )

@@ -15,11 +15,11 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from alexnet_dist.data.output_folder import begin, locked, publish
 from alexnet_dist.data.packed import SPLITS
-from alexnet_dist.data.shards import make_shard, read_record
-from alexnet_dist.data.sources import list_source
 from alexnet_dist.data.sums import Sums
+from alexnet_dist.packing.output_folder import begin, locked, publish
+from alexnet_dist.packing.shards import make_shard, read_record
+from alexnet_dist.packing.sources import list_source
 from alexnet_dist.prepare import Options, plan_shards, what_it_is_made_of
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

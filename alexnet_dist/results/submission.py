@@ -10,9 +10,9 @@ import numpy as np
 
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.packed import PackedImages
-from alexnet_dist.data.sources import read_devkit
 from alexnet_dist.errors import UserError
-from alexnet_dist.training.predictions import Predictions
+from alexnet_dist.packing.sources import read_devkit
+from alexnet_dist.results.predictions import Predictions
 
 LABELS = 5
 _NUMBERED_IMAGE = re.compile(r"ILSVRC\d{4}_(?:val|test)_(\d{8})")

@@ -1,4 +1,4 @@
-"""The signals of a step, by layer and tower: how large the activations are and the gradient that comes back, how many units are
+"""The activity of a step, by layer and tower: how large the activations are and the gradient that comes back, how many units are
 saturated or dead. They show why tanh and sigmoid nets learn slower (paper, section 3.1)."""
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ SATURATED = 0.99
 _SUMS = 5
 
 
-class Signals:
+class Activity:
     """Watches steps of a net on demand; a step that is not watched costs nothing."""
 
     def __init__(self, net: Net, mesh: Mesh) -> None:

@@ -13,8 +13,8 @@ from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.results.validation import Voter, measure
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.validation import Voter, measure
 
 
 @dataclass(frozen=True)

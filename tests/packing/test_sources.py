@@ -9,9 +9,9 @@ import pytest
 from torchvision.datasets import CIFAR10, Imagenette
 from torchvision.datasets.utils import calculate_md5
 
-from alexnet_dist.data.sources import Sample, Source, list_source
 from alexnet_dist.errors import UserError
-from tests.data.miniature import encoded, photo, write_files, write_ilsvrc2012
+from alexnet_dist.packing.sources import Sample, Source, list_source
+from tests.packing.miniature import encoded, photo, write_files, write_ilsvrc2012
 
 WORDS = {"n02000003": "crane", "n02000001": "tench, Tinca tinca", "n02000002": "crane"}
 

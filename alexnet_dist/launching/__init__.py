@@ -1,0 +1,1 @@
+"""How a command starts: composing its configuration, starting its processes, torchrun, srun, sweeps."""

@@ -1,0 +1,1 @@
+"""From archives and folders of images to packed sets: sources, shards, checking."""

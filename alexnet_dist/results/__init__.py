@@ -1,0 +1,1 @@
+"""What trained nets say of images: validation, predictions, errors by class, submissions."""
