@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic.dataclasses import dataclass
 from rich import box
 from rich.console import Console
@@ -15,13 +14,16 @@ from rich.table import Table as RichTable
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command, worker
-from alexnet_dist.launching.processes import outer_launcher, start_processes
+from alexnet_dist.launching.outer import outer_launcher
+from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.model.table import Table, TableError, build_table
-from alexnet_dist.parallel.mesh import pick_device
+from alexnet_dist.parallel.mesh import default_processes
+from alexnet_dist.parallel.process import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
 from alexnet_dist.settings import ParallelSettings, Positive, PrecisionSettings, check, strict
+from alexnet_dist.tracking.display import duration
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
 
@@ -75,9 +77,7 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     here = _check_machine(HereSettings, settings.machine)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
-    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
-    fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
-    processes = fitting[-1]
+    processes = default_processes(table.towers, settings.device)
     pick_device(settings.device, processes - 1)
     with tempfile.TemporaryDirectory() as folder:
         told = {
@@ -182,14 +182,6 @@ def _name(prediction: Prediction) -> str:
 def seconds(value: float) -> str:
     """In ms below a second."""
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.{0 if value >= 0.1 else 2}f} ms"
-
-
-def duration(value: float) -> str:
-    """In the largest unit of which there is one."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} s"
 
 
 def main() -> None:

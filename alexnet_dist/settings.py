@@ -182,8 +182,9 @@ class TrackingSettings:
 class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
-    `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
-    agree in name and shape.
+    `resume` is `auto`, `none` or a path: a run folder or a checkpoint. `resume_allow` names what may differ from the checkpoint
+    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, whose layers a new
+    run begins with: those in `init_layers`, or all that agree in name and shape.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -200,6 +201,7 @@ class Settings:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     tracking: TrackingSettings
+    resume_allow: tuple[Literal["seed", "model", "data"], ...] = ()
     init_from: FilePath | None = None
     init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 

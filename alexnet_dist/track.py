@@ -16,8 +16,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
 from alexnet_dist.settings import FilePath, TrackingSettings, check, strict
-from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.tracking.run_folder import RunFolder
 
 
 @dataclass(frozen=True, config=strict)
@@ -64,7 +64,7 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
 
     if not run.records:
         raise UserError(f"{run.folder} has no records yet (metrics.jsonl is empty): let it train some steps first")
-    with run_folder.held(run.folder):
+    with RunFolder(run.folder).held():
         tracking = _tracking(run, settings, group)
         own_id = _own_id(run)
         run_id = settings.id or own_id
@@ -78,7 +78,7 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
             display.show(run.name, done, len(run.records))
         hand_over(run.folder, wandb_run, settings.artifacts)
         folder = wandb_run.offline_folder
-        wandb_run.finish(failed=run.word is None)
+        wandb_run.finish(failed=run.outcome is None)
         display.say(f"{run.folder}: {len(run.records)} records in the W&B run {wandb_run.id}")
     return folder
 

@@ -75,9 +75,9 @@ def sweep_page(title: str, jobs: Sequence[Job], comparison: Comparison, folder: 
 
 def state_of(run: RunFiles) -> str:
     """How the run stands, in a word or two."""
-    if run.word == "done":
+    if run.outcome == "done":
         return "complete"
-    if run.word == "signal":
+    if run.outcome == "signal":
         return "stopped by a signal"
     return "not complete"
 

@@ -17,9 +17,10 @@ from alexnet_dist.figures.neighbours import Neighbour, Neighbourhood, Query, fin
 from alexnet_dist.figures.predictions import Outcome, Prediction, names_of, predict
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.whole_net import load_whole_net
-from alexnet_dist.parallel.mesh import pick_device, share_cores
+from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.settings import Settings, check_settings
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root
+from alexnet_dist.training.state import SavedState
 
 FILE = "seen.json"
 
@@ -54,19 +55,19 @@ def look_at_images(run: RunFiles, looking: Looking, show: Callable[[str, int, in
     Raises:
         UserError: there is no checkpoint, the images are not there or cannot be read, or they are of other classes.
     """
-    if run.checkpoint is None:
+    if run.state is None or run.checkpoint is None:
         raise UserError(f"{run.folder} has no checkpoint yet")
     settings = check_settings({**run.config, "data": {**run.config["data"], **looking.data}})
-    asked = {"images": looking.images, "neighbours": looking.neighbours, "root": _root(settings), "step": run.state["step"]}
+    asked = {"images": looking.images, "neighbours": looking.neighbours, "root": _root(settings), "step": run.state.step}
     kept = run.folder / "figures" / FILE
     if kept.is_file() and (read := json.loads(kept.read_text()))["asked"] == asked:
         return _decoded(read["seen"])
-    train, validation = _open(settings, run)
+    train, validation = _open(settings, run.state)
     device = pick_device(looking.device, local_rank=0)
     net, preprocess = load_whole_net(run.checkpoint, settings, device)
     viewer = Viewer(net, preprocess, device, settings.data.threads or share_cores(1), looking.batch_size)
     seen = Seen(
-        step=run.state["step"],
+        step=run.state.step,
         names=names_of(viewer, validation),
         outcome=predict(viewer, validation, looking.images, lambda done, total: show("looking at images", done, total)),
         neighbourhood=find_neighbours(
@@ -85,19 +86,19 @@ def read_seen(run: RunFiles) -> Seen | None:
     if not kept.is_file():
         return None
     seen = _decoded(json.loads(kept.read_text())["seen"])
-    return seen if seen.step == run.state.get("step") else None
+    return seen if run.state and seen.step == run.state.step else None
 
 
 def _root(settings: Settings) -> str:
     return settings.data.root or str(QUICKSTART_FOLDER)
 
 
-def _open(settings: Settings, run: RunFiles) -> tuple[Images, Images]:
+def _open(settings: Settings, state: SavedState) -> tuple[Images, Images]:
     root = Path(_root(settings))
     if not root.is_dir():
         raise UserError(f"the images are not there: there is no folder {root}; name it with data.root=...")
     train, validation = open_root(root, settings.data)
-    if list(train.classes) != run.state["classes"]:
+    if list(train.classes) != state.classes:
         raise UserError(f"the images in {root} are of other classes than those of the run; name its own with data.root=...")
     return train, validation
 

@@ -1,7 +1,6 @@
 """What a person sees of a run: a live display in a terminal, plain lines elsewhere. Rank 0 alone shows it."""
 
 import time
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -17,7 +16,7 @@ class Display:
     """Progress of a run or a part of it.
 
     In a terminal a bar moves with the latest figures below it, and what is said stands above; warnings are yellow. In a log
-    file a line is printed every few seconds at most. Quiet on ranks other than 0, and where the log file's disk takes no more.
+    file a line is printed every few seconds at most. Quiet on ranks other than 0.
     """
 
     def __init__(self, rank: int) -> None:
@@ -42,8 +41,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        with suppress(OSError):
-            self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
+        self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
 
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
         """How far `what` is, with its latest figures and the time left at the pace so far."""
@@ -105,9 +103,18 @@ def validation_figures(record: dict[str, Any]) -> str:
 
 def _time_left(seconds: float, done: int, to_do: int) -> str:
     """At the pace of `done` pieces in so many seconds; empty while there is no pace yet, and at the end."""
-    if done <= 0 or to_do <= 0:
+    return f"{duration(seconds / done * to_do)} left" if done > 0 and to_do > 0 else ""
+
+
+def duration(seconds: float | None) -> str:
+    """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 12 s; empty for None."""
+    if seconds is None:
         return ""
-    left = round(seconds / done * to_do)
-    if left >= 86400:
-        return f"{left // 86400} d {left % 86400 // 3600} h left"
-    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if left >= 3600 else f"{left // 60}:{left % 60:02} left"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

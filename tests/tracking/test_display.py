@@ -41,7 +41,7 @@ def test_in_a_terminal_a_bar_moves_and_what_is_said_stays_in_colour() -> None:
     assert "━" in seen
     assert "4/5" in seen
     assert "epoch 0.10 · loss 2.3026" in seen
-    assert "0:00 left" in seen
+    assert "0 s left" in seen
     assert "\x1b[33mwarning: something" in seen
     assert "\x1b[2K" in seen, "the bar is wiped"
 
