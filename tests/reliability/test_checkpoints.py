@@ -105,6 +105,7 @@ def test_the_last_save_succeeds_when_it_is_tried_again(tmp_path: Path) -> None:
 
     with join_mesh(table.towers, cpu, timeout=60) as mesh:
         net = Net(table)
+        net.initialise(0)
         optimizer = build_optimizer(net, settings.optimizer)
         preprocess = Preprocess(settings.data.size, table.input_size, colour=False)
         state = TrainingState(net, optimizer, Schedule(settings.schedule, 0.1), preprocess, ErrorCount(mesh), images_per_epoch=64)
