@@ -125,7 +125,7 @@ def read_classes(path: str | None, outputs: int) -> tuple[list[str], list[str]]:
         numbers = [str(label) for label in range(outputs)]
         return numbers, numbers
     try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"classes={path} cannot be read ({error}): name a text file with a class a line") from None
     if not 0 < len(lines) <= outputs:
