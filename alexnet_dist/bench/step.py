@@ -33,7 +33,7 @@ from alexnet_dist.model.table import Table, TableError, build_table
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores
-from alexnet_dist.settings import OptimizerSettings, Positive, check, strict
+from alexnet_dist.settings import FilePath, OptimizerSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import keep_freed_memory, load_kernels, set_precision
 from alexnet_dist.training.update import build_optimizer
@@ -66,7 +66,7 @@ class BenchStepSettings:
     steps: Positive
     device: Literal["auto", "cpu", "cuda"]
     rivals_keep_memory: bool
-    output: str | None
+    output: FilePath | None
     parallel: BenchProcesses
 
     def table(self) -> Table:
