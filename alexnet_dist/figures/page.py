@@ -16,7 +16,7 @@ from alexnet_dist.figures.pictures import data_uri
 from alexnet_dist.figures.predictions import confused_most
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.sweep import Comparison, Job
-from alexnet_dist.model.described import HEADINGS, described
+from alexnet_dist.model.cost import HEADINGS, NUMBERS, described
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
