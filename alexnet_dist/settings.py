@@ -35,6 +35,8 @@ class DataSettings:
 
     `size` is the pixels of the short side before the crop; the crop is the model's input. `threads` are DALI's, for each
     process (null: the cores shared out). `statistics_images` bounds how many images the mean image is taken over.
+    `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
+    colour noise are divided by `colour_divisor`.
     """
 
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
@@ -46,6 +48,8 @@ class DataSettings:
     share_decoding: bool
     threads: Positive | None
     statistics_images: Positive
+    mean: Literal["aligned", "centre"] = "aligned"
+    colour_divisor: Annotated[float, Field(ge=1)] = 1.0
 
 
 @dataclass(frozen=True, config=strict)
