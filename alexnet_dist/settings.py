@@ -41,10 +41,16 @@ class RunSettings:
 
 @dataclass(frozen=True, config=strict)
 class DataSettings:
-    """Where the images are and how a sample is cut from them (paper, section 2 and 4.1).
+    """Where the images are and how a sample is cropped from them (paper, section 2 and 4.1).
 
     `size` is the pixels of the short side before the crop; the crop is the model's input. `threads` are DALI's, for each
     process (null: the cores shared out). `statistics_images` bounds how many images the mean image is taken over.
+
+    On a GPU (null: as DALI has it) `hardware_decoder` is the share of JPEGs that its decoding unit takes, and the memory paddings
+    are the bytes that each decoding thread holds from the start, so that none is taken in mid-run.
+
+    `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
+    colour noise are divided by `colour_divisor`.
     """
 
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
@@ -56,6 +62,11 @@ class DataSettings:
     share_decoding: bool
     threads: Positive | None
     statistics_images: Positive
+    hardware_decoder: Annotated[float, Field(ge=0, le=1)] | None = None
+    device_memory_padding: Positive | None = None
+    host_memory_padding: Positive | None = None
+    mean: Literal["aligned", "centre"] = "aligned"
+    colour_divisor: Annotated[float, Field(ge=1)] = 1.0
 
 
 @dataclass(frozen=True, config=strict)

@@ -117,7 +117,7 @@ def run(config: dict[str, Any]) -> None:
 
                 batch = next(feed)
                 set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done))
-                images = state.preprocess.of_training(batch)
+                images = state.preprocess.of_training(batch, settings.data.colour)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
                 with activity.watching() if activity and logged else nullcontext():
@@ -171,7 +171,7 @@ def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display,
 
 def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Display) -> TrainingState:
     """This process's share of a run that has not begun."""
-    table, device = settings.table(), mesh.device
+    table, data, device = settings.table(), settings.data, mesh.device
     kernels = load_kernels(settings.trainer.native, device, display.say)
     net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
     net.initialise(settings.seed)
@@ -179,7 +179,7 @@ def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Di
         net=net,
         optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
         schedule=Schedule(settings.schedule, settings.optimizer.lr),
-        preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
+        preprocess=Preprocess(data.size, table.input_size, data.mean, data.colour_divisor).to(device),
         errors=ErrorCount(mesh),
         images_per_epoch=images_per_epoch,
     )

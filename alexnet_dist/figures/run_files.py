@@ -13,6 +13,7 @@ from alexnet_dist.tracking.run_folder import read_outcome
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint
 from alexnet_dist.training.state import SavedState
+from alexnet_dist.training.timeline import TIMELINE
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class RunFiles:
             return build_table(self.config["model"])
         except (TableError, KeyError) as error:
             raise UserError(f"{self.folder / 'config.json'}: model: {error}") from None
+
+    def timeline(self) -> dict[str, Any] | None:
+        """One of its steps, as `training.timeline` has seen it; None where none was seen."""
+        path = self.folder / TIMELINE
+        return json.loads(path.read_text()) if path.is_file() else None
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record.get("kind") == kind]

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
-from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, record_flight
+from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, record_flight, refusal
 from alexnet_dist.parallel.process import world_size
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.
@@ -129,6 +129,7 @@ def join_mesh(
     Raises:
         UserError: the world size does not fit the towers.
         LostPeerError: a connection to a peer broke; which one it was has been said.
+        RunFailed: NCCL will not have these processes or GPUs.
     """
     world = world_size()
     layout = plan_layout(world, towers)
@@ -143,6 +144,9 @@ def join_mesh(
     try:
         yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
     except Exception as error:
+        if refused := refusal(error):
+            peers.leave(failed=True)
+            raise RunFailed(refused) from error
         if broken_connection(error):
             peers.explain(error)
             raise LostPeerError from error
