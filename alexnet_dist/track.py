@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
+from alexnet_dist.launching.wandb_account import wanted_mode
 from alexnet_dist.settings import FilePath, TrackingSettings, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.run_folder import RunFolder
@@ -60,7 +61,7 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
         UserError: the run lives, has no records yet, or the W&B server refuses it.
     """
     from alexnet_dist.figures.wandb_media import hand_over
-    from alexnet_dist.tracking.wandb_run import WandbRun, wanted_mode
+    from alexnet_dist.tracking.wandb_run import WandbRun
 
     if not run.records:
         raise UserError(f"{run.folder} has no records yet (metrics.jsonl is empty): let it train some steps first")

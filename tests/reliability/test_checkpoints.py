@@ -107,7 +107,7 @@ def test_the_last_save_succeeds_when_it_is_tried_again(tmp_path: Path) -> None:
         net = Net(table)
         net.initialise(0)
         optimizer = build_optimizer(net, settings.optimizer)
-        preprocess = Preprocess(settings.data.size, table.input_size, colour=False)
+        preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
         state = TrainingState(net, optimizer, Schedule(settings.schedule, 0.1), preprocess, ErrorCount(mesh), images_per_epoch=64)
         state.advance(32)
         saved = state.saved(SavedState(shapes_of(table), config, ["a"], ["a"], 64))
