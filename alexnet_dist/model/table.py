@@ -123,6 +123,7 @@ class Table:
             shapes[f"{layer.name}.bias"] = (layer.filters,)
         return shapes
 
+
 def build_table(config: Mapping[str, Any]) -> Table:
     """The table of a composed `model` group.
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_dist.results.predictions import Predictions
+from alexnet_dist.text import printable
 
 TABLE_WIDTH = 110  # a narrow terminal may fold the table's lines, but nothing is cut
 
@@ -24,7 +25,7 @@ class ClassErrors:
     """
 
     class_id: str
-    words: str
+    name: str
     images: int
     top1_error: float
     top5_error: float
@@ -37,7 +38,7 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
     best = predictions.best(5)
     right = best == predictions.labels[:, None]
     rows = []
-    for label, (class_id, words) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
+    for label, (class_id, name) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
         own = predictions.labels == label
         if not own.any():
             continue
@@ -46,12 +47,12 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
         other, times = int(taken_for.argmax()), int(taken_for.max())
         rows.append(
             ClassErrors(
-                class_id=str(class_id),
-                words=str(words),
+                class_id=printable(str(class_id)),
+                name=printable(str(name)),
                 images=int(own.sum()),
                 top1_error=1 - float(right[own, 0].mean()),
                 top5_error=1 - float(right[own].any(axis=1).mean()),
-                confused_with=str(predictions.classes[other]) if times else "",
+                confused_with=printable(str(predictions.classes[other])) if times else "",
                 confused=times,
             )
         )
@@ -60,7 +61,7 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
 
 def table(rows: Sequence[ClassErrors]) -> Table:
     """The rows as a table for a terminal."""
-    with_ids = any(row.class_id != row.words for row in rows)
+    with_ids = any(row.class_id != row.name for row in rows)
     shown = Table(box=box.SIMPLE)
     if with_ids:
         shown.add_column("id", no_wrap=True)
@@ -70,7 +71,7 @@ def table(rows: Sequence[ClassErrors]) -> Table:
     shown.add_column("most often taken for", overflow="fold")
     for row in rows:
         confused = f"{row.confused_with} ({row.confused})" if row.confused else ""
-        cells = (row.words, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
+        cells = (row.name, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
         shown.add_row(*map(Text, (row.class_id, *cells) if with_ids else cells))
     return shown
 
@@ -82,5 +83,5 @@ def write_csv(rows: Sequence[ClassErrors], file: BinaryIO) -> None:
     writer.writerow(["class_id", "class", "images", "top1_error", "top5_error", "confused_with", "confused"])
     for row in rows:
         errors = f"{row.top1_error:.6f}", f"{row.top5_error:.6f}"
-        writer.writerow([row.class_id, row.words, row.images, *errors, row.confused_with, row.confused])
+        writer.writerow([row.class_id, row.name, row.images, *errors, row.confused_with, row.confused])
     file.write(text.getvalue().encode())

@@ -1,4 +1,4 @@
-"""Numbers as a page and a terminal say them."""
+"""Numbers, spans of time and names as a person reads them."""
 
 import time
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ def bytes_in_words(value: float | None) -> str:
     return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.3g} {unit}"
 
 
-def duration(seconds: float | None) -> str:
-    """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 12 s."""
-    if seconds is None:
-        return ""
+def duration(seconds: float) -> str:
+    """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 2.31 s, 45 ms."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -30,13 +30,19 @@ def duration(seconds: float | None) -> str:
         return f"{days} d {hours} h"
     if hours:
         return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.3g} s"
 
 
 def moment(seconds: float) -> str:
+    """Local date and time of seconds since 1970."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def views_of(record: Mapping[str, Any]) -> str:
     """How the images of a `val` record were seen."""
     return "ten views" if record["views"] == 10 else "centre view"
+
+
+def printable(name: str) -> str:
+    """A file's name, whose bytes need not be UTF-8, as text that can be written anywhere."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
