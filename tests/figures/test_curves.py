@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from alexnet_dist.figures.curves import draw_activity, draw_curves, fit, rates_by_epoch
-from alexnet_dist.figures.style import drawing
 from alexnet_dist.figures.run_files import RunFiles
+from alexnet_dist.figures.style import drawing
 
 
 def _run(*records: dict[str, Any]) -> RunFiles:
