@@ -15,7 +15,7 @@ from alexnet_dist.figures.run_files import folders_of, read_run
 from alexnet_dist.figures.run_report import read_layers, report_of_run, run_table
 from alexnet_dist.figures.sweep_report import report_of_sweep
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import Positive, check, strict
+from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 
@@ -23,7 +23,7 @@ from alexnet_dist.tracking.display import Display
 class ReportedData:
     """Where the images are; what is null is as the run was trained."""
 
-    root: str | None
+    root: FilePath | None
     val_every: int | None
     threads: Positive | None
 
@@ -32,15 +32,15 @@ class ReportedData:
 class ReportSettings:
     """What conf/report.yaml may say."""
 
-    run: str | list[str] | None
-    sweep: str | None
-    output: str | None
+    run: FilePath | list[FilePath] | None
+    sweep: FilePath | None
+    output: FilePath | None
     images: Positive | None
     neighbours: Positive | None
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
     data: ReportedData
-    bench: str | None
+    bench: FilePath | None
 
     def example_options(self) -> ExampleOptions:
         data = {key: value for key, value in vars(self.data).items() if value is not None}

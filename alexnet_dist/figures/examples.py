@@ -3,7 +3,6 @@
 They are kept in examples.json beside the figures, so that the page and W&B can be made again without the images.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from alexnet_dist.figures.neighbours import Neighbourhood, find_neighbours
 from alexnet_dist.figures.predictions import Outcome, names_of, predict
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.viewer import Viewer
+from alexnet_dist.files import whole_file
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import pick_device, share_cores
 from alexnet_dist.settings import Settings, check_settings
@@ -92,9 +92,8 @@ def find_examples(
             viewer, validation, train, options.neighbours, lambda done, total: show("neighbours", done, total)
         ),
     )
-    partial = folder / f".{FILE}.partial"
-    partial.write_bytes(_KEPT.dump_json(_Kept(asked, examples)))
-    os.replace(partial, folder / FILE)
+    with whole_file(folder / FILE) as file:
+        file.write(_KEPT.dump_json(_Kept(asked, examples)))
     return examples
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from alexnet_dist import __version__, text
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles
+from alexnet_dist.files import whole_file
 
 PAGE = "report.html"
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -99,10 +100,9 @@ def write_page(page: Path, template: str, **context: Any) -> Path:
         "jpeg": lambda encoded: _data_uri(encoded, "image/jpeg"),
     }
     written = environment.get_template(template).render(version=__version__, views_of=text.views_of, **context)
-    partial = page.with_name(f".{page.name}.partial")
     try:
-        partial.write_text(text.printable(written), "utf-8")
-        os.replace(partial, page)
+        with whole_file(page) as file:
+            file.write(text.printable(written).encode())
     except OSError as error:
         raise UserError(f"{page} cannot be written ({error.strerror}): set output to a page elsewhere") from None
     return page

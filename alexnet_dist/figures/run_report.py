@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from omegaconf import OmegaConf
 from rich import box
 from rich.table import Table as RichTable
@@ -24,10 +25,13 @@ from alexnet_dist.figures.page import PAGE, embedded, figures_folder, state_of, 
 from alexnet_dist.figures.predictions import confused_most, draw_confusion, draw_predictions
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.figures.run_files import RunFiles, read_run
+from alexnet_dist.figures.step_picture import draw_step
 from alexnet_dist.model.cost import HEADINGS, NUMBERS, described
 from alexnet_dist.model.net import Net
 from alexnet_dist.results.trained import load_trained, open_trained
 from alexnet_dist.tracking.display import Display
+
+_NOT_PICTURES = ("predictions", "neighbours", "step")  # which stand in the page in another form than their file's
 
 Layers = dict[str, dict[str, float]]  # seconds of a step in each layer, forward and backward
 
@@ -78,6 +82,8 @@ def draw_run(
     drawn("curves", lambda path: draw_curves(run, path))
     drawn("step_time", lambda path: draw_step_time(run, path))
     drawn("activity", lambda path: draw_activity(run, path))
+    if timeline := run.timeline():
+        drawn("step", lambda path: draw_step(timeline, path))
     if layers:
         drawn("layers", lambda path: draw_layers(layers, path))
     towers = run.table().towers
@@ -134,7 +140,8 @@ def _write_run_page(page: Path, run: RunFiles, drawn: Drawn) -> Path:
         numbers=NUMBERS,
         layers=[described(layer) for layer in table.layers],
         table=table,
-        figures={name: embedded(path) for name, path in drawn.files.items() if name not in ("predictions", "neighbours")},
+        figures={name: embedded(path) for name, path in drawn.files.items() if name not in _NOT_PICTURES},
+        step=Markup(drawn.files["step"].read_text("utf-8")) if "step" in drawn.files else "",
         colours=drawn.colours,
         towers=_towers(run, drawn.colours),
         examples=examples,
