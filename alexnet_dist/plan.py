@@ -22,6 +22,7 @@ from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
 from alexnet_dist.settings import ParallelSettings, Positive, PrecisionSettings, check, strict
+from alexnet_dist.text import duration
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
 
@@ -120,10 +121,10 @@ def layouts_table(table: Table, settings: PlanSettings, predictions: list[Predic
         shown.add_row(
             f"{layout.replicas} x {layout.shares}" + ("" if prediction.startable else " *"),
             crossings,
-            seconds(prediction.step),
+            duration(prediction.step),
             f"{settings.batch_size / prediction.step:,.0f}",
-            seconds(prediction.exposed_crossings) if layout.shares > 1 else "",
-            seconds(prediction.exposed_gradients) if layout.replicas > 1 else "",
+            duration(prediction.exposed_crossings) if layout.shares > 1 else "",
+            duration(prediction.exposed_gradients) if layout.replicas > 1 else "",
             f"{prediction.memory / 1e9:.2f} GB" + ("" if prediction.fits else ", too much"),
             duration(prediction.step * steps) if prediction.fits else "",
         )
@@ -145,13 +146,13 @@ def advice(machine: Machine, predictions: list[Prediction], settings: PlanSettin
     """The best layout, and how it is started; where the trainer does not start it, the best that it does."""
     lines = []
     best = min((one for one in predictions if one.fits), key=lambda one: one.step)
-    lines.append(f"best: {_name(best)}, {seconds(best.step)} a step, {settings.epochs} epochs in {duration(best.step * steps)}")
+    lines.append(f"best: {_name(best)}, {duration(best.step)} a step, {settings.epochs} epochs in {duration(best.step * steps)}")
     if not best.startable:
         lines.append("* is not a layout of this trainer, which keeps one tower in a process where there are processes enough")
         started = [one for one in predictions if one.fits and one.startable]
         if started:
             own = min(started, key=lambda one: one.step)
-            lines.append(f"best that it starts: {_name(own)}, {seconds(own.step)} a step, {duration(own.step * steps)}")
+            lines.append(f"best that it starts: {_name(own)}, {duration(own.step)} a step, {duration(own.step * steps)}")
             best = own
     if best.startable:
         processes = best.layout.processes
@@ -177,19 +178,6 @@ def _name(prediction: Prediction) -> str:
         return "one process with the whole net" if layout.replicas == 1 else f"{layout.replicas} whole nets, data parallel"
     nets = f"{layout.replicas} nets" if layout.replicas > 1 else "one net"
     return f"{nets} in {layout.shares} processes" + (" each" if layout.replicas > 1 else "") + f", crossings {prediction.overlap}"
-
-
-def seconds(value: float) -> str:
-    """In ms below a second."""
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.{0 if value >= 0.1 else 2}f} ms"
-
-
-def duration(value: float) -> str:
-    """In the largest unit of which there is one."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} s"
 
 
 def main() -> None:
