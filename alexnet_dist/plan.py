@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command, worker
 from alexnet_dist.launching.processes import outer_launcher, start_processes
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
@@ -48,10 +48,7 @@ def run(config: dict[str, Any]) -> None:
     if (launcher := outer_launcher()) is not None:
         raise UserError(f"alexnet_dist.plan is one process, which starts others for machine=here: start it without {launcher}")
     settings = check(PlanSettings, config)
-    try:
-        table = build_table(settings.model)
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
+    table = build_table(settings.model)
     machine = find_machine(settings, table)
     job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire)
     predictions = predict_all(job, machine)

@@ -6,20 +6,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.cost import HEADINGS, NUMBERS, described
-from alexnet_dist.model.table import TableError, build_table
+from alexnet_dist.model.table import build_table
 
 _WIDTH = 118  # of the table: a narrow terminal may fold its lines, but no figure is cut
 
 
 def show(config: dict[str, Any]) -> None:
     """Print the table of the composed `model` group."""
-    try:
-        table = build_table(config["model"])
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
+    table = build_table(config["model"])
     shown = RichTable(title=f"{table.name}: {table.towers} towers, {table.input_size} pixels", box=box.SIMPLE)
     for heading in HEADINGS:
         shown.add_column(heading, justify="right" if heading in NUMBERS else "left", no_wrap=heading in NUMBERS)

@@ -22,7 +22,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores
 from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
@@ -51,10 +51,7 @@ class BenchStepSettings:
     parallel: BenchProcesses
 
     def table(self) -> Table:
-        try:
-            return build_table(self.model)
-        except TableError as error:
-            raise UserError(f"model: {error}") from None
+        return build_table(self.model)
 
 
 def run(config: dict[str, Any]) -> None:

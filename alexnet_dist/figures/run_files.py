@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint, read_state
@@ -42,8 +42,8 @@ class RunFiles:
         """Raises UserError where the configuration's model is not one that this program knows."""
         try:
             return build_table(self.config["model"])
-        except (TableError, KeyError) as error:
-            raise UserError(f"{self.folder / 'config.json'}: model: {error}") from None
+        except (UserError, KeyError) as error:
+            raise UserError(f"{self.folder / 'config.json'}: {error}") from None
 
     def timeline(self) -> dict[str, Any] | None:
         """One of its steps, as `training.timeline` has seen it; None where none was seen."""

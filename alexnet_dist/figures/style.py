@@ -18,6 +18,8 @@ PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW)
 RED = "#d5331c"
 
 WIDTH = 380  # of a figure in points, which a page shows as pixels
+_LOOK = Path(__file__).with_name("report.mplstyle")
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color")
 _INK = "#010203"  # stands for the text's colour until the SVG file is written
 _GREY = "#7a7a7a"  # as far from white as from black; bitmaps cannot follow the page
 # For labels in Chinese, Japanese and Korean, which matplotlib's own font lacks; those that the machine has.
@@ -32,33 +34,9 @@ def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]
     Lines and text go into an .svg file; what is made of pixels into .png, photographs into .webp.
     """
     vector = path.suffix == ".svg"
-    ink = _INK if vector else _GREY
-    look: dict[Any, Any] = {
-        "font.family": ["DejaVu Sans", *(name for name in _CJK if name in get_font_names()), "sans-serif"],
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": ink,
-        "axes.labelcolor": ink,
-        "axes.titlecolor": ink,
-        "text.color": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
-        "axes.linewidth": 0.6,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "grid.color": ink,
-        "grid.alpha": 0.15,
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "lines.linewidth": 1.4,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "alexnet_dist",
-        "image.interpolation": "nearest",
-    }
-    with matplotlib.rc_context(look), warnings.catch_warnings():
+    look: dict[Any, Any] = dict.fromkeys(_INKED, _INK if vector else _GREY)
+    look["font.family"] = ["DejaVu Sans", *(name for name in _CJK if name in get_font_names()), "sans-serif"]
+    with matplotlib.rc_context(look, _LOOK), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a page draws the text with the reader's own fonts
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         yield figure
