@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
-from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from alexnet_dist import text
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command, worker
 from alexnet_dist.launching.processes import outer_launcher, start_processes
@@ -106,26 +106,23 @@ def _check_machine(kind: Any, config: dict[str, Any]) -> Any:
 def layouts_table(table: Table, settings: PlanSettings, predictions: list[Prediction], steps: float) -> RichTable:
     """A row for each layout and way of crossing."""
     title = f"{table.name}, batch {settings.batch_size}, {settings.precision.kind}; replicas x processes that hold a net"
-    shown = RichTable(title=title, box=box.SIMPLE)
-    for heading in ("layout", "crossings"):
-        shown.add_column(heading, no_wrap=True)
-    exposed = ("exposed: crossings", "gradients")
-    for heading in ("step", "images/s", *exposed, "memory, a process", f"{settings.epochs} epochs"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("step", "images/s", "exposed: crossings", "gradients", "memory, a process", f"{settings.epochs} epochs")
+    rows = []
     for prediction in predictions:
         layout = prediction.layout
-        crossings = prediction.overlap if layout.shares > 1 else ""
-        shown.add_row(
-            f"{layout.replicas} x {layout.shares}" + ("" if prediction.startable else " *"),
-            crossings,
-            duration(prediction.step),
-            f"{settings.batch_size / prediction.step:,.0f}",
-            duration(prediction.exposed_crossings) if layout.shares > 1 else "",
-            duration(prediction.exposed_gradients) if layout.replicas > 1 else "",
-            f"{prediction.memory / 1e9:.2f} GB" + ("" if prediction.fits else ", too much"),
-            duration(prediction.step * steps) if prediction.fits else "",
+        rows.append(
+            (
+                f"{layout.replicas} x {layout.shares}" + ("" if prediction.startable else " *"),
+                prediction.overlap if layout.shares > 1 else "",
+                duration(prediction.step),
+                f"{settings.batch_size / prediction.step:,.0f}",
+                duration(prediction.exposed_crossings) if layout.shares > 1 else "",
+                duration(prediction.exposed_gradients) if layout.replicas > 1 else "",
+                f"{prediction.memory / 1e9:.2f} GB" + ("" if prediction.fits else ", too much"),
+                duration(prediction.step * steps) if prediction.fits else "",
+            )
         )
-    return shown
+    return text.table(title, ("layout", "crossings", *numbers), rows, numbers)
 
 
 def machine_line(machine: Machine) -> str:

@@ -1,8 +1,12 @@
-"""Numbers, spans of time and names as a person reads them."""
+"""Numbers, spans of time, names and tables as a person reads them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -46,3 +50,16 @@ def views_of(record: Mapping[str, Any]) -> str:
 def printable(name: str) -> str:
     """A file's name, whose bytes need not be UTF-8, as text that can be written anywhere."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> Table:
+    """A table for a terminal. The columns headed by `numbers` stand on the right and are never folded."""
+    shown = Table(title=title or None, box=box.SIMPLE)
+    for heading in headings:
+        number = heading in numbers
+        shown.add_column(
+            heading, justify="right" if number else "left", no_wrap=number, overflow="ellipsis" if number else "fold"
+        )
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    return shown

@@ -5,16 +5,15 @@ One process a tower. Rivals that are one process run in the first with all the c
 
 import os
 import time
-from collections.abc import Sequence
 from statistics import median
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from pydantic.dataclasses import dataclass
-from rich import box
 from rich.table import Table as RichTable
 
+from alexnet_dist import text
 from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_rivals, waiting
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.bench.work import random_batch, wait_for_gpu
@@ -134,21 +133,14 @@ def rates_table(table: Table, rates: dict[str, list[float]]) -> RichTable:
         (name, f"{median(own):.1f}", f"{median(own) * table.training_flops / 1e9:.0f}", f"{ratio(rates, OURS, name):.2f}")
         for name, own in rates.items()
     ]
-    return _table(f"{table.name}, training steps", ("rival", "images/s", "GFLOP/s", "this trainer / rival"), rows)
+    numbers = ("images/s", "GFLOP/s", "this trainer / rival")
+    return text.table(f"{table.name}, training steps", ("rival", *numbers), rows, numbers)
 
 
 def layers_table(layers: dict[str, dict[str, float]]) -> RichTable:
     rows = [(name, f"{1000 * times['forward']:.0f}", f"{1000 * times['backward']:.0f}") for name, times in layers.items()]
-    return _table("where the first process's step goes", ("layer", "forward, ms", "backward, ms"), rows)
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
-    shown = RichTable(title=title, box=box.SIMPLE)
-    for place, heading in enumerate(headings):
-        shown.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    return shown
+    numbers = ("forward, ms", "backward, ms")
+    return text.table("where the first process's step goes", ("layer", *numbers), rows, numbers)
 
 
 def summary(rates: dict[str, list[float]], figures: dict[str, Any]) -> str:

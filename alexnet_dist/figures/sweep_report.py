@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Table as RichTable
 
 from alexnet_dist import text
@@ -138,24 +137,15 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def runs_table(jobs: Sequence[Job]) -> RichTable:
     """A row for each run with the overrides that set it apart."""
-    shown = RichTable(box=box.SIMPLE, pad_edge=False)
-    shown.add_column("run", overflow="fold")
-    shown.add_column("what differs", overflow="fold")
-    for heading in ("top-1", "top-5", "epochs", "images/s"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("state", overflow="fold")
+    numbers = ("top-1", "top-5", "epochs", "images/s")
+    rows = []
     for job in jobs:
         run, last = job.run, job.run.final()
-        shown.add_row(
-            job.name,
-            "\n".join(job.differs),
-            text.percent(last["top1_error"]) if last else "",
-            text.percent(last["top5_error"]) if last else "",
-            f"{run.records[-1]['epoch']:.3g}" if run.records else "",
-            f"{run.typical('images_per_second') or 0:,.0f}",
-            state_of(run),
-        )
-    return shown
+        errors = [text.percent(last[error]) if last else "" for error in ("top1_error", "top5_error")]
+        epochs = f"{run.records[-1]['epoch']:.3g}" if run.records else ""
+        rate = f"{run.typical('images_per_second') or 0:,.0f}"
+        rows.append((job.name, "\n".join(job.differs), *errors, epochs, rate, state_of(run)))
+    return text.table("", ("run", "what differs", *numbers, "state"), rows, numbers)
 
 
 def _link(page: Path, folder: Path) -> str | None:

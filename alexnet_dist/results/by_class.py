@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from alexnet_dist import text
 from alexnet_dist.results.predictions import Predictions
 from alexnet_dist.text import printable
 
@@ -62,18 +61,14 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
 def table(rows: Sequence[ClassErrors]) -> Table:
     """The rows as a table for a terminal."""
     with_ids = any(row.class_id != row.name for row in rows)
-    shown = Table(box=box.SIMPLE)
-    if with_ids:
-        shown.add_column("id", no_wrap=True)
-    shown.add_column("class", overflow="fold")
-    for heading in ("images", "top-1 error", "top-5 error"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("most often taken for", overflow="fold")
+    numbers = ("images", "top-1 error", "top-5 error")
+    cells = []
     for row in rows:
         confused = f"{row.confused_with} ({row.confused})" if row.confused else ""
-        cells = (row.name, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
-        shown.add_row(*map(Text, (row.class_id, *cells) if with_ids else cells))
-    return shown
+        own = (row.name, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
+        cells.append((row.class_id, *own) if with_ids else own)
+    headings = ("class", *numbers, "most often taken for")
+    return text.table("", ("id", *headings) if with_ids else headings, cells, numbers)
 
 
 def write_csv(rows: Sequence[ClassErrors], file: BinaryIO) -> None:
