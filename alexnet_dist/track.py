@@ -81,7 +81,7 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
             display.show(run.name, done, len(run.records))
         hand_over(run.folder, wandb_run, settings.artifacts)
         left = wandb_run.offline_folder
-        wandb_run.finish(failed=run.stopped is None)
+        wandb_run.finish(failed=run.outcome is None)
         display.say(f"{run.folder}: {len(run.records)} records in the W&B run {wandb_run.id}")
     return left
 

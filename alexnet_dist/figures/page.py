@@ -56,7 +56,7 @@ def exposed_share(run: RunFiles) -> float | None:
 
 def state_of(run: RunFiles) -> str:
     """How the run stands, in a few words."""
-    return {"done": "complete", "signal": "stopped by a signal"}.get(run.stopped or "", "not complete")
+    return {"done": "complete", "signal": "stopped by a signal"}.get(run.outcome or "", "not complete")
 
 
 def figures_folder(page: Path, named: bool) -> Path:

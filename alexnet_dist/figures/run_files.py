@@ -19,8 +19,8 @@ from alexnet_dist.training.timeline import TIMELINE
 class RunFiles:
     """What a run folder says of its run.
 
-    `records` are the lines of metrics.jsonl; `starts` those of starts.jsonl, each with its end as `end` or None; `stopped` is
-    what the run left in the file of that name. `checkpoint` is the newest complete one and `state` what it says beside its
+    `records` are the lines of metrics.jsonl; `starts` those of starts.jsonl, each with its end as `end` or None; `outcome` is
+    what the run left in `stopped`. `checkpoint` is the newest complete one and `state` what it says beside its
     tensors; None and empty without one.
     """
 
@@ -28,7 +28,7 @@ class RunFiles:
     config: dict[str, Any]
     records: list[dict[str, Any]]
     starts: list[dict[str, Any]]
-    stopped: str | None
+    outcome: str | None
     checkpoint: Path | None
     state: dict[str, Any]
 
@@ -99,7 +99,7 @@ def read_run(folder: Path) -> RunFiles:
         config=config,
         records=_read_lines(folder / "metrics.jsonl"),
         starts=read_starts(folder),
-        stopped=run_folder.read_word(folder),
+        outcome=run_folder.read_word(folder),
         checkpoint=checkpoint,
         state=read_state(checkpoint) if checkpoint else {},
     )

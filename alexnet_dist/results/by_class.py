@@ -11,7 +11,6 @@ from rich.table import Table
 
 from alexnet_dist import text
 from alexnet_dist.results.predictions import Predictions
-from alexnet_dist.text import printable
 
 TABLE_WIDTH = 110  # a narrow terminal may fold the table's lines, but nothing is cut
 
@@ -46,12 +45,12 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
         other, times = int(taken_for.argmax()), int(taken_for.max())
         rows.append(
             ClassErrors(
-                class_id=printable(str(class_id)),
-                name=printable(str(name)),
+                class_id=text.printable(str(class_id)),
+                name=text.printable(str(name)),
                 images=int(own.sum()),
                 top1_error=1 - float(right[own, 0].mean()),
                 top5_error=1 - float(right[own].any(axis=1).mean()),
-                confused_with=printable(str(predictions.classes[other])) if times else "",
+                confused_with=text.printable(str(predictions.classes[other])) if times else "",
                 confused=times,
             )
         )
