@@ -1,5 +1,6 @@
 """Data that several tests share."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from alexnet_dist.data import quickstart
 from tests.commands import train
 from tests.reliability.kills import take_few
+
+# Processes that tests fork come from one that has imported already: to import takes longer than most of them live.
+multiprocessing.set_forkserver_preload(["alexnet_dist.train", "torch.distributed.checkpoint"])
 
 
 @pytest.fixture(scope="session")
