@@ -13,6 +13,14 @@ from tests.reliability.kills import take_few
 multiprocessing.set_forkserver_preload(["alexnet_dist.train", "torch.distributed.checkpoint"])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist the tests of a file stay together, since they share its fixtures, or those of a group that files name."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The quick start's images, as a data.root."""

@@ -12,6 +12,7 @@ from tests.commands import read_metrics
 from tests.forked import run_forked
 from tests.slurm.cluster import Cluster
 
+pytestmark = pytest.mark.xdist_group("slurm")  # two clusters at once would give their jobs the same numbers
 SCRIPT = Path(__file__).parents[2] / "slurm" / "sweep.sbatch"
 SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.max_steps=2", "trainer.log_every=1")
 
