@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.browser import CHROMIUM, Browser, chromium
-from tests.commands import read_metrics, read_wandb, run_command, train
+from tests.commands import read_metrics, read_wandb, train
+from tests.forked import run_forked
 
 STOPS = (7, 12, 18, 26)  # steps; an epoch has 25
 WORDS = ("trainer.batch_size=64", "trainer.log_every=2", "evaluation.batch_size=200", "evaluation.views=1", "run.dir=run")
@@ -81,7 +82,7 @@ def test_the_page_says_what_the_files_say(resumed: Path) -> None:
 
 def test_where_the_images_are_gone_the_page_says_so_and_goes_on(resumed: Path, tmp_path: Path) -> None:
     shutil.copytree(resumed, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "examples.json"))
-    done = run_command("report", "run=run", "data.root=/no/such/folder", cwd=tmp_path)
+    done = run_forked("report", "run=run", "data.root=/no/such/folder", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "top-1 error" in done.stdout
     page = (tmp_path / "run" / "report.html").read_text()
@@ -131,7 +132,7 @@ def test_classes_may_be_named_in_any_bytes(drawn_images: Path, tmp_path: Path) -
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "<h3>K\N{REPLACEMENT CHARACTER}fer</h3>" in page
     assert "金魚" in page
-    done = run_command("evaluate", "checkpoint=run", "per_class=true", "parallel.processes=1", "views=1", cwd=tmp_path)
+    done = run_forked("evaluate", "checkpoint=run", "per_class=true", "parallel.processes=1", "views=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "金魚" in done.stdout
 
@@ -142,7 +143,7 @@ def test_a_report_of_what_is_no_run_and_of_nothing(tmp_path: Path) -> None:
         (("run=nowhere",), ["nowhere", "config.json"]),
         (("sweep=nowhere",), ["nowhere"]),
     ):
-        done = run_command("report", *words, cwd=tmp_path)
+        done = run_forked("report", *words, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.splitlines()) == 1
@@ -160,7 +161,7 @@ def test_stopped_and_resumed_the_parts_are_of_one_wandb_run(resumed: Path) -> No
 def test_rebuilt_it_is_one_wandb_run_without_a_gap_or_a_repeated_step(resumed: Path, tmp_path: Path) -> None:
     shutil.copytree(resumed, tmp_path / "run", symlinks=True)
     own = {_wandb_run(part)["id"] for part in (resumed / "wandb").glob("offline-run-*")}
-    done = run_command("track", "run=run", cwd=tmp_path)
+    done = run_forked("track", "run=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (rebuilt,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert done.stdout.splitlines()[-1].endswith(f"wandb sync {rebuilt.relative_to(tmp_path)}")
@@ -204,7 +205,7 @@ def test_rebuilt_it_is_one_wandb_run_without_a_gap_or_a_repeated_step(resumed: P
 
 def test_with_artifacts_wandb_keeps_the_checkpoints_and_the_report(resumed: Path, tmp_path: Path) -> None:
     shutil.copytree(resumed, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
-    done = run_command("track", "run=run", "artifacts=true", "tags=[a,b]", "group=some", "name=mine", cwd=tmp_path)
+    done = run_forked("track", "run=run", "artifacts=true", "tags=[a,b]", "group=some", "name=mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (rebuilt,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     run = _wandb_run(rebuilt)
@@ -223,7 +224,7 @@ def test_a_dead_network_stops_nothing(resumed: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
-    done = run_command("track", "run=run", cwd=tmp_path)
+    done = run_forked("track", "run=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "W&B cannot be reached" in done.stdout
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1

@@ -22,6 +22,7 @@ from alexnet_dist.packing.shards import make_shard, read_record
 from alexnet_dist.packing.sources import list_source
 from alexnet_dist.prepare import PrepareSettings, plan_shards, what_it_is_made_of
 from alexnet_dist.settings import check
+from tests.forked import run_forked
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -177,7 +178,7 @@ def pack_here(root: Path, output: Path, **changes: Any) -> Path:
 
 
 def run_prepare(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(prepare_command(*overrides), capture_output=True, text=True, timeout=120, check=False)
+    return run_forked("prepare", *overrides, cwd=Path.cwd(), timeout=120)
 
 
 def prepare_command(*overrides: str) -> list[str]:
