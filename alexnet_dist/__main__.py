@@ -17,7 +17,7 @@ COMMANDS = {
     "bench": "measure the feed or the step beside other ways of doing the same",
     "prepare": "pack ImageNet or another set of images for training",
 }
-_MODULES = {"model": "alexnet_dist.model.__main__", "bench": "alexnet_dist.bench.__main__"}
+_MODULES = {"model": "alexnet_dist.table", "bench": "alexnet_dist.bench.__main__"}
 
 
 def main() -> None:

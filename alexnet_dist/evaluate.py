@@ -27,7 +27,7 @@ from alexnet_dist.results.predictions import predict_split
 from alexnet_dist.results.submission import plan_submission
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
 from alexnet_dist.results.validation import Voter, measure
-from alexnet_dist.settings import Positive, PrecisionSettings, check, check_settings, strict
+from alexnet_dist.settings import FilePath, Positive, PrecisionSettings, check, check_settings, strict
 from alexnet_dist.tracking.display import Display, validation_figures
 from alexnet_dist.training.inputs import open_images, validation_feed
 from alexnet_dist.training.step import set_precision
@@ -37,7 +37,7 @@ from alexnet_dist.training.step import set_precision
 class EvaluatedData:
     """Where the validation images are; what is null is as the first checkpoint was trained."""
 
-    root: str | None
+    root: FilePath | None
     val_every: int | None
     threads: Positive | None
 
@@ -52,14 +52,14 @@ class Processes:
 class EvaluateSettings:
     """What conf/evaluate.yaml may say."""
 
-    checkpoint: str | list[str] | None
+    checkpoint: FilePath | list[FilePath] | None
     views: Literal[1, 10]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
-    per_class: bool | str
-    predictions: str | None
-    submission: str | None
-    devkit: str | None
+    per_class: FilePath | bool
+    predictions: FilePath | None
+    submission: FilePath | None
+    devkit: FilePath | None
     data: EvaluatedData
     parallel: Processes
     precision: PrecisionSettings | None = None

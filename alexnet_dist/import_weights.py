@@ -26,7 +26,7 @@ from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.settings import Settings, check, check_net, strict
+from alexnet_dist.settings import FilePath, Settings, check, check_net, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.checkpoint import list_checkpoints
 from alexnet_dist.training.error_count import ErrorCount
@@ -41,10 +41,10 @@ CPU = torch.device("cpu")
 class ImportSettings:
     """What conf/import_weights.yaml says beside the configuration of a training."""
 
-    weights: str | None
-    output: str | None
-    classes: str | None
-    mean: str | tuple[float, float, float] | None
+    weights: FilePath | None
+    output: FilePath | None
+    classes: FilePath | None
+    mean: FilePath | tuple[float, float, float] | None
 
 
 def run(config: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def read_classes(path: str | None, outputs: int) -> tuple[list[str], list[str]]:
         numbers = [str(label) for label in range(outputs)]
         return numbers, numbers
     try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"classes={path} cannot be read ({error}): name a text file with a class a line") from None
     if not 0 < len(lines) <= outputs:

@@ -24,7 +24,7 @@ from alexnet_dist.launching.commands import USER_ERROR_STATUS, command
 from alexnet_dist.parallel.mesh import pick_device
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, open_trained
 from alexnet_dist.results.validation import Voter
-from alexnet_dist.settings import check, strict
+from alexnet_dist.settings import FilePath, check, strict
 from alexnet_dist.training.step import set_precision
 
 BEST = 5
@@ -36,8 +36,8 @@ BAR_WIDTH = 24
 class PredictSettings:
     """What conf/predict.yaml may say."""
 
-    checkpoint: str | list[str] | None
-    images: str | list[str] | None
+    checkpoint: FilePath | list[FilePath] | None
+    images: FilePath | list[FilePath] | None
     views: Literal[1, 10]
     json: bool
     device: Literal["auto", "cpu", "cuda"]

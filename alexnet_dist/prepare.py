@@ -59,6 +59,9 @@ def main() -> None:
 
     with errors_as_sentences():
         config = compose("prepare", sys.argv[1:])
+        for key in ("root", "output", "verify"):
+            if config.get(key) == "":
+                raise UserError(f"{key} is empty, as a variable that is not set would leave it: name a path, or leave it out")
         if config.get("verify") is not None:
             verify(Path(str(config["verify"])).expanduser(), check_workers(config))
         else:

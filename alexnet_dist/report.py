@@ -22,7 +22,7 @@ from alexnet_dist.figures.run_files import folders_of, read_run
 from alexnet_dist.figures.seen import Looking
 from alexnet_dist.figures.sweep import Comparison, Job, ablations, what_differs
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import Positive, check, strict
+from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 
@@ -30,7 +30,7 @@ from alexnet_dist.tracking.display import Display
 class ReportedData:
     """Where the images are; what is null is as the run was trained."""
 
-    root: str | None
+    root: FilePath | None
     val_every: int | None
     threads: Positive | None
 
@@ -39,15 +39,15 @@ class ReportedData:
 class ReportSettings:
     """What conf/report.yaml may say."""
 
-    run: str | list[str] | None
-    sweep: str | None
-    output: str | None
+    run: FilePath | list[FilePath] | None
+    sweep: FilePath | None
+    output: FilePath | None
     images: Positive | None
     neighbours: Positive | None
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
     data: ReportedData
-    bench: str | None
+    bench: FilePath | None
 
     def looking(self) -> Looking:
         given = {"root": self.data.root, "val_every": self.data.val_every, "threads": self.data.threads}

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, TableError, build_table
@@ -19,6 +20,15 @@ AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
+def _not_empty(path: str) -> str:
+    if not path.strip():
+        raise PydanticCustomError("empty", "is empty, as a variable that is not set would leave it: name a path, or leave it out")
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(_not_empty)]
+
+
 @dataclass(frozen=True, config=strict)
 class RunSettings:
     """`dir` is the run's folder; without one it is named under runs/ after the time and the model.
@@ -27,23 +37,27 @@ class RunSettings:
     its command line.
     """
 
-    dir: str | None
+    dir: FilePath | None
     report: bool = True
     overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
 class DataSettings:
-    """Where the images are and how a sample is cut from them (paper, section 2 and 4.1).
+    """Where the images are and how a sample is cropped from them (paper, section 2 and 4.1).
 
     `size` is the pixels of the short side before the crop; the crop is the model's input. `threads` are DALI's, for each
     process (null: the cores shared out). `statistics_images` bounds how many images the mean image is taken over.
+
+    On a GPU (null: as DALI has it) `hardware_decoder` is the share of JPEGs that its decoding unit takes, and the memory paddings
+    are the bytes that each decoding thread holds from the start, so that none is taken in mid-run.
+
     `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
     colour noise are divided by `colour_divisor`.
     """
 
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
-    root: str | None
+    root: FilePath | None
     val_every: Annotated[int, Field(ge=2)] | None
     size: Positive
     mirror: bool
@@ -51,6 +65,9 @@ class DataSettings:
     share_decoding: bool
     threads: Positive | None
     statistics_images: Positive
+    hardware_decoder: Annotated[float, Field(ge=0, le=1)] | None = None
+    device_memory_padding: Positive | None = None
+    host_memory_padding: Positive | None = None
     mean: Literal["aligned", "centre"] = "aligned"
     colour_divisor: Annotated[float, Field(ge=1)] = 1.0
 
@@ -157,7 +174,7 @@ class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
 
     `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
-    becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
+    becomes of a step whose loss is NaN or infinite: it stops the run, or its update is left out.
     `native` is whether the fused operations of this device are used: where they can be had, always or never.
     """
 
@@ -218,7 +235,7 @@ class Settings:
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda"]
-    resume: str
+    resume: FilePath
     run: RunSettings
     model: dict[str, Any]
     data: DataSettings
@@ -230,7 +247,7 @@ class Settings:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     tracking: TrackingSettings
-    init_from: str | None = None
+    init_from: FilePath | None = None
     init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     experiment: str | None = None
 
@@ -326,12 +343,13 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
-        value = "" if first["type"] in ("missing", "unexpected_keyword_argument") else f", not {first['input']!r}"
-        message = {
+        plain = {
             "missing": "is not set",
             "unexpected_keyword_argument": "is not a setting of this program",
-        }.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
-        raise UserError(f"{where}: {message}{value}") from None
+            "empty": first["msg"],
+        }
+        message = plain.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        raise UserError(f"{where}: {message}") from None
 
 
 def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import TrackingSettings, check, strict
+from alexnet_dist.settings import FilePath, TrackingSettings, check, strict
 from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.display import Display
 
@@ -24,8 +24,8 @@ from alexnet_dist.tracking.display import Display
 class TrackSettings:
     """What conf/track.yaml may say."""
 
-    run: str | list[str] | None
-    sweep: str | None
+    run: FilePath | list[FilePath] | None
+    sweep: FilePath | None
     mode: Literal["auto", "online", "offline"]
     id: str | None
     project: str | None

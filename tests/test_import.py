@@ -181,8 +181,10 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
         import_weights.run(compose("import_weights", [f"weights={tmp_path}/fits.npz", f"output={two_runs[0]}", *tiny]))
 
 
-def test_ids_and_words_of_the_classes(tmp_path: Path) -> None:
-    (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+@pytest.mark.parametrize("mark", ["", "\N{BYTE ORDER MARK}"])
+def test_ids_and_words_of_the_classes(mark: str, tmp_path: Path) -> None:
+    lines = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n"
+    (tmp_path / "synset_words.txt").write_text(mark + lines, "utf-8")
     words, ids = import_weights.read_classes(str(tmp_path / "synset_words.txt"), 2)
     assert words == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
     assert ids == ["n01440764", "n01443537"]

@@ -21,7 +21,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.mesh import pick_device, share_cores
 from alexnet_dist.prepare import Options, prepare
-from alexnet_dist.settings import Positive, check, strict
+from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 
@@ -29,7 +29,7 @@ from alexnet_dist.tracking.display import Display
 class BenchDataSettings:
     """conf/bench_data.yaml, checked."""
 
-    root: str | None
+    root: FilePath | None
     size: Positive
     crop: Positive
     batch_size: Positive
@@ -37,7 +37,7 @@ class BenchDataSettings:
     seconds: Annotated[float, Field(gt=0)]
     threads: Positive | Literal["auto"]
     device: Literal["auto", "cpu", "cuda"]
-    output: str | None
+    output: FilePath | None
 
 
 def run(config: dict[str, Any]) -> None:

@@ -26,16 +26,16 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table, TableError, build_table
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores
-from alexnet_dist.settings import OptimizerSettings, Positive, check, strict
+from alexnet_dist.settings import FilePath, OptimizerSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import keep_freed_memory, load_kernels, set_precision
+from alexnet_dist.training.timeline import Timeline, seconds_by_layer
 from alexnet_dist.training.update import build_optimizer
 
 OURS, OURS_WAITING = "this trainer, a process a tower", "the same, waiting for crossings"
@@ -66,7 +66,7 @@ class BenchStepSettings:
     steps: Positive
     device: Literal["auto", "cpu", "cuda"]
     rivals_keep_memory: bool
-    output: str | None
+    output: FilePath | None
     parallel: BenchProcesses
 
     def table(self) -> Table:
@@ -111,10 +111,15 @@ def run(config: dict[str, Any]) -> None:
         rates = take_turns(turns, settings.rounds, lambda done, total: display.show("measuring", done, total))
 
         measure(rivals[OURS], mesh, 1, settings.batch_size)
+        timeline = Timeline(mesh)
+        with timeline.watching(ours):
+            rivals[OURS].step()
+        spans = timeline.read()
         figures: dict[str, Any] = {
             "images_per_second": rates,
             "crossing": crossing_times(rivals, mesh, settings.rounds * settings.steps),
-            "layers": time_by_layer(ours, rivals[OURS].step),
+            "layers": seconds_by_layer(spans),
+            "timeline": spans,
             "peak_memory_bytes": peak_memory(device),
             "gflop_per_second": {name: median(own) * table.training_flops / 1e9 for name, own in rates.items()},
         }
@@ -252,13 +257,13 @@ def measure(rival: Rival, mesh: Mesh, steps: int, batch: int) -> float:
         keep_freed_memory(rival.keeps_memory)
     if rival.everyone or mesh.rank == 0:
         rival.step()
+    wait_for_gpu(mesh)
     dist.barrier(group=mesh.host_group)
     begun = time.perf_counter()
     if rival.everyone or mesh.rank == 0:
         for _ in range(steps):
             rival.step()
-        if mesh.device.type == "cuda":
-            torch.cuda.synchronize(mesh.device)
+        wait_for_gpu(mesh)
     dist.barrier(group=mesh.host_group)
     return batch * steps / (time.perf_counter() - begun)
 
@@ -277,40 +282,17 @@ def crossing_times(rivals: dict[str, Rival], mesh: Mesh, steps: int) -> dict[str
             mesh.crossing.read()
             begun = time.perf_counter()
             step()
+            wait_for_gpu(mesh)
             rows.append((time.perf_counter() - begun, *mesh.crossing.read()))
         times.append([median(column) for column in zip(*rows, strict=True)])
     (seconds, sent, exposed), (_, _, unhidden) = times
     return {"bytes_a_step": sent, "step_seconds": seconds, "exposed_seconds": exposed, "waiting_seconds": unhidden}
 
 
-def time_by_layer(net: Net, step: Callable[[], None]) -> dict[str, dict[str, float]]:
-    """Seconds of one step in each layer, forward and backward, with the crossing before it; on a CPU, where work is in order."""
-    if next(net.parameters()).is_cuda:
-        return {}
-    stamps: list[tuple[str, float]] = []
-    handles = []
-    for name, layer in net.named_children():
-        assert isinstance(layer, TowerLayer)
-
-        def stamp(_module: nn.Module, _read: Any, made: list[torch.Tensor], name: str = name) -> None:
-            stamps.append((name, time.perf_counter()))
-            made[0].register_hook(lambda _gradient: stamps.append((name, time.perf_counter())))
-
-        handles.append(layer.register_forward_hook(stamp))
-    begun = time.perf_counter()
-    step()
-    ended = time.perf_counter()
-    for handle in handles:
-        handle.remove()
-    count = len(handles)
-    times = {}
-    for position, (name, at) in enumerate(stamps[:count]):
-        before = stamps[position - 1][1] if position else begun
-        # Backward a layer's stamp is when its gradient arrives, so its work ends where the next one's begins.
-        back = 2 * count - 1 - position
-        after = stamps[back + 1][1] if back + 1 < 2 * count else ended
-        times[name] = {"forward": at - before, "backward": after - stamps[back][1]}
-    return times
+def wait_for_gpu(mesh: Mesh) -> None:
+    """Until what was launched is done; a CPU has done it already."""
+    if mesh.device.type == "cuda":
+        torch.cuda.synchronize(mesh.device)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -333,7 +315,7 @@ def rates_table(table: Table, rates: dict[str, list[float]]) -> RichTable:
 
 
 def layers_table(layers: dict[str, dict[str, float]]) -> RichTable:
-    shown = RichTable(title="where the first process's step goes (the last layer of a step has the update too)", box=box.SIMPLE)
+    shown = RichTable(title="where the first process's step goes", box=box.SIMPLE)
     for heading in ("layer", "forward, ms", "backward, ms"):
         shown.add_column(heading, justify="left" if heading == "layer" else "right")
     for name, times in layers.items():

@@ -1,6 +1,6 @@
 """The feeds: endless training batches and passes over a validation set, decoded ahead in the background.
 
-Both cut a batch into the rows of each replica and those into the parts that the processes of a replica decode; `exchange` puts
+Both part a batch into the rows of each replica and those into the parts that the processes of a replica decode; `exchange` puts
 the parts together again, the same on every process of the replica.
 """
 
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from alexnet_dist.data.background import Background
-from alexnet_dist.data.decode import Cuts, decode
+from alexnet_dist.data.decode import Crops, decode
+from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.sampling import Draws, draws, epoch_order
 from alexnet_dist.errors import UserError
@@ -84,6 +85,7 @@ class TrainFeed:
         device: torch.device,
         exchange: Exchange | None,
         start: tuple[int, int] = (0, 0),
+        decoder_options: DecoderOptions = NO_OPTIONS,
     ) -> None:
         """Raises UserError where there are fewer images than a batch has, or where replicas and parts do not divide it."""
         if batch_size % (replicas * parts):
@@ -116,6 +118,7 @@ class TrainFeed:
             batch_size=batch_size // replicas // parts,
             threads=threads,
             device=device,
+            options=decoder_options,
         )
         self._background = Background(
             _on_device(self._batches(decoded), device), ahead=AHEAD, finish_begun=exchange is not None, name="train feed"
@@ -141,7 +144,7 @@ class TrainFeed:
         """End the feed's threads. Where there is an exchange, it first makes the batches that the other processes make too."""
         self._background.close()
 
-    def _requests(self, epoch: int, index: int) -> Generator[tuple[Cuts, _Step], None, None]:
+    def _requests(self, epoch: int, index: int) -> Generator[tuple[Crops, _Step], None, None]:
         """What this process decodes, and the step it is part of; the next epoch's order is computed during this one."""
         with ThreadPoolExecutor(1, thread_name_prefix="epoch order") as executor:
             order = executor.submit(epoch_order, self._seed, epoch, len(self._images))
@@ -152,7 +155,7 @@ class TrainFeed:
                     own = samples[index * self._batch_size :][self._rows]
                     drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
                     part = self._part_rows
-                    yield Cuts(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
+                    yield Crops(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
                     index += 1
                 epoch, index = epoch + 1, 0
 
@@ -199,6 +202,7 @@ class ValidationFeed:
         threads: int,
         device: torch.device,
         exchange: Exchange | None,
+        decoder_options: DecoderOptions = NO_OPTIONS,
     ) -> None:
         if (exchange is None) != (parts == 1):
             raise ValueError("an exchange is needed where there are parts, and only there")
@@ -212,6 +216,7 @@ class ValidationFeed:
         self._threads = threads
         self._device = device
         self._exchange = exchange
+        self._decoder_options = decoder_options
 
     def __len__(self) -> int:
         """Batches of a pass."""
@@ -237,11 +242,11 @@ class ValidationFeed:
             samples = np.arange(first, first + self._whole_size)[self._rows]
             yield np.where(samples < len(self._images), samples, -1)
 
-    def _requests(self) -> Generator[tuple[Cuts, None], None, None]:
+    def _requests(self) -> Generator[tuple[Crops, None], None, None]:
         for samples in self._samples():
             own = samples[self._part_rows]
             if own[0] >= 0:
-                yield Cuts.whole(own[own >= 0]), None
+                yield Crops.whole(own[own >= 0]), None
 
     def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
         decoded = decode(
@@ -252,6 +257,7 @@ class ValidationFeed:
             batch_size=self._part_size,
             threads=self._threads,
             device=self._device,
+            options=self._decoder_options,
         )
         with closing(decoded):
             for samples in self._samples():

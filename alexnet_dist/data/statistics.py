@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet_dist.data.decode import Cuts, decode
+from alexnet_dist.data.decode import Crops, decode
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.sampling import epoch_order
 
@@ -60,7 +60,7 @@ def gather(
     """
     count = len(images) if limit is None else min(limit, len(images))
     chosen = np.sort(epoch_order(0, 0, len(images))[:count])
-    requests = ((Cuts.whole(chosen[first : first + _BATCH]), None) for first in range(0, count, _BATCH))
+    requests = ((Crops.whole(chosen[first : first + _BATCH]), None) for first in range(0, count, _BATCH))
     total = torch.zeros(size, size, 3, dtype=torch.int64, device=device)
     products = torch.zeros(3, 3, dtype=torch.int64, device=device)
     done = 0

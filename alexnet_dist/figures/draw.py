@@ -14,6 +14,7 @@ from alexnet_dist.figures.neighbours import draw_neighbours
 from alexnet_dist.figures.predictions import draw_confusion, draw_predictions
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.seen import Looking, Seen, look_at_images, read_seen
+from alexnet_dist.figures.step_picture import draw_step
 from alexnet_dist.figures.step_time import draw_layers, draw_step_time
 
 
@@ -55,6 +56,8 @@ def draw_run(
     drawn("curves", lambda path: draw_curves(run, path))
     drawn("step_time", lambda path: draw_step_time(run, path))
     drawn("activity", lambda path: draw_activity(run, path))
+    if timeline := run.timeline():
+        drawn("step", lambda path: draw_step(timeline, path))
     if layers:
         drawn("layers", lambda path: draw_layers(layers, path))
     table = run.table()

@@ -17,7 +17,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import FIGURE_1
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.layers import ACTIVATIONS
-from alexnet_dist.settings import check, strict
+from alexnet_dist.settings import FilePath, check, strict
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # as in the paper: ReLU solid, tanh dashed
@@ -27,9 +27,9 @@ _LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # as in the paper: ReLU so
 class Figure1Settings:
     """What conf/figure1.yaml may say."""
 
-    sweep: str | Annotated[tuple[str, ...], Field(min_length=1)] | None
+    sweep: FilePath | Annotated[tuple[FilePath, ...], Field(min_length=1)] | None
     error: Annotated[float, Field(gt=0, lt=1)]
-    output: str | None
+    output: FilePath | None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from omegaconf import OmegaConf
 
 from alexnet_dist import __version__
@@ -16,8 +17,10 @@ from alexnet_dist.figures.pictures import data_uri
 from alexnet_dist.figures.predictions import confused_most
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.sweep import Comparison, Job
-from alexnet_dist.model.described import HEADINGS, described
+from alexnet_dist.model.cost import HEADINGS, described
 
+# What stands in the page in another form than its file's.
+_NOT_PICTURES = ("predictions", "neighbours", "step")
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -48,7 +51,8 @@ def run_page(run: RunFiles, drawn: Drawn, published: Mapping[str, Any] | None) -
         headings=HEADINGS,
         layers=[described(layer) for layer in table.layers],
         table=table,
-        figures={name: _embedded(path) for name, path in drawn.files.items() if name not in ("predictions", "neighbours")},
+        figures={name: _embedded(path) for name, path in drawn.files.items() if name not in _NOT_PICTURES},
+        step=Markup(drawn.files["step"].read_text("utf-8")) if "step" in drawn.files else "",
         colours=drawn.colours,
         towers=_towers(run, drawn.colours),
         seen=drawn.seen,

@@ -12,6 +12,7 @@ from alexnet_dist.model.table import Table, TableError, build_table
 from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint, read_state
+from alexnet_dist.training.timeline import TIMELINE
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class RunFiles:
             return build_table(self.config["model"])
         except (TableError, KeyError) as error:
             raise UserError(f"{self.folder / 'config.json'}: model: {error}") from None
+
+    def timeline(self) -> dict[str, Any] | None:
+        """One of its steps, as `training.timeline` has seen it; None where none was seen."""
+        path = self.folder / TIMELINE
+        return json.loads(path.read_text()) if path.is_file() else None
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record.get("kind") == kind]

@@ -19,7 +19,7 @@ RED = "#d5331c"
 WIDTH = 380  # of a figure in points, which a page shows as pixels
 _INK = "#010203"  # stands for the text's colour until the SVG file is written
 _GREY = "#7a7a7a"  # as far from white as from black; bitmaps cannot follow the page
-_SCHEMES = "svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde3}}"
+SCHEMES = "svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde3}}"
 
 
 @contextmanager
@@ -82,4 +82,4 @@ def _follow_page(svg: str) -> str:
     head, _, rest = svg.partition(">")
     head = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', head)
     rest = re.sub(r"font(-family)?: ([^;\"]*?)'[^;\"]*sans-serif[^;\"]*", r"font\1: \2system-ui, sans-serif", rest)
-    return f"{head}><style>{_SCHEMES}</style>{rest}"
+    return f"{head}><style>{SCHEMES}</style>{rest}"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode, encode_jpeg
+from alexnet_dist.data.odd_files import UnusableImageError, crop_square, decode, encode_jpeg
 from alexnet_dist.data.packed import INDEX_ROW, WORK_FOLDER, crc_of, shard_name
 from alexnet_dist.data.sums import Sums
 from alexnet_dist.errors import UserError
@@ -150,11 +150,11 @@ def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]
     """The JPEG to store, and the square for the statistics (None where none is wanted)."""
     original = _read(sample)
     if job.size is not None:
-        square = cut_square(decode(original, draft_size=job.size)[0], job.size)
+        square = crop_square(decode(original, draft_size=job.size)[0], job.size)
         return encode_jpeg(square, job.quality), square
     image, plain = decode(original)
     kept = plain and _dali_takes(original, *image.size)
-    square_or_none = None if job.statistics_size is None else cut_square(image, job.statistics_size)
+    square_or_none = None if job.statistics_size is None else crop_square(image, job.statistics_size)
     return original if kept else encode_jpeg(image, job.quality), square_or_none
 
 

@@ -1,6 +1,8 @@
 """Maps cross between processes by point-to-point messages, which travel while the caller computes."""
 
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +16,8 @@ class Crossing:
     delays them. Tensors travel in the dtype `wire`, or as they are (None), and arrive in their own. Without `overlap`, `begin`
     waits for the messages itself: to measure what it is good for.
 
-    The crossing counts what it sends and how long the computation waits for it; `read` returns both.
+    The crossing counts what it sends and how long the computation waits for it; `read` returns both. `watch`, while somebody
+    watches, is told "send" when messages begin, "wait" and "arrived" around each time that the computation waits for them.
     """
 
     def __init__(self, group: dist.ProcessGroup, wire: torch.dtype | None = None, overlap: bool = True) -> None:
@@ -26,13 +29,16 @@ class Crossing:
         self._ranks = dist.get_process_group_ranks(group)
         self._bytes = 0
         self._seconds = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self.watch: Callable[[str], None] = lambda what: None
 
     def begin(self, outgoing: list[torch.Tensor]) -> "Arrival":
         """Begin to send outgoing[i] to rank i of the group. `wait` of what is returned gives what each rank sent here.
 
         One symmetric batch of messages: asymmetric ones can hang NCCL. This rank's own entry stays as it is.
         """
+        if self.size > 1:
+            self.watch("send")
         own = outgoing[self.index]
         arrival = Arrival(self, list(outgoing), _dense_order(own))
         operations = []
@@ -60,11 +66,11 @@ class Crossing:
 
     def read(self) -> tuple[int, float]:
         """Bytes this process sent, and seconds its computation stood waiting, since the last call. Synchronises CUDA."""
-        for start, end in self._events:
-            end.synchronize()
-            self._seconds += start.elapsed_time(end) / 1000
+        if self._events:
+            self._events[-1][1].synchronize()
+        self._add_up()
         result = self._bytes, self._seconds
-        self._bytes, self._seconds, self._events = 0, 0.0, []
+        self._bytes, self._seconds = 0, 0.0
         return result
 
     def restore(self, counted: tuple[int, float]) -> None:
@@ -74,7 +80,9 @@ class Crossing:
 
     def wait_for(self, works: list[dist.Work], on_cuda: bool) -> None:
         """Wait, on the current stream where the messages are a GPU's, and count the time."""
+        self.watch("wait")
         if on_cuda:
+            self._add_up()
             started, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             started.record()
         begin = time.perf_counter()
@@ -85,6 +93,13 @@ class Crossing:
             self._events.append((started, ended))
         else:
             self._seconds += time.perf_counter() - begin
+        self.watch("arrived")
+
+    def _add_up(self) -> None:
+        """Count the waiting that is over: nobody may read it for a whole validation, and no event is to be kept so long."""
+        while self._events and self._events[0][1].query():
+            start, end = self._events.popleft()
+            self._seconds += start.elapsed_time(end) / 1000
 
 
 @dataclass

@@ -17,7 +17,7 @@ from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.parallel import flight_recorder
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
-from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection
+from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, refusal
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.
 SETUP_SECONDS = 1800.0
@@ -147,6 +147,7 @@ def join_mesh(
     Raises:
         UserError: the world size does not fit the towers.
         LostPeerError: a connection to a peer broke; which one it was has been said.
+        RunFailed: NCCL will not have these processes or GPUs.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     layout = plan_layout(world, towers)
@@ -161,6 +162,9 @@ def join_mesh(
     try:
         yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
     except Exception as error:
+        if refused := refusal(error):
+            peers.leave(failed=True)
+            raise RunFailed(refused) from error
         if broken_connection(error):
             peers.explain(error)
             raise LostPeerError from error

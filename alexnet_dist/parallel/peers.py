@@ -28,6 +28,8 @@ LOST = 75
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
 _GRACE_SECONDS = 4.0
+# What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
+_FIRST_SECONDS = 300.0
 
 
 class LostPeerError(Exception):
@@ -45,6 +47,7 @@ class Peers:
         self.recordings: Path | None = None
         self._step, self._pieces = 0, 0
         self._expected_since: float | None = None
+        self._expected_within = timeout
         self._beats: dict[int, tuple[bytes, float]] = {}
         self._pidfds: dict[int, int] = {}
         self._found = threading.Event()
@@ -62,11 +65,12 @@ class Peers:
     def progressed(self, step: int | None = None) -> None:
         """A step or another piece of work is done (`step` are in all); the next is expected within the timeout.
 
-        The first pieces of a process may take longer: kernels are chosen and connections made.
+        The first two of a process may take longer, as long as _FIRST_SECONDS.
         """
         self._step = self._step if step is None else step
         self._pieces += 1
-        self._expected_since = time.monotonic() if self._pieces > 2 else None
+        self._expected_within = self._timeout if self._pieces > 2 else max(self._timeout, _FIRST_SECONDS)
+        self._expected_since = time.monotonic()
 
     def rest(self) -> None:
         """Nothing is expected until `progressed` is called again."""
@@ -94,7 +98,7 @@ class Peers:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
         if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
             silent = self._silent()
-            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({str(error).splitlines()[0][:100]})"
+            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({_one_line(error)})"
             self._say(who)
         self._closed.set()
 
@@ -142,7 +146,7 @@ class Peers:
             self._write_recording()
         if self._store.check(["lost"]):
             self._end(None)
-        if self._expected_since is not None and time.monotonic() - self._expected_since > self._timeout:
+        if self._expected_since is not None and time.monotonic() - self._expected_since > self._expected_within:
             self._give_up_waiting()
 
     def _gone(self, rank: int) -> None:
@@ -152,7 +156,8 @@ class Peers:
             self._end(None)
 
     def _give_up_waiting(self) -> None:
-        waited = f"for {self._timeout:g} seconds (parallel.timeout)"
+        setting = " (parallel.timeout)" if self._expected_within == self._timeout else ""
+        waited = f"for {self._expected_within:g} seconds{setting}"
         silent = self._silent()
         self._store.set("hanging", "")
         self._write_recording()
@@ -196,6 +201,16 @@ class Peers:
 def broken_connection(error: Exception) -> bool:
     """Whether an error is that of a connection to another process, which gloo reports as a plain RuntimeError."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def refusal(error: Exception) -> str | None:
+    """What NCCL says, whole, where it will not do what it is asked: that is a matter of the machine or its settings, and no
+    connection has broken."""
+    return _one_line(error) if isinstance(error, dist.DistBackendError) and "ncclInvalid" in str(error) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _ranks(ranks: list[int]) -> str:

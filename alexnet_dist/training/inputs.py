@@ -6,7 +6,7 @@ from typing import Any
 
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
-from alexnet_dist.data.images import Images, open_folder
+from alexnet_dist.data.images import Images, open_folder, set_aside
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
@@ -48,13 +48,23 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
 
 
 def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
-    """The training and validation images of a folder, packed or of class folders. Raises UserError as `open_images` does."""
-    if data.source == "packed" or (data.source != "imagefolder" and is_packed(root)):
-        train, validation = open_packed(root)
-        if not len(validation):
-            raise UserError(f"the packed set {root} has no validation images: prepare it again from a source that has val/")
+    """The training and validation images of a folder, packed or of class folders; where it has none for validation, every
+    `data.val_every`-th of each class is set aside. Raises UserError as `open_images` does."""
+    packed = data.source == "packed" or (data.source != "imagefolder" and is_packed(root))
+    train, validation = open_packed(root) if packed else open_folder(root)
+    if len(validation):
         return train, validation
-    return open_folder(root, data.val_every)
+    if data.val_every is None:
+        raise UserError(
+            f"{root} has no validation images: give it a val/ beside train/ (and pack it again where it is packed), or set "
+            "data.val_every=10 to set every tenth training image aside"
+        )
+    rest, aside = set_aside(train, data.val_every)
+    if not len(aside):
+        raise UserError(
+            f"no class of {root} has {data.val_every} images, so data.val_every={data.val_every} sets none aside: set it lower"
+        )
+    return rest, aside
 
 
 def check_same_data(checkpoint: Path, saved: dict[str, Any], images: Images) -> None:
@@ -117,6 +127,7 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
         device=mesh.device,
         exchange=partial(mesh.gather_rows, group=mesh.training_group) if parts > 1 else None,
         start=start,
+        decoder_options=decoder_options(settings.data),
     )
 
 
@@ -133,4 +144,15 @@ def validation_feed(settings: Settings, images: Images, mesh: Mesh, threads: int
         threads=settings.data.threads or threads,
         device=mesh.device,
         exchange=partial(mesh.gather_rows, group=mesh.validation_group) if mesh.layout.shares > 1 else None,
+        decoder_options=decoder_options(settings.data),
     )
+
+
+def decoder_options(data: DataSettings) -> dict[str, float]:
+    """What is set of how a GPU decodes, by DALI's names."""
+    options = {
+        "hw_decoder_load": data.hardware_decoder,
+        "device_memory_padding": data.device_memory_padding,
+        "host_memory_padding": data.host_memory_padding,
+    }
+    return {name: value for name, value in options.items() if value is not None}

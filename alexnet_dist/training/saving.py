@@ -102,7 +102,7 @@ class Checkpoints:
         rank = self._mesh.rank
         try:
             self._together(lambda: _make_anew(partial) if rank == 0 else None)
-            with _stream_of_its_own(copied):
+            with _stream_of_its_own(self._mesh.device, copied):
                 self._together(lambda: _check_finite(tensors))
                 dcp.save(tensors, storage_writer=_Writer(partial), process_group=self._mesh.checkpoint_group)
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
@@ -224,11 +224,12 @@ def _to_disk(path: Path) -> None:
 
 
 @contextmanager
-def _stream_of_its_own(copied: torch.cuda.Event | None) -> Iterator[None]:
-    """On a GPU: behind the copies, and beside the training's own stream."""
+def _stream_of_its_own(device: torch.device, copied: torch.cuda.Event | None) -> Iterator[None]:
+    """On a GPU, which this thread enters first (a new thread's own is the first of the machine): behind the copies, and beside
+    the training's stream."""
     if copied is None:
         yield
         return
     copied.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
         yield

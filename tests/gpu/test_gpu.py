@@ -60,7 +60,7 @@ def test_two_towers_over_nccl_agree_with_one_process(precision: str, tolerance: 
 
 
 def test_the_gpu_decoder_gives_the_cpu_s_crops_within_a_grey_level_or_two(drawn_images: Path) -> None:
-    images, _ = open_folder(drawn_images, None)
+    images, _ = open_folder(drawn_images)
     batches = []
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
         feed = TrainFeed(

@@ -61,8 +61,13 @@ def odd_but_good(image: Image.Image) -> dict[str, tuple[bytes, Image.Image]]:
     grey = image.convert("L")
     palette = image.quantize(64)
     sixteen_bit = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    see_through = image.copy()
-    see_through.putalpha(128)
+    alpha = Image.linear_gradient("L").resize(image.size)
+    see_through, grey_alpha = image.copy(), grey.copy()
+    see_through.putalpha(alpha)
+    grey_alpha.putalpha(alpha)
+    white = Image.new("RGB", image.size, "white")
+    over_white = Image.composite(image, white, alpha)
+    holes = np.where(np.asarray(palette)[..., None] < 20, 255, np.asarray(palette.convert("RGB"))).astype(np.uint8)
     lying = Image.Exif()
     lying[0x0112] = 6
     broken_exif = encoded(image, exif=b"Exif\0\0" + b"\xff" * 40)
@@ -74,7 +79,11 @@ def odd_but_good(image: Image.Image) -> dict[str, tuple[bytes, Image.Image]]:
         "png": (encoded(image, "PNG"), image),
         "png16": (encoded(sixteen_bit, "PNG"), grey.convert("RGB")),
         "palette": (encoded(palette, "PNG"), palette.convert("RGB")),
-        "alpha": (encoded(see_through, "PNG"), Image.blend(image, Image.new("RGB", image.size, "white"), 0.5)),
+        "alpha": (encoded(see_through, "PNG"), over_white),
+        "alphatiff": (encoded(see_through, "TIFF"), over_white),
+        "alphawebp": (encoded(see_through, "WEBP", lossless=True, exact=True), over_white),
+        "greyalpha": (encoded(grey_alpha, "PNG"), Image.composite(grey.convert("RGB"), white, alpha)),
+        "holes": (encoded(palette, "PNG", transparency=bytes([0] * 20)), Image.fromarray(holes)),
         "turned": (encoded(image.transpose(Image.Transpose.ROTATE_90), exif=lying), image),
         "brokenexif": (broken_exif, image),
         "gif": (encoded(palette, "GIF"), palette.convert("RGB")),
