@@ -12,7 +12,7 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.settings import Settings, check_settings
 from alexnet_dist.training.update import Schedule, build_optimizer
 
-RUNS = ("net145", "net146", "net148", "net150", "net145_half")
+RUNS = ("net145", "net146", "net147", "net148", "net150", "net145_half")
 NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
 
 # Of one GPU: filters (outputs), channels of each input, how many inputs, filterSize, stride, padding, initW, initB, and positions
@@ -30,6 +30,12 @@ NET145 = {
 NETS = {
     "net145": NET145,
     "net146": NET145 | {"conv6": (128, 128, 2, 3, 1, 1, 0.03, 1, 6)},
+    "net147": NET145
+    | {
+        "conv1": (48, 3, 1, 11, 4, 0, 0.01, 0, 28),
+        "conv2": (128, 48, 1, 5, 1, 1, 0.01, 1, 13),
+        "conv5": (128, 192, 1, 3, 1, 0, 0.03, 1, 6),
+    },
     "net148": NET145,
     "net150": NET145
     | {
@@ -74,6 +80,12 @@ PHASES = {
         (38, 0.0001, 0.02, {"conv1": (0, 0), "conv6": (0.0001, 0.022)}, False),
         (42, 0.00001, 0.02, {"conv1": (0, 0), "conv6": (0.00001, 0.022)}, False),
     ],
+    "net147": [
+        (0, 0.01, 0.02, {}, True),
+        (23, 0.001, 0.02, {}, True),
+        (51, 0.0001, 0.02, {}, True),
+        (79, 0.00001, 0.002, {"conv1": (0, 0)}, True),
+    ],
     "net148": [
         (0, 0.01, 0.02, {}, True),
         (22, 0.001, 0.02, {}, True),
@@ -98,7 +110,7 @@ PHASES = {
         (72, 0.0001, 0.02, {"conv1": (0, 0), "conv2": (0.0001, 0.002)}, False),
     ],
 }
-KILLED = {"net145": 91, "net146": 54, "net148": 97, "net150": 92, "net145_half": 96}
+KILLED = {"net145": 91, "net146": 54, "net147": 90, "net148": 97, "net150": 92, "net145_half": 96}
 
 
 @pytest.fixture(params=RUNS)
@@ -123,6 +135,16 @@ def test_the_table_is_that_of_the_layer_file(run: tuple[str, Settings]) -> None:
             followed = [kind for kind in followed if not kind.endswith("norm")]
         kinds = [operation.kind for operation in layer.then if operation.kind != "identity"]
         assert kinds == ([] if layer.name == "fc8" else followed), layer.name
+
+
+def test_poolings_are_of_the_layer_file(run: tuple[str, Settings]) -> None:
+    name, settings = run
+    table = settings.table()
+    pools = [operation.options for layer in table.layers for operation in layer.then if operation.kind == "max_pool"]
+    size_x = 2 if name == "net147" else 3
+    assert [(pool["kernel"], pool["stride"], pool["pad"]) for pool in pools] == 3 * [(size_x, 2, 0)]
+    if name == "net147":  # positions before each pooling: 55, then 26 = 28 + 2 - 5 + 1, and 11 = 13 - 3 + 1
+        assert [layer.conv_size for layer in table.layers[:5]] == [55, 26, 13, 13, 11]
 
 
 def test_each_phase_has_the_rates_of_the_layer_file_and_its_log(run: tuple[str, Settings]) -> None:
