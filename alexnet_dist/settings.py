@@ -1,6 +1,7 @@
 """What a configuration may say: typed, bounded, and checked across fields before any process starts."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -15,6 +16,8 @@ strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 Checked = TypeVar("Checked")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 def _not_empty(path: str) -> str:
@@ -70,19 +73,50 @@ class DataSettings:
 
 
 @dataclass(frozen=True, config=strict)
+class LayerRates:
+    """What a layer's update has of its own: factors of the rates that its weights and biases (as its weights, unless said) would
+    have, and values in place of the net's momentum and weight decay. A layer that is frozen has no update, decay included.
+    """
+
+    lr: AboveZero | None = None
+    bias_lr: AboveZero | None = None
+    momentum: Fraction | None = None
+    bias_momentum: Fraction | None = None
+    weight_decay: NotNegative | None = None
+    freeze: bool | None = None
+
+
+@dataclass(frozen=True, config=strict)
 class OptimizerSettings:
     """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5).
 
     `lars` multiplies the lr of each weight with `trust` * |w| / (|gradient| + weight_decay * |w|); biases take plain steps.
+    `layers` are those with an update of their own, by name.
     """
 
-    lr: Annotated[float, Field(gt=0)]
+    lr: AboveZero
     momentum: Fraction
-    weight_decay: Annotated[float, Field(ge=0)]
-    bias_lr_multiplier: Annotated[float, Field(gt=0)]
+    weight_decay: NotNegative
+    bias_lr_multiplier: AboveZero
     bias_weight_decay: bool
     kind: Literal["sgd", "lars"] = "sgd"
-    trust: Annotated[float, Field(gt=0)] = 0.001
+    trust: AboveZero = 0.001
+    layers: dict[str, LayerRates] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=strict)
+class Phase:
+    """What changes when `epoch` epochs are done (fractions allowed). What it does not say stays as it was.
+
+    `lr` and `bias_lr` are factors of the rates that the schedule's kind gives to weights and to biases (as to weights, unless
+    said); `colour: false` turns the colour noise off; `layers` are as those of the optimizer.
+    """
+
+    epoch: NotNegative = 0.0
+    lr: AboveZero | None = None
+    bias_lr: AboveZero | None = None
+    colour: bool | None = None
+    layers: dict[str, LayerRates] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=strict)
@@ -92,7 +126,8 @@ class ScheduleSettings:
 
     On a plateau of `patience` validations without a new best, the rate is multiplied by `factor`, at most `reductions`
     times; `at_epochs` are the epochs (fractions allowed) after which `steps` does. In the first `warmup_epochs` the rate of
-    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1.
+    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1. `phases`, in the order of their epochs,
+    change what the optimizer does with that rate.
     """
 
     kind: Literal["plateau", "steps", "constant", "polynomial"]
@@ -102,8 +137,9 @@ class ScheduleSettings:
     at_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
     power: Annotated[float, Field(gt=0)] = 2.0
     epochs: Annotated[float, Field(gt=0)] | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: NotNegative = 0.0
     warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.1
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
@@ -194,7 +230,7 @@ class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
     `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
-    agree in name and shape.
+    agree in name and shape. `experiment` is the name of an experiment that is about one model alone, and of that model.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -213,6 +249,7 @@ class Settings:
     tracking: TrackingSettings
     init_from: FilePath | None = None
     init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    experiment: str | None = None
 
     def table(self) -> Table:
         return build_table(self.model)
@@ -239,6 +276,13 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             "give one"
         )
     _check_schedule(settings.schedule, settings.trainer.epochs)
+    table = settings.table()
+    if settings.experiment not in (None, table.name):
+        raise UserError(
+            f"experiment={settings.experiment} is about the model of that name and cannot have model={table.name}: "
+            "leave model= out, or take an experiment that is not about its model"
+        )
+    _check_layers(settings, table)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
     return settings
@@ -270,6 +314,19 @@ def _check_schedule(schedule: ScheduleSettings, epochs: int) -> None:
             f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves none of the {epochs} epochs at the full rate: "
             "set it to less than trainer.epochs"
         )
+
+
+def _check_layers(settings: Settings, table: Table) -> None:
+    names = {layer.name for layer in table.layers}
+    said = {"optimizer.layers": set(settings.optimizer.layers)}
+    said["schedule.phases"] = {name for phase in settings.schedule.phases for name in phase.layers}
+    for where, layers in said.items():
+        for name in sorted(layers - names):
+            raise UserError(f"{where} names {name}, which the model lacks: its layers are {', '.join(sorted(names))}")
+    epochs = [phase.epoch for phase in settings.schedule.phases]
+    if epochs != sorted(set(epochs)):
+        listed = ", ".join(f"{epoch:g}" for epoch in epochs)
+        raise UserError(f"schedule.phases begin at epochs {listed}: put them in order, each epoch once")
 
 
 def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:

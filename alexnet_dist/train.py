@@ -41,7 +41,7 @@ from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
-from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
+from alexnet_dist.training.update import Schedule, build_optimizer
 
 
 def run(config: dict[str, Any]) -> None:
@@ -175,8 +175,10 @@ def run(config: dict[str, Any]) -> None:
                     break
 
                 batch = next(feed)
-                set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
-                images = state.preprocess.of_training(batch, data.colour)
+                begun = state.epochs_done(len(train_images))
+                lr, phase = state.schedule.learning_rate(begun), state.schedule.phase(begun)
+                state.optimizer.set_rates(lr, phase)
+                images = state.preprocess.of_training(batch, data.colour and phase.colour is not False)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
                 with activity.watching() if activity and logged else nullcontext():
@@ -194,10 +196,9 @@ def run(config: dict[str, Any]) -> None:
 
                 if logged:
                     now = {"step": state.step, "epoch": state.epochs_done(len(train_images))}
-                    lr = state.optimizer.param_groups[0]["lr"]
                     state.training_error = state.errors.read()
-                    figures = {"kind": "train", **now, "lr": lr, **meter.read(loss), "top1_error": state.training_error}
-                    figures["skipped_updates"] = state.skipped
+                    figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss)}
+                    figures |= {"top1_error": state.training_error, "skipped_updates": state.skipped}
                     record.training(figures, total_steps)
                     if activity:
                         record.activity({"kind": "activity", **now, "layers": activity.read()})

@@ -50,6 +50,7 @@ class Pool(OperationRow):
     kernel: Positive
     stride: Positive
     pad: NotNegative = 0
+    round: Literal["down", "up"] = "down"
 
     @model_validator(mode="after")
     def _every_window_meets_the_map(self) -> Self:
@@ -70,7 +71,7 @@ class LayerRow(Row):
     reads: Literal["image", "own", "all"]
     filters: Positive
     then: list[str] = []
-    weight_std: Annotated[float, Field(ge=0)]
+    weight_std: Annotated[float, Field(ge=0)] | Literal["he"]
     bias: float
 
 

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, read_rows
+from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, Pool, read_rows
 
 FLOAT32_BYTES = 4
 
@@ -15,12 +16,14 @@ FLOAT32_BYTES = 4
 class Operation:
     """What follows a layer's convolution or product: an activation, a norm, a pooling, a dropout.
 
-    `reads` is `own`, or `all` for a response norm whose windows reach into the neighbouring towers.
+    `reads` is `own`, or `all` for a response norm whose windows reach into the neighbouring towers. With the option `ceil` a
+    pooling has one window more where the map does not end with a window (`round: up`); what lies outside the map counts for
+    nothing.
     """
 
     name: str
     kind: str
-    options: Mapping[str, float]
+    options: Mapping[str, Any]
     reads: str = "own"
 
     @property
@@ -32,7 +35,11 @@ class Operation:
         """Pixels of the square map that it makes of one of `size` pixels."""
         if not self.kind.endswith("_pool"):
             return size
-        return int((size + 2 * self.options["pad"] - self.options["kernel"]) // self.options["stride"]) + 1
+        kernel, stride, pad = (int(self.options[key]) for key in ("kernel", "stride", "pad"))
+        if not self.options.get("ceil"):
+            return (size + 2 * pad - kernel) // stride + 1
+        windows = -((kernel - size - 2 * pad) // stride) + 1
+        return windows - ((windows - 1) * stride >= size + pad)  # the last one begins within the map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +151,10 @@ def build_table(config: Mapping[str, Any]) -> Table:
 
 def _build_operation(name: str, row: OperationRow) -> Operation:
     across = isinstance(row, Norm) and row.reads == "all" and row.kind == "response_norm" and row.size > 1
-    return Operation(name, row.kind, row.model_dump(exclude={"kind", "reads"}), "all" if across else "own")
+    options = row.model_dump(exclude={"kind", "reads", "round"})
+    if isinstance(row, Pool):
+        options["ceil"] = row.round == "up"
+    return Operation(name, row.kind, options, "all" if across else "own")
 
 
 def _build_layer(
@@ -183,7 +193,7 @@ def _build_layer(
         if model.towers > 1:
             edge_bytes += 2 * operation.reach * size**2 * FLOAT32_BYTES
         then.append(operation)
-    return Layer(
+    layer = Layer(
         **said,
         name=name,
         then=tuple(then),
@@ -194,3 +204,5 @@ def _build_layer(
         edge_bytes=edge_bytes,
         towers=model.towers,
     )
+    # For ReLUs, He et al. 2015 (arXiv 1502.01852), equation 10.
+    return replace(layer, weight_std=sqrt(2 / layer.fan_in)) if row.weight_std == "he" else layer
