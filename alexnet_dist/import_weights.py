@@ -81,7 +81,7 @@ def fit(arrays: dict[str, torch.Tensor], settings: Settings, wanted: ImportSetti
         parameters = from_caffe(arrays, table)
         mean = _mean_of(arrays, wanted.mean, size).flip(0)
     classes, class_ids = read_classes(wanted.classes, table.classes)
-    colours = Preprocess(size, table.input_size, colour=False)
+    colours = Preprocess(size, table.input_size, settings.data.mean)
     statistics = {**dict(colours.named_buffers()), "mean_image": mean}
     return WholeNet(parameters, statistics, dict(settings.model), size, classes, class_ids)
 
@@ -149,7 +149,7 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
         with join_mesh(table.towers, CPU, settings.parallel.timeout) as mesh:
             net = Net(table)
             net.load_state_dict(whole.parameters)
-            preprocess = Preprocess(settings.data.size, table.input_size, settings.data.colour)
+            preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
             preprocess.load_state_dict(whole.statistics)
             state = TrainingState(
                 net=net,

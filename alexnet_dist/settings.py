@@ -48,6 +48,9 @@ class DataSettings:
 
     On a GPU (null: as DALI has it) `hardware_decoder` is the share of JPEGs that its decoding unit takes, and the memory paddings
     are the bytes that each decoding thread holds from the start, so that none is taken in mid-run.
+
+    `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
+    colour noise are divided by `colour_divisor`.
     """
 
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
@@ -62,6 +65,8 @@ class DataSettings:
     hardware_decoder: Annotated[float, Field(ge=0, le=1)] | None = None
     device_memory_padding: Positive | None = None
     host_memory_padding: Positive | None = None
+    mean: Literal["aligned", "centre"] = "aligned"
+    colour_divisor: Annotated[float, Field(ge=1)] = 1.0
 
 
 @dataclass(frozen=True, config=strict)

@@ -47,7 +47,7 @@ from alexnet_dist.training.update import Schedule, build_optimizer, set_learning
 def run(config: dict[str, Any]) -> None:
     """Train, as one process of the mesh that RANK and WORLD_SIZE name."""
     settings = check_settings(config)
-    table, trainer = settings.table(), settings.trainer
+    table, data, trainer = settings.table(), settings.data, settings.trainer
     device = pick_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = share_cores(local_processes)
@@ -91,7 +91,7 @@ def run(config: dict[str, Any]) -> None:
             net=net,
             optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
-            preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
+            preprocess=Preprocess(data.size, table.input_size, data.mean, data.colour_divisor).to(device),
             errors=ErrorCount(mesh),
         )
 
@@ -176,7 +176,7 @@ def run(config: dict[str, Any]) -> None:
 
                 batch = next(feed)
                 set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done(len(train_images))))
-                images = state.preprocess.of_training(batch)
+                images = state.preprocess.of_training(batch, data.colour)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
                 with activity.watching() if activity and logged else nullcontext():

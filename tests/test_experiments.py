@@ -1,16 +1,21 @@
 """Every experiment file composes, is a table that can be, and trains."""
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from alexnet_dist import train as train_command
 from alexnet_dist.figures.published import PUBLISHED
-from alexnet_dist.launching.commands import compose
+from alexnet_dist.launching.commands import CONFIGURATION, compose
 from alexnet_dist.settings import check_settings
+from alexnet_dist.training.update import Schedule
 from tests.commands import read_metrics, run_command
 from tests.distributed.processes import run_processes
 
@@ -56,6 +61,36 @@ def test_an_experiment_composes_and_its_table_has_the_size_it_should(
 ) -> None:
     settings = check_settings(compose("train", [f"experiment={experiment}", "data.root=images"]))
     assert (settings.table().parameters, settings.table().multiply_adds) == (parameters, multiply_adds)
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., DictConfig]]:
+    """Hydra's composition with its interpolations unresolved, and under `hydra` what was chosen of each group."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
+        yield lambda name, *words: hydra.compose(name, overrides=list(words), return_hydra_config=True)
+
+
+@pytest.mark.parametrize("command", sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "quiet"))
+def test_a_command_keeps_the_values_of_the_choices_that_it_is_given(command: str, composed: Callable[..., DictConfig]) -> None:
+    groups = [group for group in composed(command).hydra.runtime.choices if group != "experiment" and (CONF / group).is_dir()]
+    files = {group: sorted((CONF / group).rglob("*.yaml")) for group in groups}
+    for number in range(max(map(len, files.values()), default=0)):
+        chosen = {group: paths[number % len(paths)] for group, paths in files.items()}
+        words = {group: path.relative_to(CONF / group).with_suffix("") for group, path in chosen.items()}
+        got = composed(command, *(f"{group}={choice}" for group, choice in words.items()))
+        for group, path in chosen.items():
+            own = OmegaConf.load(path)
+            expected = composed(f"{group}/{words[group]}")[group] if "defaults" in own else own
+            assert got[group] == expected, (group, words[group])
+
+
+def test_the_steps_are_those_of_the_authors_run() -> None:
+    # layer-params-145.cfg: "epoch 25: set epsw to 0.001 from 0.01", "epoch 51: ... to 0.0001", "epoch 79: ... to 0.00001"
+    settings = check_settings(compose("train", ["experiment=paper", "schedule=steps", "data.root=images"]))
+    schedule = Schedule(settings.schedule, settings.optimizer.lr)
+    rates = [schedule.learning_rate(epoch) for epoch in (0, 24.9, 25, 50.9, 51, 78.9, 79, 90)]
+    assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
 
 def test_no_experiment_is_left_out_above() -> None:

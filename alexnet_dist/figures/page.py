@@ -17,7 +17,7 @@ from alexnet_dist.figures.pictures import data_uri
 from alexnet_dist.figures.predictions import confused_most
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.sweep import Comparison, Job
-from alexnet_dist.model.cost import HEADINGS, NUMBERS, described
+from alexnet_dist.model.cost import HEADINGS, described
 
 # What stands in the page in another form than its file's.
 _NOT_PICTURES = ("predictions", "neighbours", "step")

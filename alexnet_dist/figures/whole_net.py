@@ -24,7 +24,7 @@ def load_whole_net(checkpoint: Path, settings: Settings, device: torch.device) -
     """The net and its preprocessing with all their tensors. Raises UserError where they cannot be read."""
     table = settings.table()
     net = Net(table)
-    preprocess = Preprocess(settings.data.size, table.input_size, settings.data.colour)
+    preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
     _load(
         checkpoint,
         {

@@ -63,7 +63,7 @@ def load_trained(trained: Trained, device: torch.device, mesh: Mesh | None = Non
     table, data = trained.table, trained.settings.data
     net = Net(table) if mesh is None else Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
     net.to(device)
-    preprocess = Preprocess(data.size, table.input_size, data.colour).to(device)
+    preprocess = Preprocess(data.size, table.input_size, data.mean).to(device)
     if mesh is None or mesh.rank == 0:
         check_sound(trained.checkpoint)
     load_checkpoint(trained.checkpoint, dict(trained.state), mesh, net, preprocess)

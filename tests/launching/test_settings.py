@@ -48,7 +48,7 @@ def test_an_empty_path_is_refused(command: str) -> None:
 
 
 def test_an_empty_path_among_several_is_refused() -> None:
-    with pytest.raises(UserError, match="^checkpoint"):
+    with pytest.raises(UserError, match=r"^checkpoint"):
         check(EvaluateSettings, compose("evaluate", ["checkpoint=[runs/a,'']"]))
 
 
