@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
+from alexnet_dist.checks import check_net
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.files import check_new, publish_new
@@ -26,7 +27,7 @@ from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.settings import FilePath, Settings, check, check_net, strict
+from alexnet_dist.settings import FilePath, Settings, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
 from alexnet_dist.training.meter import ErrorCount

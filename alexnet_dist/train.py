@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
@@ -29,7 +30,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import Process, enter_process, pick_device
 from alexnet_dist.results.validation import Validation
-from alexnet_dist.settings import Settings, check_settings
+from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
@@ -44,7 +45,7 @@ from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.step import WIRES, load_kernels, loss_of
 from alexnet_dist.training.stopping import Stopping
-from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
+from alexnet_dist.training.update import Schedule, build_optimizer
 
 
 def run(config: dict[str, Any]) -> None:
@@ -116,8 +117,9 @@ def run(config: dict[str, Any]) -> None:
                     break
 
                 batch = next(feed)
-                set_learning_rate(state.optimizer, state.schedule.learning_rate(state.epochs_done))
-                images = state.preprocess.of_training(batch, settings.data.colour)
+                lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
+                state.optimizer.set_rates(lr, phase)
+                images = state.preprocess.of_training(batch, settings.data.colour and phase.colour is not False)
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
                 with activity.watching() if activity and logged else nullcontext():
@@ -135,9 +137,12 @@ def run(config: dict[str, Any]) -> None:
 
                 if logged:
                     state.training_error = state.errors.read()
-                    record.training({**figures_of(state), **meter.read(loss)}, last_step)
+                    now = {"step": state.step, "epoch": state.epochs_done}
+                    errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
+                    figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss), **errors}
+                    record.training(figures, last_step)
                     if activity:
-                        record.activity({**figures_of(state), "kind": "activity", "layers": activity.read()})
+                        record.activity({"kind": "activity", **now, "layers": activity.read()})
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")
@@ -217,18 +222,6 @@ def begin(
     if checkpoint.parent.parent.resolve() == folder.path.resolve():
         return saved, replace(origin, resumed_from=saved.resumed_from)
     return None, replace(origin, resumed_from=str(checkpoint))
-
-
-def figures_of(state: TrainingState) -> dict[str, Any]:
-    """Of a line of metrics.jsonl, what the state says."""
-    return {
-        "kind": "train",
-        "step": state.step,
-        "epoch": state.epochs_done,
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "top1_error": state.training_error,
-        "skipped_updates": state.skipped,
-    }
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:

@@ -1,9 +1,9 @@
 """What this machine says of W&B: its variables, and whether somebody is logged in."""
 
-import netrc
 import os
 from typing import Literal, cast
-from urllib.parse import urlparse
+
+import wandb
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 
@@ -14,14 +14,11 @@ def init_seconds() -> float:
 
 
 def wanted_mode() -> Mode:
-    """WANDB_MODE where it is set; else online with a login (WANDB_API_KEY or a netrc entry), offline without."""
+    """WANDB_MODE where it is set; else online with a login, as W&B finds one, and offline without."""
     if mode := os.environ.get("WANDB_MODE"):
         return cast(Mode, mode)
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    wandb.setup(settings=wandb.Settings(silent=True))
     try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-    return "online" if host and logins.authenticators(host) else "offline"
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    except wandb.errors.AuthenticationError:  # a login that is none, of which WandbRun says so
+        return "online"

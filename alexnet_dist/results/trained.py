@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from alexnet_dist.checks import check_net
 from alexnet_dist.data.images import Images, Relabelled
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
@@ -12,7 +13,8 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.settings import Settings, check_net
+from alexnet_dist.settings import Settings
+from alexnet_dist.text import printable
 from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint
 from alexnet_dist.training.state import SavedState
 
@@ -31,8 +33,8 @@ class Trained:
 
     @property
     def classes(self) -> list[str]:
-        """In words, by label; the net may have more outputs."""
-        return self.state.classes
+        """Their names by label, to be shown; the net may have more outputs."""
+        return [printable(name) for name in self.state.classes]
 
     @property
     def class_ids(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import wandb
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.launching.wandb_account import Mode, init_seconds, wanted_mode
 from alexnet_dist.settings import TrackingSettings
 
@@ -34,6 +35,9 @@ class WandbRun:
     send what is left, over a network that may be gone; 0: all the time it needs.
 
     Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
+
+    Raises:
+        UserError: it is to be online and nobody is logged in.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class WandbRun:
             self.unreachable = str(error).splitlines()[0]
             wandb.teardown()  # W&B's process holds the id of the run that it could not begin
             self._run = start(mode="offline")
+        except wandb.errors.UsageError as error:
+            raise UserError(f"W&B: {error}") from None
         for name, against, summary in _METRICS:
             self._run.define_metric(name, step_metric=against, summary=summary)
 

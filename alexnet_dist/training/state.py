@@ -5,13 +5,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
 from alexnet_dist.training.meter import ErrorCount
-from alexnet_dist.training.update import Schedule
+from alexnet_dist.training.update import MomentumSGD, Schedule
 
 FORMAT = 4
 STATE = "state.json"
@@ -77,7 +75,7 @@ class TrainingState:
     """
 
     net: Net
-    optimizer: torch.optim.Optimizer
+    optimizer: MomentumSGD
     schedule: Schedule
     preprocess: Preprocess
     errors: ErrorCount

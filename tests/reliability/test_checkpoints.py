@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.settings import check_settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.checkpoint import shapes_of
 from alexnet_dist.training.meter import ErrorCount
@@ -21,6 +21,7 @@ from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.update import Schedule, build_optimizer
 from tests.commands import run_command, train
+from tests.forked import run_forked
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, started
 
@@ -37,7 +38,7 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, few_i
     (checkpoints / "damaged-step-00000060" / "of an earlier time").mkdir(parents=True)
     # A kill between the two names of a checkpoint that replaces one of the same step.
     (checkpoints / "step-00000040").rename(checkpoints / ".step-00000040.replaced")
-    evaluated = run_command("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
+    evaluated = run_forked("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
     assert evaluated.returncode == 2
     assert "is damaged (__1_0.distcp is not as it was written)" in evaluated.stderr
     done = train(*kills.RUN, f"data.root={few_images}", kills.SIXTY, "checkpoint.keep=5", "run.dir=run", cwd=tmp_path)

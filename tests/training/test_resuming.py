@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
-from alexnet_dist.settings import check_settings
 from alexnet_dist.training.checkpoint import shapes_of
 from alexnet_dist.training.resuming import check_resume, check_same_run, what_differs
 from alexnet_dist.training.state import SavedState
