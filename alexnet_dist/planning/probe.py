@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.bench import work
 from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
@@ -24,6 +23,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import enter_process
+from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
 from alexnet_dist.settings import ParallelSettings, Positive, check, strict
