@@ -5,12 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from alexnet_dist.errors import UserError
+
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-
-
-class TableError(ValueError):
-    """A table that cannot be; the message names the layer, the operation or the key."""
 
 
 class Row(BaseModel):
@@ -52,6 +50,7 @@ class Pool(OperationRow):
     kernel: Positive
     stride: Positive
     pad: NotNegative = 0
+    round: Literal["down", "up"] = "down"
 
     @model_validator(mode="after")
     def _every_window_meets_the_map(self) -> Self:
@@ -72,7 +71,7 @@ class LayerRow(Row):
     reads: Literal["image", "own", "all"]
     filters: Positive
     then: list[str] = []
-    weight_std: Annotated[float, Field(ge=0)]
+    weight_std: Annotated[float, Field(ge=0)] | Literal["he"]
     bias: float
 
 
@@ -97,11 +96,11 @@ class Model(Row):
 
 
 def read_rows(config: Mapping[str, Any]) -> Model:
-    """The rows of a composed `model` group. Raises TableError where a key is unknown or missing, or a value of the wrong kind."""
+    """The rows of a composed `model` group. Raises UserError where a key is unknown or missing, or a value of the wrong kind."""
     try:
         return Model.model_validate(config)
     except ValidationError as error:
-        raise TableError(_sentence(error)) from None
+        raise UserError(f"model: {_sentence(error)}") from None
 
 
 def _sentence(error: ValidationError) -> str:

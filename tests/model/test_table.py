@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 
 
 def _config(model: str) -> dict[str, Any]:
@@ -83,7 +84,9 @@ def test_norms_that_read_all_towers_send_the_maps_at_their_edges() -> None:
         ("operations.lrn", {"size": 5}, "operation lrn needs kind"),
         ("operations.pool.pad", 2, "operation pool has pad 2, more than half its kernel 3"),
         ("operations.pool.pad", True, "operation pool has pad True"),
-        ("operations.pool.round", "up", "operation pool has the unknown key 'round'"),
+        ("operations.pool.round", "sideways", "operation pool has round 'sideways'"),
+        ("layers.conv2.weight_std", "she", "layer conv2 has weight_std 'she'"),
+        ("operations.pool.rounds", "up", "operation pool has the unknown key 'rounds'"),
         ("operations.lrn.kind", "batchnorm", "operation lrn has kind 'batchnorm'"),
         ("operations.dropout.p", 1.0, "operation dropout has p 1.0"),
         ("operations.lrn", {"kind": "response_norm", "reads": "all", "size": 99, "alpha": 1, "beta": 1, "k": 1}, "48 maps a"),
@@ -97,5 +100,5 @@ def test_a_table_that_cannot_be_is_refused_by_name(path: str, value: Any, said: 
     for key in keys[:-1]:
         node = node[key]
     node[keys[-1]] = value
-    with pytest.raises(TableError, match=said.replace("'", ".")):
+    with pytest.raises(UserError, match=said.replace("'", ".")):
         build_table(config)
