@@ -15,10 +15,10 @@ class OrderedSum:
     With a power of two of processes this is the tree that one process computes over all the parts, so that the bits are the same.
     With others the ranks beyond the largest power of two are added to the first ones before.
 
-    A sum over 2^k processes takes 2 k rounds of messages: of what a pair still shares each keeps a half and adds to it the other's
-    (k times, partners 1, 2, 4, ... ranks away), and the halves come back the other way. A process sends 2 (n - 1) / n of its tensor.
-    The sums move one round on with every `begin`, so that their messages travel while the caller computes; all processes issue the
-    same messages in the same order. Additions of two numbers commute, so it does not matter who adds.
+    A sum over 2^k processes takes 2 k rounds of messages. In round i a process keeps one half of what it still shares with the
+    rank 2^i away, gives away the other, and adds what comes; then the halves come back the other way. So it sends 2 (n - 1) /
+    n of its tensor. All sums move one round on with every `begin`, so that messages travel while the caller computes, and all
+    processes issue them in the same order. Two numbers give the same sum either way round, so it does not matter who adds.
 
     `sent_bytes` counts what this process has sent.
     """

@@ -1,6 +1,7 @@
 """The gradients of a step, added in a fixed binary tree over its slices, whichever process computes them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,10 +12,10 @@ from alexnet_dist.parallel.ordered_sum import OrderedSum
 class Gradients:
     """What the backward passes of a replica's slices leave is added here, and over the replicas, while they go on.
 
-    A step has `slices` backward passes, one after another. Each layer's gradient of a slice is added to that of its neighbour, and
-    the pairs to theirs, as soon as both are there: of a parameter at most 1 + log2(slices) gradients are held. In the last pass a
-    layer's sum goes on to the other replicas, while the layers below it are computed. `finish` leaves the whole step's gradients in
-    `grad`.
+    A step has `slices` backward passes here, one after another. A layer's gradient of a slice is added to that of its neighbour,
+    and pairs to pairs, as soon as both are there: of a parameter at most 1 + log2(slices) gradients are held. In the last
+    pass a layer's sum goes on to the other replicas while the layers below it are computed. `finish` leaves the whole step's
+    gradients in `grad`.
     """
 
     def __init__(self, layers: Sequence[nn.Module], slices: int, over_replicas: OrderedSum) -> None:
@@ -27,7 +28,8 @@ class Gradients:
             ready: set[nn.Parameter] = set()
             for parameter in own:
                 self._sums[parameter] = []
-                parameter.register_post_accumulate_grad_hook(lambda parameter, own=own, ready=ready: self._add(parameter, own, ready))
+                hook = partial(self._add, of_layer=own, ready=ready)
+                parameter.register_post_accumulate_grad_hook(hook)
 
     def next_slice(self) -> None:
         """A backward pass is done."""

@@ -14,7 +14,8 @@ SHAPES = ((1,), (3,), (5, 7), (64, 33), (0,))
 def _parts(slices: int) -> list[list[torch.Tensor]]:
     """Of each slice a tensor of each shape, of sizes so different that every order of adding has bits of its own."""
     generator = torch.Generator().manual_seed(0)
-    return [[torch.randn(shape, generator=generator).exp() * 10.0 ** (slice_ % 5) for shape in SHAPES] for slice_ in range(slices)]
+    sizes = [10.0 ** (number % 5) for number in range(slices)]
+    return [[torch.randn(shape, generator=generator).exp() * size for shape in SHAPES] for size in sizes]
 
 
 def _sums(slices: int) -> tuple[list[torch.Tensor], int]:
