@@ -118,7 +118,7 @@ class _Apply(torch.autograd.Function):
         norm = tail.norm.options if tail.norm else {"size": 0, "k": 0, "alpha": 0, "beta": 0}
         pool = tail.pool.options if tail.pool else {"kernel": 0, "stride": 1, "pad": 0}
         kernel, stride, pad = (int(pool[key]) for key in ("kernel", "stride", "pad"))
-        out = [(side + 2 * pad - kernel) // stride + 1 if kernel else side for side in (height, width)]
+        out = [tail.pool.out_size(side) if tail.pool else side for side in (height, width)]
         shape = _Shape(
             height, width, channels,
             tail.relu_first, int(norm["size"]), norm["k"], norm["alpha"] / max(1, norm["size"]), norm["beta"],

@@ -82,9 +82,9 @@ class TowerLayer(nn.Module):
             case "sigmoid":
                 return torch.sigmoid(x)
             case "max_pool":
-                return F.max_pool2d(x, int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+                return F.max_pool2d(x, *_window(operation), ceil_mode=bool(options.get("ceil")))
             case "avg_pool":
-                return F.avg_pool2d(x, int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+                return F.avg_pool2d(x, *_window(operation), ceil_mode=bool(options.get("ceil")))
             case "response_norm":
                 return response_norm(x, int(options["size"]), options["alpha"], options["beta"], options["k"])
             case "spatial_norm":
@@ -114,6 +114,10 @@ class TowerLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.layer.kind}, reads {self.layer.reads}, towers {self.towers.start} to {self.towers.stop - 1}"
+
+
+def _window(pool: Operation) -> tuple[int, int, int]:
+    return int(pool.options["kernel"]), int(pool.options["stride"]), int(pool.options["pad"])
 
 
 def activation_of(step: Step) -> str | None:

@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim.sgd import sgd
 
 from alexnet_dist.kernels.native import load_library
-from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
+from alexnet_dist.settings import OptimizerSettings, Phase, ScheduleSettings
+from alexnet_dist.training.rates import EVERY_EPOCH, group_parameters, phase_at
 
 # Elements of a parameter that the CPU updates at a time: their weights, gradients and velocities stay in its cache meanwhile.
 _BLOCK = 1 << 16
@@ -34,13 +35,21 @@ class MomentumSGD(torch.optim.Optimizer):
     `update` does the rule on a CPU.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], tower_group: dist.ProcessGroup | None, update: "Update") -> None:
-        super().__init__(groups, {})
+    def __init__(
+        self, net: nn.Module, settings: OptimizerSettings, tower_group: dist.ProcessGroup | None, update: "Update"
+    ) -> None:
+        super().__init__(net.parameters(), {})
+        self._named = dict(net.named_parameters())
+        self._settings = settings
         self._tower_group = tower_group
         self._update = update
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in self._named.values():
+            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.set_rates(settings.lr)
+
+    def set_rates(self, lr: float, phase: Phase = EVERY_EPOCH) -> None:
+        """The rates of the next steps, from that of the schedule and the phase under way; velocities keep their length."""
+        self.param_groups = group_parameters(self._named.items(), self._settings, phase, lr)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -158,32 +167,12 @@ def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
 
 def build_optimizer(
     net: nn.Module, settings: OptimizerSettings, tower_group: dist.ProcessGroup | None = None, compiled: bool = False
-) -> torch.optim.Optimizer:
+) -> MomentumSGD:
     """The optimizer of a net, or of a share of one whose other shares the processes of `tower_group` hold.
 
-    `compiled`: on a CPU, by CompiledUpdate.
-
-    Weights and biases are groups of their own; each carries its learning rate's `multiplier`. LARS scales weights alone.
+    `compiled`: on a CPU, by CompiledUpdate. LARS scales weights alone.
     """
-    weights = [parameter for name, parameter in net.named_parameters() if not name.endswith("bias")]
-    biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
-    bias_decay = settings.weight_decay if settings.bias_weight_decay else 0.0
-    trust = settings.trust if settings.kind == "lars" else None
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "multiplier": 1.0, "weight_decay": settings.weight_decay, "trust": trust},
-        {"params": biases, "multiplier": settings.bias_lr_multiplier, "weight_decay": bias_decay, "trust": None},
-    ]
-    for group in groups:
-        group["momentum"] = settings.momentum
-    optimizer = MomentumSGD(groups, tower_group, CompiledUpdate() if compiled else update_in_blocks)
-    set_learning_rate(optimizer, settings.lr)
-    return optimizer
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next steps; velocities keep their length."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["multiplier"]
+    return MomentumSGD(net, settings, tower_group, CompiledUpdate() if compiled else update_in_blocks)
 
 
 @dataclass
@@ -196,8 +185,12 @@ class Schedule:
     best_error: float = float("inf")
     since_best: int = 0
 
+    def phase(self, epochs_done: float) -> Phase:
+        """What the phases say of a step that begins when so many epochs (with their fraction) are done."""
+        return phase_at(self.settings.phases, epochs_done)
+
     def learning_rate(self, epochs_done: float) -> float:
-        """For a step that begins when so many epochs (with their fraction) are done."""
+        """Of such a step, before the factors of phases and layers."""
         return self.base_lr * self._decay(epochs_done) * self._warm_up(epochs_done)
 
     def _decay(self, epochs_done: float) -> float:
