@@ -13,9 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
@@ -24,7 +21,6 @@ from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.launching.commands import distributed_command, sweep_folder
 from alexnet_dist.launching.outer import job_name
 from alexnet_dist.launching.overrides import swept_overrides
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
@@ -35,7 +31,7 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
 from alexnet_dist.training.activity import Activity
-from alexnet_dist.training.bad_numbers import LossCheck, leave_out_or_stop
+from alexnet_dist.training.bad_numbers import finite, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
@@ -43,7 +39,7 @@ from alexnet_dist.training.meter import ErrorCount, Meter
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
-from alexnet_dist.training.step import WIRES, load_kernels, loss_of
+from alexnet_dist.training.step import WIRES, Step, load_kernels, same_bits
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer
 
@@ -75,9 +71,8 @@ def run(config: dict[str, Any]) -> None:
         train_images, val_images = open_images(settings, mesh, display)
         state = new_state(settings, mesh, len(train_images), display)
         own, origin = begin(settings, config, folder, train_images, state, mesh, process, display)
-        network: nn.Module = state.net
-        if mesh.layout.replicas > 1:
-            network = DistributedDataParallel(state.net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
+        step = Step(state.net, state.preprocess, mesh, settings.seed, trainer.batch_size, trainer.slices, autocast)
+        display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
         start = (state.epoch, state.images // trainer.batch_size)
         feed = at_end.enter_context(training_feed(settings, train_images, mesh, process.cores, start))
         last_step = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
@@ -119,17 +114,15 @@ def run(config: dict[str, Any]) -> None:
                 batch = next(feed)
                 lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
                 state.optimizer.set_rates(lr, phase)
-                images = state.preprocess.of_training(batch, settings.data.colour and phase.colour is not False)
-                key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
+                colour = settings.data.colour and phase.colour is not False
                 logged = (state.step + 1) % trainer.log_every == 0
                 with activity.watching() if activity and logged else nullcontext():
-                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
-                    check = LossCheck(loss, mesh)
-                    loss.backward()
-                if check.passed():
+                    loss, wrong = step.take(batch, state.step, colour)
+                if finite(loss):
                     state.optimizer.step()
                 else:
-                    leave_out_or_stop(trainer.on_nan, state, images, key, mesh, autocast, display, checkpoints)
+                    inputs = step.inputs(batch, state.step, colour)
+                    leave_out_or_stop(trainer.on_nan, state, inputs, mesh, autocast, display, checkpoints)
                 state.optimizer.zero_grad()
                 state.advance(trainer.batch_size)
                 state.errors.add(wrong, trainer.batch_size)
@@ -152,7 +145,7 @@ def run(config: dict[str, Any]) -> None:
                     f"the last step, {state.step}, could not be saved, so the run is not done: make room for a checkpoint, and "
                     f"with run.dir={folder.path} it goes on from step {checkpoints.saved_step or 0}"
                 )
-            validation.validate(settings.evaluation.views)
+            weights = validation.validate(settings.evaluation.views)["weights"]
         except Stopped as stopped:
             saved = checkpoints.finish()
             at = checkpoints.saved_step or 0
@@ -164,7 +157,7 @@ def run(config: dict[str, Any]) -> None:
         if settings.run.report and mesh.rank == 0:
             leave_report(folder.path, settings, record.wandb, display)
         how = "already complete: evaluated only;" if trained_before else "done:"
-        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}")
+        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}; weights {weights}")
 
 
 def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display, signum: signal.Signals) -> None:
