@@ -277,7 +277,7 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
         )
     _check_schedule(settings.schedule, settings.trainer.epochs)
     table = settings.table()
-    if settings.experiment not in (None, table.name):
+    if settings.experiment and settings.experiment.replace("/", "_") != table.name:
         raise UserError(
             f"experiment={settings.experiment} is about the model of that name and cannot have model={table.name}: "
             "leave model= out, or take an experiment that is not about its model"
