@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 
 strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -295,10 +295,7 @@ def check_net(config: Mapping[str, Any]) -> Settings:
         UserError: as `check_settings`.
     """
     settings = check(Settings, config)
-    try:
-        table = settings.table()
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
+    table = settings.table()
     if settings.data.size < table.input_size:
         raise UserError(
             f"data.size={settings.data.size} is less than the {table.input_size} pixels that the model reads: "

@@ -2,31 +2,22 @@
 
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from alexnet_dist.errors import UserError
+from alexnet_dist import text
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.cost import HEADINGS, NUMBERS, described
-from alexnet_dist.model.table import TableError, build_table
+from alexnet_dist.model.table import build_table
 
 _WIDTH = 118  # of the table: a narrow terminal may fold its lines, but no figure is cut
 
 
 def show(config: dict[str, Any]) -> None:
     """Print the table of the composed `model` group."""
-    try:
-        table = build_table(config["model"])
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
-    shown = RichTable(title=f"{table.name}: {table.towers} towers, {table.input_size} pixels", box=box.SIMPLE)
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right" if heading in NUMBERS else "left", no_wrap=heading in NUMBERS)
-    for layer in table.layers:
-        shown.add_row(*described(layer))
+    table = build_table(config["model"])
+    title = f"{table.name}: {table.towers} towers, {table.input_size} pixels"
     console = Console(width=max(Console().width, _WIDTH))
-    console.print(shown)
+    console.print(text.table(title, HEADINGS, map(described, table.layers), NUMBERS))
     console.print(
         f"{table.parameters:,} parameters; {table.multiply_adds:,} multiply-adds an image forward, "
         f"{table.training_flops / 1e9:.2f} GFLOP an image in training; "

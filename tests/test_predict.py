@@ -13,14 +13,14 @@ from alexnet_dist.data.decode import Crops
 from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.pictures import find_pictures, read_picture
 from alexnet_dist.errors import UserError
-from tests.commands import run_command
 from tests.data.jpegs import InMemory
 from tests.data.test_decode import decoded
+from tests.forked import run_forked
 from tests.packing.miniature import encoded, odd_but_good, photo, unusable
 
 
 def _json(*words: str, cwd: Path) -> tuple[list[dict[str, Any]], str, int]:
-    done = run_command("predict", *words, "json=true", cwd=cwd)
+    done = run_forked("predict", *words, "json=true", cwd=cwd)
     return json.loads(done.stdout), done.stderr, done.returncode
 
 
@@ -51,7 +51,7 @@ def test_odd_files_are_seen_as_the_pictures_they_show_and_bad_ones_are_named(two
 
 def test_in_a_terminal_each_label_has_a_bar(two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path) -> None:
     shutil.copy(drawn_images / "val/red-stripes-flat/0000.jpg", tmp_path / "a [1] picture.jpg")
-    done = run_command("predict", f"checkpoint={two_runs[0]}", "images=.", cwd=tmp_path)
+    done = run_forked("predict", f"checkpoint={two_runs[0]}", "images=.", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     name, *lines = done.stdout.splitlines()
     assert name == "a [1] picture.jpg"

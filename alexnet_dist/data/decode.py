@@ -85,7 +85,6 @@ def decode(
         pipeline = build_pipeline(
             source, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index, options=options
         )
-        pipeline.build()
         while True:
             try:
                 (decoded,) = pipeline.run()
@@ -133,9 +132,7 @@ def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> b
     try:
         image = tensors_of([encoded])
         inputs = image, Places.of(Sides(1)(image), offset, size), np.zeros(1)
-        pipeline = build_pipeline(lambda: inputs, crop=crop, batch_size=1, threads=1, device_id=None)
-        pipeline.build()
-        pipeline.run()
+        build_pipeline(lambda: inputs, crop=crop, batch_size=1, threads=1, device_id=None).run()
     except RuntimeError:
         return False
     return True

@@ -1,6 +1,5 @@
 """The DALI graph: from encoded bytes and a crop to uint8 pixels, the same on the CPU and on the GPU."""
 
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -12,12 +11,9 @@ from nvidia.dali.backend import TensorCPU, TensorListCPU
 from nvidia.dali.pipeline import Pipeline
 
 from alexnet_dist.data.places import Places
+from alexnet_dist.parallel.pinning import name_cores
 
 PREFETCH = 2
-
-# DALI's list of the cores that the threads of a pipeline are pinned to, and whether it is not the user's.
-_MASK = "DALI_AFFINITY_MASK"
-_MASK_IS_OURS = _MASK not in os.environ
 
 # Further arguments of DALI's decoder by their names, such as hw_decoder_load: how a GPU decodes, not what.
 DecoderOptions = Mapping[str, float]
@@ -93,20 +89,8 @@ def build_pipeline(
         set_affinity=device_id is None and name_cores(threads),
     )
     pipeline.inputs = inputs
+    pipeline.build()
     return pipeline
-
-
-def name_cores(threads: int) -> bool:
-    """Tell DALI which cores to pin a pipeline's threads to: beside those of other ranks here, as long as there are enough.
-    A list that the user has set stays as it is; an empty one is for no pinning. Returns whether there is a core for each thread.
-    """
-    if _MASK_IS_OURS:
-        cores = sorted(os.sched_getaffinity(0))
-        first = int(os.environ.get("LOCAL_RANK", "0")) * threads
-        mask = ",".join(str(cores[(first + i) % len(cores)]) for i in range(threads))
-        if os.environ.get(_MASK) != mask:
-            os.environ[_MASK] = mask
-    return len(list(filter(None, os.environ[_MASK].split(",")))) >= threads
 
 
 @pipeline_def

@@ -36,7 +36,7 @@ def find_pictures(named: Sequence[str]) -> list[Path]:
 
 
 def read_picture(path: Path, size: int) -> torch.Tensor:
-    """The centre square of an image whose shorter side is scaled to `size`, uint8 [3, size, size], as the feeds cut it.
+    """The centre square of an image whose shorter side is scaled to `size`, uint8 [3, size, size], as the feeds have it.
 
     Any format that Pillow opens is taken; what becomes of orientation, inks, palettes, 16 bits and transparency is said in
     data/odd_files.py. The filter is Pillow's triangle.

@@ -1,4 +1,4 @@
-"""From uint8 crops to what the net reads: the mean image subtracted, colour noise added, views cut for evaluation."""
+"""From uint8 crops to what the net reads: the mean image subtracted, colour noise added, views for evaluation."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,9 +11,9 @@ from alexnet_dist.errors import UserError
 
 
 class Preprocess(nn.Module):
-    """The paper's preprocessing (section 4.1) of size x size squares and crop x crop cuts, on whatever device it is on.
+    """The paper's preprocessing (section 4.1) of size x size squares and crop x crop crops, on whatever device it is on.
 
-    Every crop has the mean image subtracted: with `mean` "aligned" the part that it was cut from, mirrored as it is; with
+    Every crop has the mean image subtracted: with `mean` "aligned" the part that it was cropped from, mirrored as it is; with
     "centre" the centre crop of it, unmirrored, whatever the crop, as in the authors' program (convdata_jpeg.py, data_mean_crop).
 
     Values stay on the 0..255 scale; images are channels last in memory, as they come from the decoder. Buffers, zero until
@@ -67,7 +67,7 @@ class Preprocess(nn.Module):
         return images.permute(0, 3, 1, 2)
 
     def views(self, count: int) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
-        """The function that cuts 1 or 10 views of pixels uint8 [b, 3, size, size]."""
+        """The function that takes 1 or 10 views of pixels uint8 [b, 3, size, size]."""
         return {1: self.centre_view, 10: self.ten_views}[count]
 
     def centre_view(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:

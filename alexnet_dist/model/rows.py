@@ -5,12 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from alexnet_dist.errors import UserError
+
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-
-
-class TableError(ValueError):
-    """A table that cannot be; the message names the layer, the operation or the key."""
 
 
 class Row(BaseModel):
@@ -103,11 +101,11 @@ class Model(Row):
 
 
 def read_rows(config: Mapping[str, Any]) -> Model:
-    """The rows of a composed `model` group. Raises TableError where a key is unknown or missing, or a value of the wrong kind."""
+    """The rows of a composed `model` group. Raises UserError where a key is unknown or missing, or a value of the wrong kind."""
     try:
         return Model.model_validate(config)
     except ValidationError as error:
-        raise TableError(_sentence(error)) from None
+        raise UserError(f"model: {_sentence(error)}") from None
 
 
 def _sentence(error: ValidationError) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
-from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, Pool, TableError, read_rows
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, Pool, read_rows
 
 FLOAT32_BYTES = 4
 
@@ -135,7 +136,7 @@ def build_table(config: Mapping[str, Any]) -> Table:
     """The table of a composed `model` group.
 
     Raises:
-        TableError: an unknown or missing key, a value of the wrong kind, a filter count that the towers do not divide, a
+        UserError: an unknown or missing key, a value of the wrong kind, a filter count that the towers do not divide, a
             map that shrinks below one pixel.
     """
     model = read_rows(config)
@@ -144,7 +145,7 @@ def build_table(config: Mapping[str, Any]) -> Table:
     for name, row in model.layers.items():
         layers.append(_build_layer(name, row, operations, model, layers[-1] if layers else None))
     if layers[-1].kind != "fc" or any(operation.kind != "identity" for operation in layers[-1].then):
-        raise TableError(f"layer {layers[-1].name} is the last: it must be a fully connected layer with nothing after it")
+        raise UserError(f"model: layer {layers[-1].name} is the last: it must be a fully connected layer with nothing after it")
     return Table(model.name, model.towers, model.input, tuple(layers))
 
 
@@ -159,36 +160,36 @@ def _build_operation(name: str, row: OperationRow) -> Operation:
 def _build_layer(
     name: str, row: Convolution | FullyConnected, operations: Mapping[str, Operation], model: Model, previous: Layer | None
 ) -> Layer:
-    where, maps = f"layer {name}", row.filters // model.towers
+    where, maps = f"model: layer {name}", row.filters // model.towers
     channels, in_size = (previous.filters, previous.out_size) if previous else (3, model.input)
     readable = ("own", "all") if previous else ("image",)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise TableError(f"{where}: a layer's name is made of small letters, digits and _, beginning with a letter")
+        raise UserError(f"{where}: a layer's name is made of small letters, digits and _, beginning with a letter")
     if row.reads not in readable:
-        raise TableError(f"{where} has reads {row.reads!r}: here it must be {' or '.join(readable)}")
+        raise UserError(f"{where} has reads {row.reads!r}: here it must be {' or '.join(readable)}")
     if row.filters % model.towers:
-        raise TableError(f"{where} has {row.filters} filters, which {model.towers} towers do not divide")
+        raise UserError(f"{where} has {row.filters} filters, which {model.towers} towers do not divide")
     said = row.model_dump(exclude={"then"})
     size = 1
     if isinstance(row, Convolution):
         if previous and previous.kind == "fc":
-            raise TableError(f"{where} is a convolution after the fully connected layer {previous.name}")
+            raise UserError(f"{where} is a convolution after the fully connected layer {previous.name}")
         said["pad_end"] = row.pad if row.pad_end is None else row.pad_end
         size = (in_size + row.pad + said["pad_end"] - row.kernel) // row.stride + 1
         if size < 1:
-            raise TableError(f"{where} has kernel {row.kernel} on maps of {in_size} pixels: nothing is left")
+            raise UserError(f"{where} has kernel {row.kernel} on maps of {in_size} pixels: nothing is left")
     conv_size, edge_bytes = size, 0
     then: list[Operation] = []
     for operation_name in row.then:
         if operation_name not in operations:
-            raise TableError(f"{where} is followed by {operation_name!r}: the operations are {', '.join(operations)}")
+            raise UserError(f"{where} is followed by {operation_name!r}: the operations are {', '.join(operations)}")
         operation = operations[operation_name]
         if row.kind == "fc" and operation.kind.endswith(("_pool", "_norm")):
-            raise TableError(f"{where} is fully connected and cannot be followed by {operation_name}")
+            raise UserError(f"{where} is fully connected and cannot be followed by {operation_name}")
         if (size := operation.out_size(size)) < 1:
-            raise TableError(f"{where} shrinks below one pixel in {operation_name}")
+            raise UserError(f"{where} shrinks below one pixel in {operation_name}")
         if operation.reach > maps:
-            raise TableError(f"{where} has {maps} maps a tower, fewer than {operation_name} reaches into the next")
+            raise UserError(f"{where} has {maps} maps a tower, fewer than {operation_name} reaches into the next")
         if model.towers > 1:
             edge_bytes += 2 * operation.reach * size**2 * FLOAT32_BYTES
         then.append(operation)

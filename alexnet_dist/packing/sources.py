@@ -17,8 +17,6 @@ from alexnet_dist.data.images import ImageFolder, open_folder
 from alexnet_dist.data.packed import ClassName
 from alexnet_dist.errors import UserError
 
-SOURCES = ("ilsvrc2012", "imagefolder", "cifar10", "imagenette")
-
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
 DEVKIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"

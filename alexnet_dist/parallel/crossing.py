@@ -16,7 +16,8 @@ class Crossing:
     delays them. Tensors travel in the dtype `wire`, or as they are (None), and arrive in their own. Without `overlap`, `begin`
     waits for the messages itself: to measure what it is good for.
 
-    The crossing counts what it sends and how long the computation waits for it; `read` returns both. `watch`, while somebody
+    The crossing counts what it sends and how long the computation waits for it; `read` returns both. Of what is captured in a
+    CUDA graph it counts nothing but what `replayed` tells of, and measures the last replay for all. `watch`, while somebody
     watches, is told "send" when messages begin, "wait" and "arrived" around each time that the computation waits for them.
     """
 
@@ -30,6 +31,8 @@ class Crossing:
         self._bytes = 0
         self._seconds = 0.0
         self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._captured_bytes, self._replays = 0, 0
+        self._captured_events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self.watch: Callable[[str], None] = lambda what: None
 
     def begin(self, outgoing: list[torch.Tensor]) -> "Arrival":
@@ -51,7 +54,10 @@ class Crossing:
                 # gloo tells a sender when it may begin, and would tell it behind what this process sends.
                 operations.append(dist.P2POp(dist.irecv, received, self._ranks[i], self.group))
                 operations.append(dist.P2POp(dist.isend, sent, self._ranks[i], self.group))
-                self._bytes += sent.numel() * sent.element_size()
+                if sent.is_cuda and torch.cuda.is_current_stream_capturing():
+                    self._captured_bytes += sent.nbytes
+                else:
+                    self._bytes += sent.nbytes
         arrival.works = dist.batch_isend_irecv(operations) if operations else []
         if not self.overlap:
             arrival.finish()
@@ -69,9 +75,19 @@ class Crossing:
         if self._events:
             self._events[-1][1].synchronize()
         self._add_up()
+        if self._replays:
+            self._captured_events[-1][1].synchronize()
+            waited = sum(start.elapsed_time(end) for start, end in self._captured_events) / 1000
+            self._seconds += self._replays * waited
+            self._bytes += self._replays * self._captured_bytes
         result = self._bytes, self._seconds
-        self._bytes, self._seconds = 0, 0.0
+        self._bytes, self._seconds, self._replays = 0, 0.0, 0
         return result
+
+    def replayed(self) -> None:
+        """The graph in which crossings were captured has been replayed."""
+        if self._captured_events:
+            self._replays += 1
 
     def restore(self, counted: tuple[int, float]) -> None:
         """Set the counts to what an earlier `read` returned: what has crossed since is not counted."""
@@ -82,15 +98,17 @@ class Crossing:
         """Wait, on the current stream where the messages are a GPU's, and count the time."""
         self.watch("wait")
         if on_cuda:
-            self._add_up()
-            started, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            captured = torch.cuda.is_current_stream_capturing()
+            if not captured:  # of a stream that is being captured nothing may be asked
+                self._add_up()
+            started, ended = (torch.cuda.Event(enable_timing=True, external=captured) for _ in range(2))
             started.record()
         begin = time.perf_counter()
         for work in works:
             work.wait()
         if on_cuda:
             ended.record()
-            self._events.append((started, ended))
+            (self._captured_events if captured else self._events).append((started, ended))
         else:
             self._seconds += time.perf_counter() - begin
         self.watch("arrived")

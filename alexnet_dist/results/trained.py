@@ -15,6 +15,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import Settings, check_net
+from alexnet_dist.text import printable
 from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint, read_state
 
 
@@ -32,13 +33,13 @@ class Trained:
 
     @property
     def classes(self) -> list[str]:
-        """In words, by label; the net may have more outputs."""
-        return self.state["classes"]
+        """Their names by label, to be shown; the net may have more outputs."""
+        return [printable(name) for name in self.state["classes"]]
 
     @property
     def class_ids(self) -> list[str]:
         """As the data set calls them, by label."""
-        return self.state.get("class_ids") or self.classes
+        return self.state.get("class_ids") or self.state["classes"]
 
 
 def open_trained(where: str) -> Trained:

@@ -1,16 +1,15 @@
 """The run in Weights & Biases: one run a job, and rank 0 alone talks to it."""
 
-import netrc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import urlparse
 
 import wandb
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.settings import TrackingSettings
 
 Mode = Literal["online", "offline", "disabled", "shared"]
@@ -38,6 +37,9 @@ class WandbRun:
     send what is left, over a network that may be gone; 0: all the time it needs.
 
     Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
+
+    Raises:
+        UserError: it is to be online and nobody is logged in.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class WandbRun:
             self.unreachable = str(error).splitlines()[0]
             wandb.teardown()  # W&B's process holds the id of the run that it could not begin
             self._run = start(mode="offline")
+        except wandb.errors.UsageError as error:
+            raise UserError(f"W&B: {error}") from None
         for name, against, summary in _METRICS:
             self._run.define_metric(name, step_metric=against, summary=summary)
 
@@ -144,14 +148,11 @@ def _init_seconds() -> float:
 
 
 def wanted_mode() -> Mode:
-    """WANDB_MODE where it is set; else online with a login (WANDB_API_KEY or a netrc entry), offline without."""
+    """WANDB_MODE where it is set; else online with a login, as W&B finds one, and offline without."""
     if mode := os.environ.get("WANDB_MODE"):
         return cast(Mode, mode)
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    wandb.setup(settings=wandb.Settings(silent=True))
     try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-    return "online" if host and logins.authenticators(host) else "offline"
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    except wandb.errors.AuthenticationError:  # a login that is none, of which WandbRun says so
+        return "online"

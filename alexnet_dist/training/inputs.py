@@ -1,6 +1,5 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
         mirror=settings.data.mirror,
         threads=settings.data.threads or threads,
         device=mesh.device,
-        exchange=partial(mesh.gather_rows, group=mesh.training_group) if parts > 1 else None,
+        exchange=mesh.gather_rows if parts > 1 else None,
         start=start,
         decoder_options=decoder_options(settings.data),
     )
@@ -143,7 +142,7 @@ def validation_feed(settings: Settings, images: Images, mesh: Mesh, threads: int
         size=settings.data.size,
         threads=settings.data.threads or threads,
         device=mesh.device,
-        exchange=partial(mesh.gather_rows, group=mesh.validation_group) if mesh.layout.shares > 1 else None,
+        exchange=mesh.gather_rows if mesh.layout.shares > 1 else None,
         decoder_options=decoder_options(settings.data),
     )
 

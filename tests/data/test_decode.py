@@ -75,6 +75,11 @@ def test_image_of_the_right_size_is_not_resampled(width: int, height: int) -> No
         np.testing.assert_array_equal(pixels[i], expected)
 
 
+def test_a_batch_may_hold_images_that_are_scaled_and_some_that_are_not() -> None:
+    sides = [(96, 96), (200, 150), (96, 131), (60, 70), (150, 96)]
+    assert_like_reference([encoded(photo(seed, *side), quality=95) for seed, side in enumerate(sides * 2)], 96, 80)
+
+
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
 def test_decoding_only_the_crop_gives_the_pixels_of_the_whole(subsampling: str) -> None:
     files = [encoded(photo(seed, 333, 250), subsampling=subsampling) for seed in range(16)]

@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dist.data.decode import Crops, decode
-from alexnet_dist.data.feed import AHEAD, Batch, TrainFeed, ValidationFeed
+from alexnet_dist.data.feed import Batch, TrainFeed, ValidationFeed
 from alexnet_dist.data.images import ImageFolder, open_folder
 from alexnet_dist.data.sampling import epoch_order
 from alexnet_dist.errors import UserError
+from alexnet_dist.parallel.mesh import Gathering
 from tests.data.jpegs import InMemory, encoded, make_folder, photo
 from tests.distributed.processes import run_processes
 
@@ -84,33 +86,35 @@ def test_mirroring_can_be_off(folder: Path) -> None:
 
 
 def in_processes(folder: Path, replicas: int, share: bool) -> tuple[list[Batch], list[tuple[torch.Tensor, ...]]]:
-    """What each process of a mesh takes: training batches, then a validation pass, each with a group of its own."""
+    """What each process of a mesh takes: training batches, and between them a validation pass."""
     dist.init_process_group("gloo")
     rank, parts = dist.get_rank(), dist.get_world_size() // replicas
     replica, part = divmod(rank, parts)
     members = [list(range(r * parts, (r + 1) * parts)) for r in range(replicas)]
-    train_group, val_group = (dist.new_subgroups_by_enumeration(members)[0] for _ in range(2))
+    group = dist.new_subgroups_by_enumeration(members)[0]
 
-    def exchange(group: dist.ProcessGroup) -> Any:
-        def gather(part: torch.Tensor) -> torch.Tensor:
-            whole = part.new_empty(parts * len(part), *part.shape[1:])
-            dist.all_gather_into_tensor(whole, part, group=group)
-            return whole
+    def gather(part: torch.Tensor) -> Gathering:
+        whole = part.new_empty(parts * len(part), *part.shape[1:])
+        return Gathering(whole, dist.all_gather(list(whole.chunk(parts)), part, group=group, async_op=True))
 
-        return gather if parts > 1 and share else None
-
+    exchange = gather if parts > 1 and share else None
     train, val = open_folder(folder)
     place = {"replica": replica, "replicas": replicas, "part": part, "parts": parts} if share else {
         "replica": replica, "replicas": replicas, "part": 0, "parts": 1
     }  # fmt: skip
-    batches = feed(train, **place, exchange=exchange(train_group))
+    batches = feed(train, **place, exchange=exchange)
     taken = [next(batches) for _ in range(5)]
-    passes = ValidationFeed(val, batch_size=6, **place, size=40, threads=1, device=CPU, exchange=exchange(val_group))  # type: ignore[arg-type]
+    passes = ValidationFeed(val, batch_size=6, **place, size=40, threads=1, device=CPU, exchange=exchange)  # type: ignore[arg-type]
     validated = list(passes)
     taken += [next(batches) for _ in range(STEPS - 5)]
     batches.close()
     dist.destroy_process_group()
-    return taken, validated
+    return [apart(batch) for batch in taken], [tuple(tensor.clone() for tensor in batch) for batch in validated]
+
+
+def apart(batch: Batch) -> Batch:
+    """With memory of its own for each field, as files have to have it."""
+    return replace(batch, **{name: value.clone() for name, value in vars(batch).items() if isinstance(value, torch.Tensor)})
 
 
 @pytest.mark.parametrize(("processes", "replicas", "share"), [(2, 1, True), (2, 1, False), (4, 2, True), (4, 1, True)])
@@ -186,15 +190,25 @@ def test_close_leaves_no_thread(folder: Path) -> None:
         next(batches)
 
 
+class Doubled:
+    """An exchange that is over at once."""
+
+    def __init__(self, part: torch.Tensor) -> None:
+        self.part = part
+
+    def wait(self) -> torch.Tensor:
+        return torch.cat([self.part, self.part])
+
+
 def test_exchanges_follow_from_what_was_taken(folder: Path) -> None:
-    """So the processes of a replica, which take the same batches, run the same number of collectives."""
+    """So the processes of a replica, which take the same batches, begin the same messages, each in its main thread."""
     exchanged = []
 
-    def exchange(part: torch.Tensor) -> torch.Tensor:
-        exchanged.append(len(part))
-        return torch.cat([part, part])
+    def exchange(part: torch.Tensor) -> Doubled:
+        exchanged.append((len(part), threading.current_thread()))
+        return Doubled(part)
 
-    for taken in (0, 3):
+    for taken in (0, 1, 3):
         exchanged.clear()
         batches = feed(open_folder(folder)[0], parts=2, exchange=exchange)
         for _ in range(taken):
@@ -202,7 +216,7 @@ def test_exchanges_follow_from_what_was_taken(folder: Path) -> None:
         if taken:
             time.sleep(0.2)
         batches.close()
-        assert exchanged == [8] * (taken + AHEAD)
+        assert exchanged == [(8, threading.main_thread())] * (taken + 1 if taken else 0)
 
 
 def test_undecodable_file_is_named(folder: Path) -> None:

@@ -33,7 +33,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.nd
     # GIF and others are taken by their bytes, whatever their names say.
     root = write_files(folder / "source", {f"train/a/{name}.jpg": data for name, (data, _) in ODD.items()})
     packed = open_packed(pack_here(root, folder / "set", size=SIDE, quality=100))[0]
-    kept = open_packed(pack_here(root, folder / "originals", size=None, quality=100))[0]
+    kept = open_packed(pack_here(root, folder / "originals", size="keep", quality=100))[0]
     files = open_folder(root)[0]
     paths = [Path(files.name(index)) for index in range(len(files))]
 

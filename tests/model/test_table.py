@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 
 
 def _config(model: str) -> dict[str, Any]:
@@ -99,5 +100,5 @@ def test_a_table_that_cannot_be_is_refused_by_name(path: str, value: Any, said: 
     for key in keys[:-1]:
         node = node[key]
     node[keys[-1]] = value
-    with pytest.raises(TableError, match=said.replace("'", ".")):
+    with pytest.raises(UserError, match=said.replace("'", ".")):
         build_table(config)

@@ -142,7 +142,7 @@ def test_originals_are_kept_where_dali_shows_them_as_they_are(tmp_path):
     picture = photo(4, 64, 48)
     good = odd_but_good(picture)
     files = {f"train/odd/{name}.JPEG": data for name, (data, _) in good.items()}
-    output = pack_here(write_files(tmp_path / "source", files), tmp_path / "set", size=None)
+    output = pack_here(write_files(tmp_path / "source", files), tmp_path / "set", size="keep")
     images, _ = open_packed(output)
     assert len(images) == len(good)
     kept = set()
@@ -274,7 +274,7 @@ def started(tmp_path: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("packed"):
+        if line.startswith("packing"):
             return process
     pytest.fail(f"it ended before it packed anything: {process.communicate()}")
 
@@ -308,13 +308,14 @@ def test_interrupted_it_says_so_and_leaves_no_process(tmp_path):
     ("overrides", "said"),
     [
         (["bogus=1"], "bogus"),
-        (["+bogus=1"], "bogus is no option"),
-        (["size=huge"], "size=huge"),
-        (["quality=101"], "quality=101"),
-        (["max_skipped=2"], "max_skipped=2"),
-        (["workers=0"], "workers=0"),
-        (["source=flickr"], "source=flickr"),
-        (["root=null"], "root= is missing"),
+        (["+bogus=1"], "bogus: is not a setting"),
+        (["size=huge"], "size: "),
+        (["size=4"], "size: input should be greater than or equal to 8, not 4"),
+        (["quality=101"], "quality: input should be less than or equal to 100, not 101"),
+        (["max_skipped=2"], "max_skipped: "),
+        (["workers=0"], "workers: "),
+        (["source=flickr"], "source: input should be 'ilsvrc2012', 'imagefolder'"),
+        (["root=null"], "root: "),
         (["root=/nowhere"], "/nowhere is no folder"),
     ],
 )

@@ -13,7 +13,8 @@ class Event:
     now = 0
     living = 0
 
-    def __init__(self, enable_timing: bool) -> None:
+    def __init__(self, enable_timing: bool, external: bool) -> None:
+        self.external = external
         Event.living += 1
 
     def __del__(self) -> None:
@@ -24,6 +25,7 @@ class Event:
         self.at = Event.now
 
     def query(self) -> bool:
+        assert not self.external
         return True
 
     def synchronize(self) -> None:
@@ -35,11 +37,27 @@ class Event:
 
 def test_waiting_that_nobody_reads_keeps_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with join_mesh(1, torch.device("cpu"), timeout=60) as mesh:
         for _ in range(1000):
             mesh.crossing.wait_for([], on_cuda=True)
         assert Event.living <= 2
         assert mesh.crossing.read() == (0, pytest.approx(1.0))
+
+
+def test_waiting_in_a_graph_counts_with_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    with join_mesh(1, torch.device("cpu"), timeout=60) as mesh:
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        for _ in range(2):
+            mesh.crossing.wait_for([], on_cuda=True)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        assert mesh.crossing.read() == (0, 0.0)
+        for _ in range(5):
+            mesh.crossing.replayed()
+        mesh.crossing.wait_for([], on_cuda=True)  # an eager step between
+        assert mesh.crossing.read() == (0, pytest.approx(5 * 0.002 + 0.001))
+        assert mesh.crossing.read() == (0, 0.0)
 
 
 def _watched() -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_command, train
+from tests.commands import train
+from tests.forked import run_forked
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, started
 
@@ -25,7 +26,7 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, few_i
     (checkpoints / "damaged-step-00000060" / "of an earlier time").mkdir(parents=True)
     # A kill between the two names of a checkpoint that replaces one of the same step.
     (checkpoints / "step-00000040").rename(checkpoints / ".step-00000040.replaced")
-    evaluated = run_command("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
+    evaluated = run_forked("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
     assert evaluated.returncode == 2
     assert "is damaged (__1_0.distcp is not as it was written)" in evaluated.stderr
     done = train(*kills.RUN, f"data.root={few_images}", kills.SIXTY, "checkpoint.keep=5", "run.dir=run", cwd=tmp_path)

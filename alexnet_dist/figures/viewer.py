@@ -1,9 +1,10 @@
-"""What a net makes of images, batch by batch: class probabilities and the features below them; and small pictures of images."""
+"""How a net sees images, batch by batch: class probabilities and the features below them; and small pictures of images."""
 
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.model.net import Net
+from alexnet_dist.text import printable
 
 _THUMBNAIL = 128  # pixels of a side at most
 
 
-class Some:
+class Subset:
     """Some of a split's images, by their indices, as a split of their own."""
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
@@ -35,6 +37,10 @@ class Some:
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))
 
+    def caption(self, index: int) -> tuple[str, str]:
+        """The name of an image's file and its label, to be shown."""
+        return printable(Path(self.name(index)).name), printable(self.classes[self.labels[index]])
+
 
 def evenly_spread(count: int, wanted: int | None) -> list[int]:
     """At most `wanted` of the indices 0..count-1, as far apart as they can be; all of them for None."""
@@ -45,7 +51,7 @@ def evenly_spread(count: int, wanted: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Viewer:
-    """A whole net that looks at images' centre views; `features` is the name of the layer below the classes (the paper's fc7)."""
+    """A whole net that sees images' centre views; `features` is the name of the layer below the classes (the paper's fc7)."""
 
     net: Net
     preprocess: Preprocess
@@ -57,8 +63,8 @@ class Viewer:
     def features(self) -> str:
         return self.net.table.layers[-2:][0].name
 
-    def pixels(self, images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """For each batch: uint8 [b, 3, size, size], labels int64 [b] and indices int64 [b]; no padding."""
+    def pixels(self, images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For each batch: uint8 [b, 3, size, size] and labels int64 [b], in the images' order; no padding."""
         feed = ValidationFeed(
             images,
             batch_size=min(self.batch_size, len(images)),
@@ -74,9 +80,9 @@ class Viewer:
         with closing(iter(feed)) as passing:
             for pixels, labels, samples in passing:
                 real = samples >= 0
-                yield pixels[real], labels[real], samples[real]
+                yield pixels[real], labels[real]
 
-    def look(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of pixels uint8 [b, 3, size, size]: softmax outputs float32 [b, classes], and the features float32 [b, units]: what the
         layer below the last hands on, both towers' together and flat."""
         kept: list[torch.Tensor] = []
@@ -92,13 +98,18 @@ class Viewer:
 
     def thumbnails(self, images: Images) -> list[bytes]:
         """The centre squares of a few images as small JPEG files."""
-        return [thumbnail(pixels) for batch, _, _ in self.pixels(images) for pixels in batch]
+        return [_thumbnail(pixels) for batch, _ in self.pixels(images) for pixels in batch]
 
 
-def thumbnail(pixels: torch.Tensor) -> bytes:
+def _thumbnail(pixels: torch.Tensor) -> bytes:
     """uint8 [3, H, W] as a JPEG file of at most 128 pixels a side."""
     picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     written = io.BytesIO()
     picture.save(written, "JPEG", quality=82, optimize=True)
     return written.getvalue()
+
+
+def open_picture(encoded: bytes) -> Image.Image:
+    """An encoded image, in RGB."""
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
