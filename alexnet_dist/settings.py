@@ -229,8 +229,9 @@ class TrackingSettings:
 class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
-    `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
-    agree in name and shape. `experiment` is the name of an experiment that is about one model alone, and of that model.
+    `init_from` is another run's folder or checkpoint, or a file of weights, whose layers a new run begins with: those in
+    `init_layers`, or all that agree in name and shape. `experiment` is the name of an experiment that is about one model alone,
+    and of that model.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -269,7 +270,9 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             "(or take data=quickstart, which makes its own images)"
         )
     if settings.init_layers is not None and settings.init_from is None:
-        raise UserError("init_layers is set and init_from is not: name the run whose layers they are with init_from=...")
+        raise UserError(
+            "init_layers is set and init_from is not: name the run or the weights whose layers they are with init_from=..."
+        )
     if settings.init_from is not None and settings.resume not in ("auto", "none"):
         raise UserError(
             "resume and init_from are both set: resume=... goes on with a run, init_from=... begins a new one with its layers; "

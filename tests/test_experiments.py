@@ -68,6 +68,7 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("small/sixth_conv", 2_938_340 + 128 * (128 * 9 + 1), 50_549_760 + 9 * 128 * 128 * 9),
         ("small/one_gpu", 2_635_620, 26_440_192),
         ("small/towers_apart", 2_945_088, 50_776_192),
+        ("finetune", 60_965_224, 724_406_816),
         ("figure1", 32 * 76 + 32 * 801 + 64 * 801 + 10 * 1025, 32 * 75 * 1024 + 32 * 800 * 256 + 64 * 800 * 64 + 10 * 1024),
         ("cifar10", 64 * 76 + 64 * 801 + 128 * 1601 + 10 * 2049, 64 * 75 * 1024 + 64 * 800 * 256 + 128 * 1600 * 64 + 20480),
     ],
@@ -75,7 +76,8 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_experiment_composes_and_its_table_has_the_size_it_should(
     experiment: str, parameters: int, multiply_adds: int
 ) -> None:
-    settings = check_settings(compose("train", [f"experiment={experiment}", "data.root=images"]))
+    begun = ["init_from=runs/x"] if experiment == "finetune" else []
+    settings = check_settings(compose("train", [f"experiment={experiment}", "data.root=images", *begun]))
     assert (settings.table().parameters, settings.table().multiply_adds) == (parameters, multiply_adds)
 
 
