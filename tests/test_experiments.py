@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from alexnet_dist import train as train_command
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.launching.commands import CONFIGURATION, compose
-from alexnet_dist.settings import check_settings
 from alexnet_dist.training.update import Schedule
 from tests.commands import read_metrics, run_command
 from tests.distributed.processes import run_processes
@@ -142,6 +142,14 @@ def test_what_an_ablation_leaves_out_is_gone() -> None:
 def test_an_experiment_about_one_net_is_refused_with_another(experiment: str) -> None:
     with pytest.raises(UserError, match=rf"experiment={experiment} .* cannot have model=caffe: leave model= out"):
         check_settings(compose("train", [f"experiment={experiment}", "model=caffe", "data.root=images"]))
+
+
+def test_a_layer_s_rate_is_an_override_as_any_other() -> None:
+    words = ["optimizer.layers.conv1.lr=0.1", "optimizer.layers.fc8.freeze=true"]
+    layers = check_settings(compose("train", words)).optimizer.layers
+    assert {name: (own.lr, own.freeze) for name, own in layers.items()} == {"conv1": (0.1, None), "fc8": (None, True)}
+    finetune = check_settings(compose("train", ["experiment=finetune", "init_from=x", "data.root=images", *words])).optimizer.layers
+    assert (finetune["fc8"].lr, finetune["fc8"].freeze, finetune["conv1"].lr) == (10, True, 0.1)
 
 
 def test_the_net_as_it_was_run_can_be_trained_as_published() -> None:

@@ -20,7 +20,8 @@ from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, read_state, reason_of, run_tensors
+from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, reason_of, run_tensors
+from alexnet_dist.training.state import SavedState
 
 
 def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) -> tuple[Path, list[str]]:
@@ -34,7 +35,7 @@ def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) ->
     if source.is_file():
         theirs = {name: list(array.shape) for name, array in read_layers(source, table, "init_from").items()}
     elif checkpoint := find_checkpoint(source):
-        source, theirs = checkpoint, read_state(checkpoint)["shapes"]
+        source, theirs = checkpoint, SavedState.read(checkpoint).shapes
     else:
         raise UserError(
             f"init_from={init_from} is no checkpoint and no file: name a step-... folder, a run folder that holds one, or a file "

@@ -10,13 +10,13 @@ from torchvision.models import alexnet
 
 from alexnet_dist import export
 from alexnet_dist import train as train_command
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.formats.layouts import from_torchvision, to_caffe
 from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
-from alexnet_dist.settings import check_settings
 from alexnet_dist.training.initial import choose_layers
 from tests.commands import read_metrics, read_tensors, train
 
@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     given = [word.replace("SOURCE", str(source)).replace("FILE", str(tmp_path / "net.txt")) for word in words]
     config: dict[str, Any] = compose("train", [f"data.root={drawn_images}", f"run.dir={run_dir}", "tracking=none", *given])
     with pytest.raises(UserError) as refused:
-        train_command.plan(config, None)
+        train_command.prepare_start(config, None)
     for part in parts:
         assert part in str(refused.value)
     assert not run_dir.exists()
