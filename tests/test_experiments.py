@@ -148,7 +148,8 @@ def test_a_layer_s_rate_is_an_override_as_any_other() -> None:
     words = ["optimizer.layers.conv1.lr=0.1", "optimizer.layers.fc8.freeze=true"]
     layers = check_settings(compose("train", words)).optimizer.layers
     assert {name: (own.lr, own.freeze) for name, own in layers.items()} == {"conv1": (0.1, None), "fc8": (None, True)}
-    finetune = check_settings(compose("train", ["experiment=finetune", "init_from=x", "data.root=images", *words])).optimizer.layers
+    finetuning = ["experiment=finetune", "init_from=x", "data.root=images"]
+    finetune = check_settings(compose("train", [*finetuning, *words])).optimizer.layers
     assert (finetune["fc8"].lr, finetune["fc8"].freeze, finetune["conv1"].lr) == (10, True, 0.1)
 
 
