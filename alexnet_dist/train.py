@@ -33,6 +33,7 @@ from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
 from alexnet_dist.training.activity import Activity
 from alexnet_dist.training.bad_numbers import finite, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
+from alexnet_dist.training.first_steps import LOOK, signs_of_not_learning
 from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
 from alexnet_dist.training.meter import ErrorCount, Meter
@@ -86,7 +87,7 @@ def run(config: dict[str, Any]) -> None:
         at_end.enter_context(record)
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
         meter = Meter(mesh, trainer.batch_size, table.towers)
-        activity = Activity(state.net, mesh) if settings.tracking.activity else None
+        activity = Activity(state.net, mesh)
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
         validation = Validation(
             state, trainer.validate_every, val_feed, mesh, autocast, display, record, meter.pause, stopping.check
@@ -116,7 +117,9 @@ def run(config: dict[str, Any]) -> None:
                 state.optimizer.set_rates(lr, phase)
                 colour = settings.data.colour and phase.colour is not False
                 logged = (state.step + 1) % trainer.log_every == 0
-                with activity.watching() if activity and logged else nullcontext():
+                looked = state.step + 1 == LOOK
+                watched = looked or (logged and settings.tracking.activity)
+                with activity.watching() if watched else nullcontext():
                     loss, wrong = step.take(batch, state.step, colour)
                 if finite(loss):
                     state.optimizer.step()
@@ -128,14 +131,17 @@ def run(config: dict[str, Any]) -> None:
                 state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
+                layers = activity.read() if watched else {}
+                for sign in signs_of_not_learning(float(loss.detach()), len(train_images.classes), layers) if looked else ():
+                    display.say(sign)
                 if logged:
                     state.training_error = state.errors.read()
                     now = {"step": state.step, "epoch": state.epochs_done}
                     errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
                     figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss), **errors}
                     record.training(figures, last_step)
-                    if activity:
-                        record.activity({"kind": "activity", **now, "layers": activity.read()})
+                    if settings.tracking.activity:
+                        record.activity({"kind": "activity", **now, "layers": layers})
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")

@@ -2,8 +2,8 @@
 
     python -m tests.distributed.slices
 
-trains the quick start's net and a small one of the paper for 60 steps, in 4 and in 8 slices, with 1, 2, 4 and 8 processes, with and
-without native operations, in fp32 and bf16, and prints a line for each combination; its status is 1 where two hashes differ.
+trains the quick start's net and a small one of the paper for 60 steps, in 4 and in 8 slices, with 1, 2, 4 and 8 processes, with
+and without native operations, in fp32 and bf16. It prints a line for each combination; its status is 1 where two hashes differ.
 """
 
 import itertools
@@ -51,10 +51,8 @@ def main() -> None:
         for name, words in combinations():
             slices = int(re.search(r"slices=(\d)", " ".join(words))[1])  # type: ignore[index]
             counts = [count for count in (1, 2, 4, 8) if count <= 2 * slices]
-            hashes = {
-                train_in(count, *words, "trainer.max_steps=60", f"data.root={images}", f"run.dir={name}-{count}", cwd=Path(folder))
-                for count in counts
-            }
+            said = (*words, "trainer.max_steps=60", f"data.root={images}")
+            hashes = {train_in(count, *said, f"run.dir={name}-{count}", cwd=Path(folder)) for count in counts}
             alike &= len(hashes) == 1
             print(f"{name}, {', '.join(map(str, counts))} processes: {', '.join(sorted(hashes))}", flush=True)
     sys.exit(not alike)
