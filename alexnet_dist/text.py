@@ -13,7 +13,7 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def bytes_in_words(value: float | None) -> str:
+def byte_size(value: float | None) -> str:
     if value is None:
         return ""
     for unit in ("bytes", "KB", "MB", "GB"):

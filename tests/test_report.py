@@ -50,7 +50,7 @@ def test_a_run_that_ends_leaves_figures_and_a_small_page(resumed: Path) -> None:
     assert (resumed / "report.html").stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, 1100, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_reads_well_in_a_browser(resumed: Path, browser: Browser, width: int, scheme: str) -> None:
     page = browser.show((resumed / "report.html").as_uri(), width, scheme)
@@ -66,6 +66,8 @@ def test_the_page_reads_well_in_a_browser(resumed: Path, browser: Browser, width
         page.ask("Math.min(...[...document.querySelectorAll('p, td, li, b')].map(e => parseFloat(getComputedStyle(e).fontSize)))")
         >= 12
     )
+    tops = page.ask("[...document.querySelectorAll('.shown > div')].map(e => e.getBoundingClientRect().top)")
+    assert len({tops.count(top) for top in tops}) == 1, "no picture stands alone in the last row"
     light = page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
 

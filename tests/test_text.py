@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from alexnet_dist.text import bytes_in_words, duration, printable
+from alexnet_dist.text import byte_size, duration, printable
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_duration_has_the_units_that_matter(seconds: float, said: str) -> None
 
 
 def test_sizes_have_three_figures() -> None:
-    assert [bytes_in_words(size) for size in (999, 86528, 2.4e9)] == ["999 bytes", "86.5 KB", "2.4 GB"]
+    assert [byte_size(size) for size in (999, 86528, 2.4e9)] == ["999 bytes", "86.5 KB", "2.4 GB"]
 
 
 def test_a_name_of_any_bytes_can_be_written() -> None:

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
-from alexnet_dist.bench.work import RATE, products, training_step
 from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import WHOLE
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.planning.work import RATE, products, training_step
 
 OURS, OURS_WAITING = "this trainer, a process a tower", "the same, waiting for crossings"
 OURS_BF16, OURS_ONE = "the same in bf16", "this trainer, one process"

@@ -38,10 +38,10 @@ def tiles(run: RunFiles) -> list[Tile]:
         shown.append(Tile(f"{rate:,.0f}", "images a second", f"median; a step takes {1000 * seconds:.0f} ms"))
     share = exposed_share(run)
     if share is not None:
-        crossed = text.bytes_in_words(run.typical("crossing_bytes"))
+        crossed = text.byte_size(run.typical("crossing_bytes"))
         shown.append(Tile(text.percent(share, 1), "of the time exposed to crossings", f"a process sends {crossed} a step"))
     if peak := run.most("peak_memory_bytes"):
-        shown.append(Tile(text.bytes_in_words(peak), "peak memory", "of the process that held most"))
+        shown.append(Tile(text.byte_size(peak), "peak memory", "of the process that held most"))
     if spent := run.seconds():
         shown.append(Tile(text.duration(spent), "spent", "over all starts" if len(run.starts) > 1 else ""))
     return shown
@@ -96,7 +96,7 @@ def write_page(page: Path, template: str, **context: Any) -> Path:
         "percent": text.percent,
         "duration": text.duration,
         "moment": text.moment,
-        "bytes": text.bytes_in_words,
+        "bytes": text.byte_size,
         "jpeg": lambda encoded: _data_uri(encoded, "image/jpeg"),
     }
     written = environment.get_template(template).render(version=__version__, views_of=text.views_of, **context)

@@ -173,7 +173,7 @@ def _towers(run: RunFiles, colours: Sequence[float]) -> list[dict[str, str]]:
     for tower, told in enumerate(towers):
         waits = median(figure["crossing_exposed_seconds"][tower] for figure in figures)
         told["waits for crossings"] = f"{1000 * waits:.3g} ms a step"
-        told["peak memory"] = text.bytes_in_words(max(figure["peak_memory_bytes"][tower] for figure in figures))
+        told["peak memory"] = text.byte_size(max(figure["peak_memory_bytes"][tower] for figure in figures))
     return towers
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.figures.style import BLUE, GREEN, ORANGE, RED, SCHEMES
+from alexnet_dist.text import duration
 from alexnet_dist.training.timeline import SEND, UPDATE, WAITING
 
 _WIDTH, _LEFT, _RIGHT = 1000.0, 64.0, 12.0
 _TOP, _LANE, _BETWEEN, _AXIS = 46.0, 46.0, 74.0, 34.0
-_LETTER = 6.2  # of a bar's words, which are left out where they do not fit
+_LETTER = 6.2  # of a bar's label, which is left out where it does not fit
 _WAYS = {"forward": BLUE, "backward": ORANGE}
 _LEGEND = {**_WAYS, UPDATE: GREEN, "waiting for a message": RED}
 
@@ -32,18 +33,18 @@ def draw_step(timeline: dict[str, Any], path: Path) -> bool:
     for tower, (spans, top) in enumerate(zip(towers, tops, strict=True)):
         parts.append(_text(0, top + _LANE / 2 + 4, f"tower {tower}"))
         parts.append(_bar("", x(0), top, x(timeline["seconds"]) - x(0), "currentColor", opacity=0.07))
-        words = []
+        labels = []
         for name, begin, end in spans:
             width = x(end) - x(begin)
-            said = f"tower {tower}: {name}, {_milliseconds(end - begin)}"
+            said = f"tower {tower}: {name}, {duration(end - begin)}"
             if name == WAITING:
                 parts.append(_bar(said, x(begin), top, width, RED))
             elif name != SEND:
                 layer, _, way = name.partition(" ")
                 parts.append(_bar(said, x(begin), top, width, GREEN if name == UPDATE else _WAYS[way], opacity=0.85))
                 if width >= _LETTER * len(layer) + 4:
-                    words.append(_text(x(begin) + width / 2, top + _LANE / 2 + 4, layer, "middle", "#fff"))
-        parts += words
+                    labels.append(_text(x(begin) + width / 2, top + _LANE / 2 + 4, layer, "middle", "#fff"))
+        parts += labels
     for tower, spans in enumerate(towers):
         for other, theirs in enumerate(towers):
             if abs(other - tower) == 1:
@@ -77,10 +78,10 @@ def _around(spans: list[Span], when: float) -> str:
 
 
 def _bar(said: str, x: float, top: float, width: float, colour: str, opacity: float = 1.0) -> str:
-    word = f"<title>{escape(said)}</title>" if said else ""
+    title = f"<title>{escape(said)}</title>" if said else ""
     return (
         f'<rect x="{x:.2f}" y="{top:g}" width="{max(width, 0.3):.2f}" height="{_LANE:g}" fill="{colour}" '
-        f'fill-opacity="{opacity:g}">{word}</rect>'
+        f'fill-opacity="{opacity:g}">{title}</rect>'
     )
 
 
@@ -89,7 +90,7 @@ def _arrow(message: tuple[str, float, float], tower: int, other: int, tops: list
     down = other > tower
     start = tops[tower] + (_LANE if down else 0)
     tip = tops[other] + (-1 if down else _LANE + 1)
-    said = f"{part}: tower {tower} to tower {other}, there at the latest after {_milliseconds(end - begin)}"
+    said = f"{part}: tower {tower} to tower {other}, there at the latest after {duration(end - begin)}"
     return (
         f'<path d="M{x(begin):.2f} {start:g}L{x(end):.2f} {tip:g}" stroke="currentColor" stroke-opacity="0.6" fill="none" '
         f'marker-end="url(#tip)"><title>{escape(said)}</title></path>'
@@ -98,10 +99,10 @@ def _arrow(message: tuple[str, float, float], tower: int, other: int, tops: list
 
 def _legend() -> list[str]:
     drawn, at = [], _LEFT
-    for word, colour in _LEGEND.items():
+    for meaning, colour in _LEGEND.items():
         drawn.append(f'<rect x="{at:g}" y="12" width="12" height="12" fill="{colour}"/>')
-        drawn.append(_text(at + 17, 22, word))
-        at += 40 + _LETTER * len(word)
+        drawn.append(_text(at + 17, 22, meaning))
+        at += 40 + _LETTER * len(meaning)
     return [*drawn, _text(at, 22, "arrows: messages")]
 
 
@@ -115,9 +116,5 @@ def _axis(seconds: float, top: float, x: Any) -> list[str]:
     return [*drawn, _text(0, top + 18, "ms")]
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start", colour: str = "currentColor") -> str:
-    return f'<text x="{x:.2f}" y="{y:g}" text-anchor="{anchor}" fill="{colour}" pointer-events="none">{escape(words)}</text>'
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
+def _text(x: float, y: float, label: str, anchor: str = "start", colour: str = "currentColor") -> str:
+    return f'<text x="{x:.2f}" y="{y:g}" text-anchor="{anchor}" fill="{colour}" pointer-events="none">{escape(label)}</text>'

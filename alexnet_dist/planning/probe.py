@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.bench import work
 from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device
+from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
 from alexnet_dist.settings import ParallelSettings, Positive, check, strict

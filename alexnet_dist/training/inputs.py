@@ -105,11 +105,6 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
     Raises:
         UserError: the images do not fill a batch.
     """
-    if len(images) < settings.trainer.batch_size:
-        raise UserError(
-            f"there are {len(images)} training images, fewer than a batch: "
-            f"set trainer.batch_size to at most {len(images)}, not {settings.trainer.batch_size}"
-        )
     part, parts = (mesh.share, mesh.layout.shares) if settings.data.share_decoding else (0, 1)
     return TrainFeed(
         images,

@@ -6,15 +6,17 @@ import pytest
 
 from tests.golden.curves import RUNS, kept, train_for
 
-# Another processor, number of threads or set of operations rounds sums differently. For so many steps that stays below 1e-4 of
-# the loss. The quick start then meets a max-pooling whose largest two values lie within a rounding, a gradient goes another way,
-# and the curves part (with torch's own operations by 0.4 % at the fifth step, 9 % at the last); the paper's small weights hold.
-ALIKE = {"quick_start": 3, "paper": 20}
+# How many steps agree, and within what. Another processor, number of threads or set of operations rounds sums differently, by
+# some 1e-7 of the paper's losses. The quick start soon meets a max-pooling whose largest two values lie within a rounding: a
+# gradient goes another way and the curves part. Torch's own operations are away by 1e-6 at the third step, 0.4 % at the fifth and
+# 9 % at the last.
+ALIKE = {"quick_start": (3, 1e-4), "paper": (20, 1e-5)}
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_s_losses_are_those_that_are_kept(name: str, drawn_images: Path, tmp_path: Path) -> None:
     losses, expected = train_for(name, drawn_images, tmp_path), kept(name)
+    steps, within = ALIKE[name]
     assert len(losses) == len(expected) == 20
-    assert losses[: ALIKE[name]] == pytest.approx(expected[: ALIKE[name]], rel=1e-4)
+    assert losses[:steps] == pytest.approx(expected[:steps], rel=within)
     assert losses == pytest.approx(expected, rel=0.15)

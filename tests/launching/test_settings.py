@@ -57,4 +57,4 @@ def test_prepare_refuses_an_empty_path(key: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["prepare", "source=imagefolder", "root=a", "output=b", f"{key}="])
     with pytest.raises(SystemExit, match="2"):
         prepare.main()
-    assert capsys.readouterr().err.startswith(f"error: {key} is empty")
+    assert capsys.readouterr().err.startswith(f"error: {key}: is empty")
