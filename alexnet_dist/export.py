@@ -140,7 +140,7 @@ def _centre(preprocess: Preprocess) -> torch.Tensor:
 
 
 def _origin(trained: Trained) -> str:
-    return f"alexnet_dist {__version__}, {trained.checkpoint}, step {trained.state['step']}"
+    return f"alexnet_dist {__version__}, {trained.checkpoint}, step {trained.state.step}"
 
 
 def _expects(trained: Trained) -> str:

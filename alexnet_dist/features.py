@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import check_new, write_new
 from alexnet_dist.formats.arrays import need
 from alexnet_dist.launching.commands import command
-from alexnet_dist.parallel.mesh import join_mesh, pick_device, share_cores
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
-from alexnet_dist.settings import Positive, check, check_settings, strict
+from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validation_feed
 
@@ -33,7 +35,7 @@ from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validatio
 class FeaturesData:
     """Where the images are; what is null is as the checkpoint was trained."""
 
-    root: str | None
+    root: FilePath | None
     val_every: int | None
     threads: Positive | None
 
@@ -42,9 +44,9 @@ class FeaturesData:
 class FeaturesSettings:
     """What conf/features.yaml may say."""
 
-    checkpoint: str | None
+    checkpoint: FilePath | None
     layer: str
-    output: str | None
+    output: FilePath | None
     split: Literal["val", "train"]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
@@ -134,7 +136,7 @@ def write_parquet(output: Path, features: Features) -> None:
 
 def _overridden(trained: Trained, wanted: FeaturesSettings) -> Trained:
     """The checkpoint under what is said here in place of its run's settings."""
-    of_run = trained.state["config"]
+    of_run = trained.state.config
     data = {key: value for key, value in vars(wanted.data).items() if value is not None}
     if "root" in data:
         data["source"] = "auto"

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
+from alexnet_dist.checks import check_net
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.files import check_new, publish_new
@@ -26,12 +27,12 @@ from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.settings import FilePath, Settings, check, check_net, strict
+from alexnet_dist.settings import FilePath, Settings, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import list_checkpoints
-from alexnet_dist.training.error_count import ErrorCount
+from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
+from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
-from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.update import Schedule, build_optimizer
 
 CPU = torch.device("cpu")
@@ -157,19 +158,11 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
                 schedule=Schedule(settings.schedule, settings.optimizer.lr),
                 preprocess=preprocess,
                 errors=ErrorCount(mesh),
+                images_per_epoch=1,  # none is trained on
             )
-            described = {
-                "epochs_done": 0.0,
-                "resumed_from": None,
-                "config": config,
-                "classes": whole.classes,
-                "class_ids": whole.class_ids,
-                "training_images": None,
-                "metrics_bytes": 0,
-                "wandb_id": None,
-            }
-            with Checkpoints(partial, settings.checkpoint, mesh, Display(mesh.rank), state) as checkpoints:
-                checkpoints.save(state, described)
+            saved = state.saved(SavedState(shapes_of(table), config, whole.classes, whole.class_ids, training_images=None))
+            with Checkpoints(partial, settings.checkpoint, mesh, Display(mesh.rank), state, lambda: saved) as checkpoints:
+                checkpoints.save()
         if not list_checkpoints(partial):
             raise RunFailed(f"{output} could not be written")
         publish_new(partial, output)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -15,9 +14,11 @@ from rich.table import Table as RichTable
 from alexnet_dist import text
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command, worker
-from alexnet_dist.launching.processes import outer_launcher, start_processes
+from alexnet_dist.launching.outer import outer_launcher
+from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import pick_device
+from alexnet_dist.parallel.mesh import default_processes
+from alexnet_dist.parallel.process import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
@@ -73,9 +74,7 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     here = _check_machine(HereSettings, settings.machine)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
-    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
-    fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
-    processes = fitting[-1]
+    processes = default_processes(table.towers, settings.device)
     pick_device(settings.device, processes - 1)
     with tempfile.TemporaryDirectory() as folder:
         told = {

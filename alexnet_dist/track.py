@@ -16,8 +16,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
 from alexnet_dist.settings import FilePath, TrackingSettings, check, strict
-from alexnet_dist.tracking import run_folder
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.tracking.run_folder import RunFolder
 
 
 @dataclass(frozen=True, config=strict)
@@ -61,14 +61,15 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
         UserError: the run lives, its folder cannot be written, it has no records yet, or the W&B server refuses it.
     """
     from alexnet_dist.figures.wandb_media import hand_over
-    from alexnet_dist.tracking.wandb_run import WandbRun, wanted_mode
+    from alexnet_dist.launching.wandb_account import wanted_mode
+    from alexnet_dist.tracking.wandb_run import WandbRun
 
     if not run.records:
         raise UserError(f"{run.folder} has no records yet (metrics.jsonl is empty): let it train some steps first")
     folder = Path(settings.output or run.folder)
     if folder == run.folder and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written: name a folder for W&B's files with output=...")
-    with run_folder.held(folder):
+    with RunFolder(folder).held():
         run_id = settings.id or _own_id(run, aside=settings.output is None)
         mode = wanted_mode() if settings.mode == "auto" else settings.mode
         if settings.output is None:

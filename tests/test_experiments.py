@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from alexnet_dist import train as train_command
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.launching.commands import CONFIGURATION, compose
-from alexnet_dist.settings import check_settings
 from alexnet_dist.training.update import Schedule
 from tests.commands import read_metrics, run_command
 from tests.distributed.processes import run_processes

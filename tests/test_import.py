@@ -11,6 +11,7 @@ from torchvision.models import alexnet
 from torchvision.transforms.functional import normalize
 
 from alexnet_dist import export, import_weights
+from alexnet_dist.checks import check_net
 from alexnet_dist.errors import UserError
 from alexnet_dist.formats.caffemodel import read_mean
 from alexnet_dist.formats.layouts import from_caffe
@@ -19,7 +20,6 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.results.trained import open_trained
-from alexnet_dist.settings import check_net
 from tests.commands import read_metrics, read_tensors, run_command
 
 # protobuf's wire format, by hand: the reader's own descriptors are not asked.

@@ -7,9 +7,10 @@ layers/layer-params-<number>.cfg with the log at its end for how it was trained.
 import pytest
 import torch
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
-from alexnet_dist.settings import Settings, check_settings
+from alexnet_dist.settings import Settings
 from alexnet_dist.training.update import Schedule, build_optimizer
 
 RUNS = ("net145", "net146", "net147", "net148", "net150", "net145_half")

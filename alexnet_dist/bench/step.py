@@ -21,12 +21,13 @@ from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.parallel.mesh import Mesh, default_processes, join_mesh, plan_layout
+from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores
 from alexnet_dist.planning.work import random_batch, wait_for_gpu
 from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.meter import peak_memory
-from alexnet_dist.training.step import keep_freed_memory, load_kernels, set_precision
+from alexnet_dist.training.step import load_kernels
 from alexnet_dist.training.timeline import Timeline, seconds_by_layer
 
 
@@ -57,8 +58,7 @@ def run(config: dict[str, Any]) -> None:
     """Measure all rivals in turns, print tables and write the figures, as one process of the mesh."""
     settings = check(BenchStepSettings, config)
     table = settings.table()
-    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
-    set_precision("fp32", device)
+    device = enter_process(settings.device, "fp32").device
     with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
         torch.manual_seed(0)
         images, labels = random_batch(table, settings.batch_size, device)
@@ -153,13 +153,12 @@ def summary(rates: dict[str, list[float]], figures: dict[str, Any]) -> str:
     )
 
 
-def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchStepSettings, config)
     table = settings.table()
-    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     wanted = settings.parallel.processes
-    processes = min(table.towers, gpus or table.towers) if isinstance(wanted, str) else wanted
+    processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
     layout = plan_layout(processes, table.towers)
     pick_device(settings.device, processes - 1)
     if layout.replicas > 1:
@@ -172,7 +171,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
 
 
 def main() -> None:
-    distributed_command("alexnet_dist.bench.step", "bench_step", plan)
+    distributed_command("alexnet_dist.bench.step", "bench_step", prepare_start)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
@@ -19,10 +20,11 @@ from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.viewer import Viewer
 from alexnet_dist.files import whole_file
 from alexnet_dist.model.net import Net
-from alexnet_dist.parallel.mesh import pick_device, share_cores
-from alexnet_dist.settings import Settings, check_settings
+from alexnet_dist.parallel.process import pick_device, share_cores
+from alexnet_dist.settings import Settings
 from alexnet_dist.text import printable
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root
+from alexnet_dist.training.state import SavedState
 
 FILE = "examples.json"
 
@@ -72,20 +74,20 @@ def find_examples(
     Raises:
         UserError: there is no checkpoint, the images are not there or cannot be read, or they are of other classes.
     """
-    if run.checkpoint is None:
+    if run.checkpoint is None or run.state is None:
         raise UserError(f"{run.folder} has no checkpoint yet")
     settings = check_settings({**run.config, "data": {**run.config["data"], **options.data}})
     root = settings.data.root or str(QUICKSTART_FOLDER)
-    asked = {"images": options.images, "neighbours": options.neighbours, "root": printable(root), "step": run.state["step"]}
+    asked = {"images": options.images, "neighbours": options.neighbours, "root": printable(root), "step": run.state.step}
     for kept in _kept(run, folder):
         if kept.asked == asked:
             return kept.examples
-    train, validation = _open(Path(root), settings, run)
+    train, validation = _open(Path(root), settings, run.state)
     device = pick_device(options.device, local_rank=0)
     net, preprocess = load()
     viewer = Viewer(net.to(device), preprocess.to(device), device, settings.data.threads or share_cores(1), options.batch_size)
     examples = Examples(
-        step=run.state["step"],
+        step=run.state.step,
         names=names_of(viewer, validation),
         outcome=predict(viewer, validation, options.images, lambda done, total: show("predictions", done, total)),
         neighbourhood=find_neighbours(
@@ -99,7 +101,7 @@ def find_examples(
 
 def read_examples(run: RunFiles, folder: Path) -> Examples | None:
     """Those kept in `folder` or in the run's own figures/ that are of the run's last checkpoint; None where there are none."""
-    return next((kept.examples for kept in _kept(run, folder) if kept.examples.step == run.state.get("step")), None)
+    return next((kept.examples for kept in _kept(run, folder) if run.state and kept.examples.step == run.state.step), None)
 
 
 def _kept(run: RunFiles, folder: Path) -> list[_Kept]:
@@ -107,10 +109,10 @@ def _kept(run: RunFiles, folder: Path) -> list[_Kept]:
     return [_KEPT.validate_json(file.read_bytes()) for file in files if file.is_file()]
 
 
-def _open(root: Path, settings: Settings, run: RunFiles) -> tuple[Images, Images]:
+def _open(root: Path, settings: Settings, state: SavedState) -> tuple[Images, Images]:
     if not root.is_dir():
         raise UserError(f"the images are not there: there is no folder {root}; name it with data.root=...")
     train, validation = open_root(root, settings.data)
-    if list(train.classes) != run.state["classes"]:
+    if list(train.classes) != state.classes:
         raise UserError(f"the images in {root} are of other classes than those of the run; name its own with data.root=...")
     return train, validation

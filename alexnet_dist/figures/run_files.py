@@ -9,9 +9,10 @@ from typing import Any
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.tracking import run_folder
+from alexnet_dist.tracking.run_folder import read_outcome
 from alexnet_dist.tracking.starts import read_starts
-from alexnet_dist.training.checkpoint import find_checkpoint, read_state
+from alexnet_dist.training.checkpoint import find_checkpoint
+from alexnet_dist.training.state import SavedState
 from alexnet_dist.training.timeline import TIMELINE
 
 
@@ -20,8 +21,8 @@ class RunFiles:
     """What a run folder says of its run.
 
     `records` are the lines of metrics.jsonl; `starts` those of starts.jsonl, each with its end as `end` or None; `outcome` is
-    what the run left in `stopped`. `checkpoint` is the newest complete one and `state` what it says beside its
-    tensors; None and empty without one.
+    what the run left in `stopped`. `checkpoint` is the newest complete one, if there is one, and `state` what it says beside its
+    tensors.
     """
 
     folder: Path
@@ -30,7 +31,7 @@ class RunFiles:
     starts: list[dict[str, Any]]
     outcome: str | None
     checkpoint: Path | None
-    state: dict[str, Any]
+    state: SavedState | None
 
     @property
     def name(self) -> str:
@@ -99,9 +100,9 @@ def read_run(folder: Path) -> RunFiles:
         config=config,
         records=_read_lines(folder / "metrics.jsonl"),
         starts=read_starts(folder),
-        outcome=run_folder.read_word(folder),
+        outcome=read_outcome(folder),
         checkpoint=checkpoint,
-        state=read_state(checkpoint) if checkpoint else {},
+        state=SavedState.read(checkpoint) if checkpoint else None,
     )
 
 

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alexnet_dist.errors import RunFailed, Stopped, UserError
-from alexnet_dist.parallel import flight_recorder
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
-from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, refusal
+from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, record_flight, refusal
+from alexnet_dist.parallel.process import world_size
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.
 SETUP_SECONDS = 1800.0
@@ -52,6 +52,13 @@ def plan_layout(processes: int, towers: int) -> Layout:
     raise UserError(
         f"{processes} processes do not fit a net of {towers} towers: start one of {sizes} (a divisor or a multiple of the towers)"
     )
+
+
+def default_processes(towers: int, device: str) -> int:
+    """How many processes a net is started in: one a tower, or where GPUs are fewer the most that divide the towers and have a GPU
+    each."""
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    return max(count for count in range(1, towers + 1) if towers % count == 0 and count <= (gpus or towers))
 
 
 @dataclass(frozen=True)
@@ -132,31 +139,6 @@ class Mesh:
         dist.barrier()
 
 
-def pick_device(wanted: str, local_rank: int) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> the device of the node's `local_rank`-th process: a GPU of its own, or the CPU.
-
-    Raises:
-        UserError: CUDA is asked for where there is none, or there are more processes than GPUs.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local_rank} of this node has no GPU of its own: {torch.cuda.device_count()} are visible; "
-            "start fewer processes on the node, or use device=cpu"
-        )
-    return torch.device("cuda", local_rank)
-
-
-def share_cores(shares: int) -> int:
-    """How many of the cores that this process may run on fall to it when so many share them; at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // shares)
-
-
 @contextmanager
 def join_mesh(
     towers: int, device: torch.device, timeout: float, wire: torch.dtype | None = None, overlap: bool = True
@@ -171,12 +153,12 @@ def join_mesh(
         LostPeerError: a connection to a peer broke; which one it was has been said.
         RunFailed: NCCL will not have these processes or GPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     layout = plan_layout(world, towers)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-        flight_recorder.turn_on()
+        record_flight()
     limit = datetime.timedelta(seconds=max(timeout, SETUP_SECONDS))
     store, rank, world = (dist.HashStore(), 0, 1) if world == 1 else next(dist.rendezvous("env://", timeout=limit))
     store = _fresh_part(store, rank, world)

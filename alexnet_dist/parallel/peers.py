@@ -17,10 +17,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch._C import _distributed_c10d
 
 from alexnet_dist.errors import tell
-from alexnet_dist.parallel import flight_recorder
 
 # EX_TEMPFAIL of sysexits.h: the same command may succeed when it is started again.
 LOST = 75
@@ -28,6 +29,7 @@ LOST = 75
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
 _GRACE_SECONDS = 4.0
+_RECORDING_SECONDS = 3.0
 # What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
 _FIRST_SECONDS = 300.0
 
@@ -173,7 +175,7 @@ class Peers:
 
     def _write_recording(self) -> None:
         if self.recordings:
-            flight_recorder.write_down(self.recordings, self._rank)
+            _write_flight(self.recordings, self._rank)
             self.recordings = None
 
     def _silent(self) -> list[int]:
@@ -196,6 +198,34 @@ class Peers:
             self._store.set("lost", what)
         if first:
             tell(f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays")
+
+
+def record_flight() -> None:
+    """Let NCCL, before its first group is made and unless the environment says otherwise, keep a list of its last messages and
+    collectives: torch's flight recorder."""
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3")
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+
+
+def _write_flight(folder: Path, rank: int) -> None:
+    """Write this process's list to `folder`/rank_<rank>, a pickle that torch's analyser reads; nothing where it keeps none.
+
+    NCCL would write it after its own timeout, but the processes of a run that hangs are ended before. Whatever keeps the list
+    from being written must not keep the process: it is waited for a few seconds at most.
+    """
+    if int(os.environ.get("TORCH_FR_BUFFER_SIZE", "0")) <= 0:
+        return
+
+    def write() -> None:
+        dump = getattr(_distributed_c10d, "_dump_nccl_trace" if torch.cuda.is_initialized() else "_dump_fr_trace")
+        with suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            (folder / f"rank_{rank}").write_bytes(dump())
+
+    writing = threading.Thread(target=write, name="flight recorder", daemon=True)
+    writing.start()
+    writing.join(_RECORDING_SECONDS)
 
 
 def broken_connection(error: Exception) -> bool:

@@ -4,7 +4,6 @@ All processes measure the same thing at the same time, since they share memory a
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,13 +21,14 @@ from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device
+from alexnet_dist.parallel.mesh import Mesh, join_mesh
+from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
 from alexnet_dist.settings import ParallelSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, set_precision, set_threads
+from alexnet_dist.training.step import WIRES, load_kernels
 
 _STREAM_VALUES = 1 << 24  # 64 MB in fp32, twice: beyond the caches
 _MESSAGE_VALUES = 1 << 21  # 8 MB
@@ -55,14 +55,11 @@ def run(config: dict[str, Any]) -> None:
     """Measure, as one process of the mesh that RANK and WORLD_SIZE name."""
     settings = check(ProbeSettings, config)
     table = build_table(settings.model)
-    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
-    set_threads(settings.parallel.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     parallel = settings.parallel
+    device = enter_process(settings.device, settings.precision, table.towers, parallel.threads).device
     with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
         with Display(mesh.rank or settings.quiet) as display:
             kernels = load_kernels(settings.native, device, display.say)
-            if device.type == "cpu":
-                keep_freed_memory()
             machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)
         if mesh.rank == 0:
             Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
@@ -80,7 +77,6 @@ def measure(
 ) -> Machine:
     """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    set_precision(precision, mesh.device)
     layers, shares = costs(table), mesh.layout.shares
     turns: dict[str, Callable[[], float]] = {
         **{

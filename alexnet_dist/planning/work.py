@@ -12,8 +12,8 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Layer, Table
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.settings import OptimizerSettings
-from alexnet_dist.training.step import set_precision
 from alexnet_dist.training.update import build_optimizer
 
 # So small a rate that nets stay as they begin: on one batch they would soon have learnt it by heart, and gradients so small that

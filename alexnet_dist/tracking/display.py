@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -31,8 +30,7 @@ class Display:
     """Progress of a run or a part of it.
 
     In a terminal a bar moves with the latest figures below it, and what is said stands above; warnings are yellow. In a log
-    file a line is printed every few seconds at most. Quiet on ranks other than 0, and where the log file's disk takes no more.
-    `clock` gives seconds.
+    file a line is printed every few seconds at most. Quiet on ranks other than 0. `clock` gives seconds.
     """
 
     def __init__(self, rank: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,8 +53,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        with suppress(OSError):
-            self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
+        self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
 
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
         """How far `what` is, with its latest figures and, once there is a pace, the time left."""

@@ -1,18 +1,16 @@
 """The run in Weights & Biases: one run a job, and rank 0 alone talks to it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import wandb
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.wandb_account import Mode, init_seconds, wanted_mode
 from alexnet_dist.settings import TrackingSettings
-
-Mode = Literal["online", "offline", "disabled", "shared"]
 
 # Names, what they stand against, and what the run's summary keeps of them beside the last value.
 _METRICS = (
@@ -63,7 +61,7 @@ class WandbRun:
             resume="allow" if run_id else None,
             dir=folder,
             config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=_init_seconds(), finish_timeout=finish_seconds),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=init_seconds(), finish_timeout=finish_seconds),
         )
         self.unreachable = ""
         self.lost = False
@@ -140,19 +138,3 @@ def _by_tower(values: dict[str, Any], before: str) -> Iterator[tuple[str, float]
             yield from _by_tower(value, f"{before}{key}/")
         else:
             yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value) if figure is not None)
-
-
-def _init_seconds() -> float:
-    """WANDB_INIT_TIMEOUT where it is set; else a minute."""
-    return float(os.environ.get("WANDB_INIT_TIMEOUT", "60"))
-
-
-def wanted_mode() -> Mode:
-    """WANDB_MODE where it is set; else online with a login, as W&B finds one, and offline without."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return cast(Mode, mode)
-    wandb.setup(settings=wandb.Settings(silent=True))
-    try:
-        return "online" if wandb.login(prompt=False, verify=False) else "offline"
-    except wandb.errors.AuthenticationError:  # a login that is none, of which WandbRun says so
-        return "online"

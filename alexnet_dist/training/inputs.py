@@ -1,7 +1,6 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
 from pathlib import Path
-from typing import Any
 
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
@@ -13,6 +12,7 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.state import SavedState
 
 QUICKSTART_FOLDER = Path("data/quickstart")
 
@@ -66,16 +66,16 @@ def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
     return rest, aside
 
 
-def check_same_data(checkpoint: Path, saved: dict[str, Any], images: Images) -> None:
+def check_same_data(checkpoint: Path, saved: SavedState, images: Images) -> None:
     """Raises UserError when a checkpoint's run was in the middle of other images than these."""
     if not same_classes(saved, images):
         raise UserError(
-            f"{checkpoint} tells {len(saved['classes'])} classes apart and the images' {len(images.classes)} are others, or in "
+            f"{checkpoint} tells {len(saved.classes)} classes apart and the images' {len(images.classes)} are others, or in "
             "another order: give the same data.root"
         )
-    if saved["training_images"] not in (len(images), None):  # imported weights have seen none of these
+    if saved.training_images not in (len(images), None):  # imported weights have seen none of these
         raise UserError(
-            f"{checkpoint} was made with {saved['training_images']} training images and these are {len(images)}: "
+            f"{checkpoint} was made with {saved.training_images} training images and these are {len(images)}: "
             "give the same data.root and data.val_every"
         )
 

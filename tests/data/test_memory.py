@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from alexnet_dist.parallel.process import keep_freed_memory
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import open_split
-from alexnet_dist.training.step import keep_freed_memory
 
 
 class Mallinfo(ctypes.Structure):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.packed import INDEX_ROW, is_packed, open_packed
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.packing.verify import check_shard
-from alexnet_dist.settings import check_settings
 from alexnet_dist.training.inputs import open_root
 from tests.packing.miniature import encoded, pack_here, photo, write_files
 

@@ -18,7 +18,8 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.parallel.process import set_precision
+from alexnet_dist.training.step import loss_of
 from tests.distributed.processes import run_processes
 
 IMAGES, SEED, STEP = 2, 5, 3

@@ -14,8 +14,9 @@ from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
-from alexnet_dist.parallel.mesh import join_mesh, pick_device
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import pick_device, set_precision
+from alexnet_dist.training.step import loss_of
 from tests.distributed.processes import run_processes
 
 pytestmark = [

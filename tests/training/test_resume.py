@@ -64,6 +64,9 @@ def test_a_run_goes_on_from_a_named_checkpoint_with_another_rate(stopped: Path, 
     assert f"resumed from {stopped}/checkpoints/step-00000077" in done.stdout
     steps = [(record["step"], record["lr"]) for record in read_metrics(tmp_path / "other") if record["kind"] == "train"]
     assert steps == [(80, 0.001), (90, 0.001)]
+    for further, before in ((98, 97), (99, 98)):  # it has got further since, however often it is started again
+        done = train(*words, f"trainer.max_steps={further}", cwd=tmp_path)
+        assert f"resumed from other/checkpoints/step-000000{before}" in done.stdout
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.planning.probe import _UPDATE
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.training.step import loss_of
 from alexnet_dist.training.timeline import SEND, UPDATE, WAITING, Timeline, seconds_by_layer
 from alexnet_dist.training.update import build_optimizer
 from tests.distributed.processes import run_processes
