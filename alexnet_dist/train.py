@@ -7,7 +7,7 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 
 import signal
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
@@ -34,7 +35,6 @@ from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
-from alexnet_dist.training.activity import Activity
 from alexnet_dist.training.bad_numbers import LossCheck, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
@@ -46,13 +46,15 @@ from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.step import WIRES, load_kernels, loss_of
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.watching import Watchers
 
 
 def run(config: dict[str, Any]) -> None:
     """Train, as one process of the mesh that RANK and WORLD_SIZE name."""
     settings = check_settings(config)
     table, trainer, parallel = settings.table(), settings.trainer, settings.parallel
-    process = enter_process(settings.device, settings.precision.kind, table.towers, parallel.threads)
+    kind, deterministic = settings.precision.kind, trainer.deterministic
+    process = enter_process(settings.device, kind, table.towers, parallel.threads, deterministic)
     device, autocast = process.device, process.autocast
 
     with ExitStack() as at_end:
@@ -68,7 +70,7 @@ def run(config: dict[str, Any]) -> None:
         stopping = at_end.enter_context(Stopping(mesh.host_group, leave_early))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
-            f"{device.type}, {settings.precision.kind}; run folder {folder.path}"
+            f"{device.type}, {kind}; run folder {folder.path}"
         )
 
         # ------------------------------------------------------------------------------ the data, the net, and where it stopped
@@ -90,8 +92,8 @@ def run(config: dict[str, Any]) -> None:
         record = Record(folder, settings.tracking, trained_before.config if trained_before else config, display)
         at_end.enter_context(record)
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
-        meter = Meter(mesh, trainer.batch_size, table.towers)
-        activity = Activity(state.net, mesh) if settings.tracking.activity else None
+        meter = Meter(mesh, trainer.batch_size, table, kind)
+        watchers = Watchers(settings, state.net, mesh, record, state.step)
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
         validation = Validation(
             state, trainer.validate_every, val_feed, mesh, autocast, display, record, meter.pause, stopping.check
@@ -116,21 +118,22 @@ def run(config: dict[str, Any]) -> None:
                 if state.step >= last_step:
                     break
 
-                batch = next(feed)
-                lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
-                state.optimizer.set_rates(lr, phase)
-                images = state.preprocess.of_training(batch, settings.data.colour and phase.colour is not False)
-                key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
-                with activity.watching() if activity and logged else nullcontext():
+                with watchers.step(state.step + 1, logged):
+                    with record_function("feed"):
+                        batch = next(feed)
+                    lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
+                    state.optimizer.set_rates(lr, phase)
+                    images = state.preprocess.of_training(batch, settings.data.colour and phase.colour is not False)
+                    key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                     loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
                     check = LossCheck(loss, mesh)
                     loss.backward()
-                if check.passed():
-                    state.optimizer.step()
-                else:
-                    leave_out_or_stop(trainer.on_nan, state, images, key, mesh, autocast, display, checkpoints)
-                state.optimizer.zero_grad()
+                    if check.passed():
+                        state.optimizer.step()
+                    else:
+                        leave_out_or_stop(trainer.on_nan, state, images, key, mesh, autocast, display, checkpoints)
+                    state.optimizer.zero_grad()
                 state.advance(trainer.batch_size)
                 state.errors.add(wrong, trainer.batch_size)
                 meter.step()
@@ -141,8 +144,8 @@ def run(config: dict[str, Any]) -> None:
                     errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
                     figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss), **errors}
                     record.training(figures, last_step)
-                    if activity:
-                        record.activity({"kind": "activity", **now, "layers": activity.read()})
+                    if watchers.activity:
+                        record.activity({"kind": "activity", **now, "layers": watchers.activity.read()})
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")
