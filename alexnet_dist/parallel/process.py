@@ -92,8 +92,8 @@ def set_precision(kind: str, device: torch.device) -> Autocast:
 
 
 def repeat_bits() -> None:
-    """Let torch, cuDNN and cuBLAS take none but algorithms that give the same bits each time, on GPUs of one kind and with the same
-    versions; an operation that has none raises RuntimeError."""
+    """Let torch, cuDNN and cuBLAS take none but algorithms that give the same bits each time, on GPUs of one kind and with one
+    version of each; an operation that has none raises RuntimeError."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the stubs lack it
