@@ -39,7 +39,7 @@ from alexnet_dist.training.meter import Meter
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
-from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, narrow_copies, set_precision, set_threads
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer, set_learning_rate
 
@@ -84,12 +84,14 @@ def run(config: dict[str, Any]) -> None:
         train_images, val_images = open_images(settings, mesh, display)
 
         # ------------------------------------------------------------------------------ the net
-        kernels = load_kernels(trainer.native, device, display.say)
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
+        native = load_kernels(trainer.native, device, display.say)
+        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
         net.initialise(settings.seed)
         state = TrainingState(
             net=net,
-            optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
+            optimizer=build_optimizer(
+                net, settings.optimizer, mesh.tower_group, narrow_copies(net, settings.precision.kind, mesh, native), native
+            ),
             schedule=Schedule(settings.schedule, settings.optimizer.lr),
             preprocess=Preprocess(settings.data.size, table.input_size, settings.data.colour).to(device),
             errors=ErrorCount(mesh),
@@ -180,7 +182,7 @@ def run(config: dict[str, Any]) -> None:
                 key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
                 with activity.watching() if activity and logged else nullcontext():
-                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
+                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast, native)
                     check = LossCheck(loss, mesh)
                     loss.backward()
                 if check.passed():

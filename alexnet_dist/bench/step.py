@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.errors import UserError
-from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.layers import TowerLayer
@@ -35,7 +34,7 @@ from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device, plan_layout, share_cores
 from alexnet_dist.settings import OptimizerSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import keep_freed_memory, load_kernels, set_precision
+from alexnet_dist.training.step import keep_freed_memory, load_kernels, narrow_copies, set_precision
 from alexnet_dist.training.update import build_optimizer
 
 OURS, OURS_WAITING = "this trainer, a process a tower", "the same, waiting for crossings"
@@ -100,9 +99,9 @@ def run(config: dict[str, Any]) -> None:
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(table.classes, (settings.batch_size,), device=device)
 
-        kernels = load_kernels("auto", device, display.say)
-        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
-        rivals = all_rivals(table, ours, images, labels, mesh, kernels, settings.rivals_keep_memory)
+        native = load_kernels("auto", device, display.say)
+        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
+        rivals = all_rivals(table, ours, images, labels, mesh, native, settings.rivals_keep_memory)
         turns = {}
         for name, rival in rivals.items():
             display.say(f"warming up: {name}")
@@ -129,14 +128,15 @@ def run(config: dict[str, Any]) -> None:
 
 
 def all_rivals(
-    table: Table, ours: Net, images: torch.Tensor, labels: torch.Tensor, mesh: Mesh, kernels: Kernels | None, keep_memory: bool
+    table: Table, ours: Net, images: torch.Tensor, labels: torch.Tensor, mesh: Mesh, native: bool, keep_memory: bool
 ) -> dict[str, Rival]:
     """The rivals by name, the same in every process."""
     several = mesh.layout.processes > 1
-    step = step_of_share(ours, images, labels, mesh.tower_group, kernels)
+    step = step_of_share(ours, images, labels, mesh, native)
+    bf16 = Net(table, ours.share, mesh.crossing, native).to(images.device)
     rivals = {
         OURS: Rival(step, everyone=True),
-        OURS_BF16: Rival(step_of_share(ours, images, labels, mesh.tower_group, kernels, "bf16"), everyone=True),
+        OURS_BF16: Rival(step_of_share(bf16, images, labels, mesh, native, "bf16"), everyone=True),
         PRODUCTS: Rival(products(table, len(images), mesh, torch.float32), everyone=True),
         PRODUCTS_BF16: Rival(products(table, len(images), mesh, torch.bfloat16), everyone=True),
         EAGER: Rival(step_of_plain(channels_last(plain_net(table, torch_norm)), images, labels), False, keep_memory),
@@ -147,9 +147,9 @@ def all_rivals(
     if several:
         alone = dist.new_subgroups_by_enumeration([[rank] for rank in range(mesh.layout.processes)])[0]
         assert isinstance(alone, dist.ProcessGroup)
-        whole = Net(table, WHOLE, kernels=kernels).to(images.device)
+        whole = Net(table, WHOLE, native=native).to(images.device)
         rivals[OURS_WAITING] = Rival(waiting(step, mesh.crossing), everyone=True)
-        rivals[OURS_ONE] = Rival(step_of_share(whole, images, labels, alone, kernels), everyone=False)
+        rivals[OURS_ONE] = Rival(step_of_share(whole, images, labels, mesh, native, group=alone), everyone=False)
         part = slice(mesh.rank * len(images) // mesh.layout.processes, (mesh.rank + 1) * len(images) // mesh.layout.processes)
         for name, net in ((PARALLEL, plain_net(table, torch_norm)), (PARALLEL_COMPILED, plain_net(table, shifted_sums_norm))):
             # Not channels last: DDP's buckets would have to lay each gradient out anew.
@@ -173,20 +173,21 @@ def step_of_share(
     net: Net,
     images: torch.Tensor,
     labels: torch.Tensor,
-    group: dist.ProcessGroup,
-    kernels: Kernels | None,
+    mesh: Mesh,
+    native: bool,
     precision: str = "fp32",
+    group: dist.ProcessGroup | None = None,
 ) -> Callable[[], None]:
-    """A training step of this package's net; `group` are the holders of its shares."""
+    """A training step of this package's net; `group` are the holders of its shares, the mesh's towers where none is given."""
     net.initialise(0)
-    optimizer = build_optimizer(net, UPDATE, compiled=kernels is not None)
-    device = images.device
+    optimizer = build_optimizer(net, UPDATE, copies=narrow_copies(net, precision, mesh, native), native=native)
+    group, device = group or mesh.tower_group, images.device
 
     def step() -> None:
         autocast = set_precision(precision, device)
         with autocast():
             logits = net(images, DropoutKey(0, 0, 0))
-        loss, _ = split_cross_entropy(logits, labels, group)
+        loss, _ = split_cross_entropy(logits, labels, group, native)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -14,7 +14,7 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from alexnet_dist.data.places import Places
 from alexnet_dist.errors import tell
-from alexnet_dist.kernels.native import CompilerError, load_library
+from alexnet_dist.kernels.native import CompilerError, Toolchain, load_library
 
 TensorList = TensorListCPU | TensorListGPU
 
@@ -23,7 +23,8 @@ TensorList = TensorListCPU | TensorListGPU
 def load_cutter() -> ctypes.CDLL | None:
     """cut.cpp for this processor; None, with a warning from a node's first process, where it cannot be compiled."""
     try:
-        return load_library(Path(__file__).with_name("cut.cpp"))
+        toolchain = Toolchain(("c++",), Path.home() / ".cache" / "alexnet_dist")
+        return load_library(Path(__file__).with_name("cut.cpp"), toolchain, tell)
     except CompilerError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             tell(f"warning: {error}: images are scaled and mirrored by torch, which takes longer for the same pixels")

@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import FIGURE_1
+from alexnet_dist.kernels.steps import ACTIVATIONS
 from alexnet_dist.launching.commands import command
-from alexnet_dist.model.layers import ACTIVATIONS
 from alexnet_dist.settings import check, strict
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -91,7 +91,7 @@ def read_curves(folders: Sequence[Path]) -> list[Curve]:
                 raise UserError(f"{metrics} has no line of training: let the run go on to trainer.log_every steps at least")
             epochs, errors = (list(column) for column in zip(*points, strict=True))
             curves.append(Curve(run_dir, kinds.pop(), settings["optimizer"]["lr"], epochs, errors))
-    return sorted(curves, key=lambda curve: (ACTIVATIONS.index(curve.activation), curve.lr))
+    return sorted(curves, key=lambda curve: (list(ACTIVATIONS).index(curve.activation), curve.lr))
 
 
 def best_curves(curves: Sequence[Curve], error: float) -> dict[str, Curve]:

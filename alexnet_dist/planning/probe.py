@@ -18,7 +18,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.cost import Cost, costs
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
@@ -29,7 +28,7 @@ from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
 from alexnet_dist.settings import OptimizerSettings, ParallelSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
+from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, narrow_copies, set_precision, set_threads
 from alexnet_dist.training.update import build_optimizer
 
 # A rate that leaves the net as it is: on one batch it would soon have no gradients left but denormal ones, which take a CPU long.
@@ -64,10 +63,10 @@ def run(config: dict[str, Any]) -> None:
     parallel = settings.parallel
     with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
         with Display(mesh.rank or settings.quiet) as display:
-            kernels = load_kernels(settings.native, device, display.say)
+            native = load_kernels(settings.native, device, display.say)
             if device.type == "cpu":
                 keep_freed_memory()
-            machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)
+            machine = measure(table, settings.batch_size, settings.precision, mesh, native, settings.rounds, display)
         if mesh.rank == 0:
             Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
 
@@ -80,7 +79,7 @@ def read(path: Path) -> Machine:
 
 
 def measure(
-    table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None, rounds: int, display: Display
+    table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool, rounds: int, display: Display
 ) -> Machine:
     """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -91,7 +90,7 @@ def measure(
         "fc": partial(_seconds, _products([cost for cost in layers if cost.layer.kind == "fc"], batch, mesh, dtype), mesh),
         "streaming": partial(_seconds, _stream(mesh.device), mesh),
         "launches": partial(_seconds, _launches(mesh.device), mesh),
-        "step": partial(_unexposed, training_step(table, batch, precision, mesh, kernels), mesh),
+        "step": partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh),
     }
     taken: dict[str, list[float]] = {name: [] for name in turns}
     for done in range((rounds + 1) * len(turns)):
@@ -122,11 +121,12 @@ def measure(
     )
 
 
-def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None) -> Callable[[], None]:
+def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool) -> Callable[[], None]:
     """A step of this process's share as the trainer takes it, always on the same images."""
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(mesh.device)
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
     net.initialise(0)
-    optimizer = build_optimizer(net, _UPDATE, mesh.tower_group, compiled=kernels is not None)
+    copies = narrow_copies(net, precision, mesh, native)
+    optimizer = build_optimizer(net, _UPDATE, mesh.tower_group, copies, native)
     autocast = set_precision(precision, mesh.device)
     generator = torch.Generator().manual_seed(0)
     images = (50 * torch.randn(batch, 3, table.input_size, table.input_size, generator=generator)).to(mesh.device)
@@ -134,7 +134,7 @@ def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, ke
     labels = torch.randint(table.classes, (batch,), generator=generator).to(mesh.device)
 
     def step() -> None:
-        loss, _ = loss_of(net, images, labels, DropoutKey(0, 0), mesh, autocast)
+        loss, _ = loss_of(net, images, labels, DropoutKey(0, 0), mesh, autocast, native)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.model.net import Net
 from alexnet_dist.training.error_count import ErrorCount
-from alexnet_dist.training.update import Schedule
+from alexnet_dist.training.update import MomentumSGD, Schedule
 
 
 @dataclass
@@ -22,7 +20,7 @@ class TrainingState:
     """
 
     net: Net
-    optimizer: torch.optim.Optimizer
+    optimizer: MomentumSGD
     schedule: Schedule
     preprocess: Preprocess
     errors: ErrorCount

@@ -3,14 +3,18 @@
 import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels import tail
 from alexnet_dist.kernels.native import CompilerError
-from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.launching.toolchain import find_toolchain
+from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh, share_cores
 
@@ -34,21 +38,35 @@ def set_threads(threads: int | str, shares: int) -> None:
     torch.set_num_threads(share_cores(shares) if isinstance(threads, str) else threads)
 
 
-def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None]) -> Kernels | None:
-    """The compiled operations of a CPU for `auto` and `on`; None for `off`, on a GPU, and with a warning where `auto` finds none.
+def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None]) -> bool:
+    """Make the device's fused operations ready, as `trainer.native` wants; whether they are to be used.
 
     Raises:
-        UserError: `on`, and they cannot be compiled here.
+        UserError: `on`, and they cannot be had here.
     """
-    if wanted == "off" or device.type != "cpu":
-        return None
+    if wanted == "off":
+        return False
     try:
-        return Kernels()
+        if device.type == "cpu":
+            tail.load(find_toolchain(), warn)
+        elif find_spec("triton") is None:
+            raise CompilerError("there is no Triton")
+        return True
     except CompilerError as error:
         if wanted == "on":
             raise UserError(f"trainer.native=on, but {error}: install one, or set trainer.native=auto") from None
         warn(f"warning: {error}: norms and poolings are torch's, which take longer (as with trainer.native=off)")
-        return None
+        return False
+
+
+def narrow_copies(net: Net, precision: str, mesh: Mesh, native: bool) -> dict[nn.Parameter, Copy]:
+    """Where a GPU computes in bf16 by its own kernels: the net's copies of its weights, which the update writes.
+
+    The weights' gradients stay bf16 then too, unless replicas have to add them.
+    """
+    if not (native and mesh.device.type == "cuda" and precision == "bf16"):
+        return {}
+    return net.keep_copies(torch.bfloat16, narrow_gradients=mesh.layout.replicas == 1)
 
 
 # Parameters of glibc's mallopt, and its own values for them.
@@ -70,12 +88,19 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 
 def loss_of(
-    net: nn.Module, images: torch.Tensor, labels: torch.Tensor, key: DropoutKey, mesh: Mesh, autocast: Autocast
+    net: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    key: DropoutKey,
+    mesh: Mesh,
+    autocast: Autocast,
+    native: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy over this replica's images and how many of them are guessed wrong, the same scalars on every tower.
 
-    `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the replica's images stand in the step's batch.
+    `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the replica's images stand in the step's batch. `native`:
+    the loss too is computed by a GPU's fused operations.
     """
     with autocast():
         logits = net(images, key)
-    return split_cross_entropy(logits, labels, mesh.tower_group)
+    return split_cross_entropy(logits, labels, mesh.tower_group, native)
