@@ -1,5 +1,6 @@
 """Data that several tests share."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,17 @@ import pytest
 from alexnet_dist.data import quickstart
 from tests.commands import train
 from tests.reliability.kills import take_few
+
+# Processes that tests fork come from one that has imported already: to import takes longer than most of them live.
+multiprocessing.set_forkserver_preload(["alexnet_dist.train", "torch.distributed.checkpoint"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist the tests of a file stay together, since they share its fixtures, or those of a group that files name."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
 @pytest.fixture(scope="session")

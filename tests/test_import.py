@@ -11,6 +11,7 @@ from torchvision.models import alexnet
 from torchvision.transforms.functional import normalize
 
 from alexnet_dist import export, import_weights
+from alexnet_dist.checks import check_net
 from alexnet_dist.errors import UserError
 from alexnet_dist.formats.caffemodel import read_mean
 from alexnet_dist.formats.layouts import from_caffe
@@ -19,7 +20,6 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.results.trained import open_trained
-from alexnet_dist.settings import check_net
 from tests.commands import read_metrics, read_tensors, run_command
 
 # protobuf's wire format, by hand: the reader's own descriptors are not asked.
@@ -181,8 +181,10 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
         import_weights.run(compose("import_weights", [f"weights={tmp_path}/fits.npz", f"output={two_runs[0]}", *tiny]))
 
 
-def test_ids_and_words_of_the_classes(tmp_path: Path) -> None:
-    (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+@pytest.mark.parametrize("mark", ["", "\N{BYTE ORDER MARK}"])
+def test_ids_and_words_of_the_classes(mark: str, tmp_path: Path) -> None:
+    lines = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n"
+    (tmp_path / "synset_words.txt").write_text(mark + lines, "utf-8")
     words, ids = import_weights.read_classes(str(tmp_path / "synset_words.txt"), 2)
     assert words == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
     assert ids == ["n01440764", "n01443537"]

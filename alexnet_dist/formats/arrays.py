@@ -15,10 +15,10 @@ from alexnet_dist.formats.caffemodel import read_caffemodel
 ENDINGS = (".npz", ".safetensors", ".pt", ".pth", ".caffemodel")
 
 
-def need(package: str, purpose: str) -> None:
-    """Raises UserError where an optional package is not installed."""
+def need(package: str, purpose: str, extra: str = "export") -> None:
+    """Raises UserError where a package of an extra is not installed."""
     if find_spec(package) is None:
-        raise UserError(f"{purpose} needs the package {package}: install it with pip install 'alexnet-dist[export]'")
+        raise UserError(f"{purpose} needs the package {package}: install it with pip install 'alexnet-dist[{extra}]'")
 
 
 def read_arrays(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 
-@torch.library.custom_op("alexnet::preprocess", mutates_args=())
-def preprocess(
+def preprocess_by_torch(
     crops: Tensor,
     mean: Tensor,
     y: Tensor,
@@ -14,14 +13,14 @@ def preprocess(
     colour: Tensor | None,
     eigenvectors: Tensor,
     deviations: Tensor,
+    divisor: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """Images [N, 3, crop, crop] of `dtype`, channels last: crops (uint8, channels last) less the mean image float32
-    [3, size, size], cut from y, x (int64 [N]) on and mirrored where `mirror` (bool [N]) says so, and plus colour noise.
+    [3, size, size], cropped from y, x (int64 [N]) on and mirrored where `mirror` (bool [N]) says so.
 
-    The noise is the same for all pixels of an image: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T (paper, section 4.1), with p the
-    eigenvectors in columns, l the deviations (the authors' program has deviations where the paper says eigenvalues) and a its
-    `colour` float32 [N, 3]; without a colour there is none.
+    With `colour` float32 [N, 3] plus [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors in columns, l the deviations and
+    a an image's colour, the whole over `divisor`.
     """
     steps = torch.arange(crops.shape[2], device=crops.device)
     rows = y[:, None] + steps
@@ -31,16 +30,21 @@ def preprocess(
     if colour is not None:
         noise = (eigenvectors * (colour * deviations)[:, None, :]).sum(dim=2)
         images += noise[:, None, None, :]
+        if divisor != 1:
+            images /= divisor
     return images.permute(0, 3, 1, 2).to(dtype)
 
 
+preprocess = torch.library.custom_op("alexnet::preprocess", preprocess_by_torch, mutates_args=())
+
+
 @preprocess.register_kernel("cuda")
-def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, dtype):  # type: ignore[no-untyped-def]
+def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
     from alexnet_dist.kernels.cuda import preprocess
 
-    return preprocess.preprocess(crops, mean, y, x, mirror, colour, eigenvectors, deviations, dtype)
+    return preprocess.preprocess(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype)
 
 
 @preprocess.register_fake
-def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, dtype):  # type: ignore[no-untyped-def]
+def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
     return torch.empty_like(crops, dtype=dtype, memory_format=torch.channels_last)

@@ -28,6 +28,7 @@ class Pool(NamedTuple):
     kernel: int
     stride: int
     pad: int
+    ceil: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ _BEHIND: dict[str, set[str]] = {
 }
 
 
-def join(operations: Sequence[tuple[str, Mapping[str, float]]]) -> list[Step]:
+def join(operations: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Step]:
     """The operations, of a kind and with options as in a net's table; those that are done at once are one step."""
     steps = [Step()]
     for kind, options in operations:
@@ -81,7 +82,7 @@ def join(operations: Sequence[tuple[str, Mapping[str, float]]]) -> list[Step]:
     return [step for step in steps if _present(step)]
 
 
-def _field(kind: str, options: Mapping[str, float]) -> tuple[str, Any]:
+def _field(kind: str, options: Mapping[str, Any]) -> tuple[str, Any]:
     if kind in ACTIVATIONS:
         return "activation", kind
     if kind == "dropout":
@@ -89,7 +90,7 @@ def _field(kind: str, options: Mapping[str, float]) -> tuple[str, Any]:
     if kind.endswith("_norm"):
         norm = Norm(int(options["size"]), options["alpha"], options["beta"], options["k"])
         return kind.removeprefix("response_"), norm
-    return kind, Pool(int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+    return kind, Pool(int(options["kernel"]), int(options["stride"]), int(options["pad"]), bool(options.get("ceil")))
 
 
 def _present(step: Step) -> set[str]:
@@ -126,13 +127,13 @@ def by_torch(x: Tensor, step: Step, masks: Masks | None, bias: Tensor | None = N
     if step.norm:
         x = response_norm(x, *step.norm)
     if step.max_pool:
-        x = F.max_pool2d(x, *step.max_pool)
+        x = F.max_pool2d(x, *step.max_pool[:3], ceil_mode=step.max_pool.ceil)
     if step.relu_last:
         x = F.relu(x)
     if step.spatial_norm:
         x = spatial_norm(x, *step.spatial_norm)
     if step.avg_pool:
-        x = F.avg_pool2d(x, *step.avg_pool)
+        x = F.avg_pool2d(x, *step.avg_pool[:3], ceil_mode=step.avg_pool.ceil)
     if step.dropout is None:
         return x
     if masks is None:

@@ -27,7 +27,8 @@ def follow(
     pixel of its window each value came from, or 255 where the last relu cut it off (empty without a pooling).
 
     `bias` float32 [C] is added first. `activation` is "", relu, tanh or sigmoid; `norm` is [size, alpha, beta, k], or empty
-    (`norms.response_norm`); `pool` is [kernel, stride, pad], or empty. `relu_last` needs a pool. Values are computed in float32.
+    (`norms.response_norm`); `pool` is [kernel, stride, pad, 1 where one window
+    more is to cover the edge], or empty. `relu_last` needs a pool. Values are computed in float32.
     """
     from alexnet_dist.kernels.cuda.tail import forward
 
@@ -75,9 +76,15 @@ def empty_maps(x: Tensor, pool: list[int]) -> Tensor:
     """Room for what becomes of x [N, C, H, W]: of its dtype, channels last, dense."""
     images, channels, *sides = x.shape
     if pool:
-        kernel, stride, pad = pool
-        sides = [(side + 2 * pad - kernel) // stride + 1 for side in sides]
+        sides = [_windows(side, *pool) for side in sides]
     return x.new_empty(images, *sides, channels).permute(0, 3, 1, 2)
+
+
+def _windows(side: int, kernel: int, stride: int, pad: int, ceil: int) -> int:
+    if not ceil:
+        return (side + 2 * pad - kernel) // stride + 1
+    windows = -((kernel - side - 2 * pad) // stride) + 1
+    return windows - ((windows - 1) * stride >= side + pad)  # the last one begins within the map
 
 
 # ------------------------------------------------------------------------------------------------------------------ on a CPU
@@ -130,7 +137,7 @@ def _activated(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
 def _shape(x: Tensor, y: Tensor, activation: str, norm: list[float], pool: list[int], relu_last: bool) -> _Shape:
     size, alpha, beta, k = norm or (0, 0, 0, 0)
     return _Shape(
-        *x.shape[2:], x.shape[1], activation == "relu", int(size), k, alpha / max(1, size), beta, *(pool or (0, 1, 0)),
+        *x.shape[2:], x.shape[1], activation == "relu", int(size), k, alpha / max(1, size), beta, *(pool[:3] or (0, 1, 0)),
         *y.shape[2:], relu_last,
     )  # fmt: skip
 

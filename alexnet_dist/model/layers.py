@@ -72,7 +72,7 @@ class TowerLayer(nn.Module):
             biases = [None] * len(maps)
         return maps
 
-    def keep_copy(self, dtype: torch.dtype, narrow_gradient: bool) -> None:
+    def keep_copy(self, dtype: torch.dtype, narrow_gradient: bool) -> Copy:
         """From now on products of `dtype` read a copy of the weight, which lies channels last; with `narrow_gradient` the
         weight's gradient stays of that dtype too."""
         if self.layer.kind == "conv":
@@ -80,6 +80,7 @@ class TowerLayer(nn.Module):
         if narrow_gradient:
             self.weight.grad_dtype = dtype
         self.copy = Copy(self.weight, dtype)
+        return self.copy
 
     def _norm_across_towers(self, operation: Operation, maps: list[torch.Tensor], crossing: Crossing) -> list[torch.Tensor]:
         """The response norm as if the maps of all towers lay in one; of the other towers the maps at the edges are fetched."""

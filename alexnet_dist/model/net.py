@@ -29,6 +29,7 @@ class Net(nn.Module):
         if share.count > 1 and crossing is None:
             raise ValueError("a share that is not the whole net needs a crossing")
         self.table = table
+        self.native = native
         self.share = share
         self.crossing = crossing or Alone()
         for position, layer in enumerate(table.layers):
@@ -36,17 +37,22 @@ class Net(nn.Module):
 
     def initialise(self, seed: int) -> None:
         """Set all parameters as the table says; the same whole net for every share."""
-        for layer in self.children():
-            assert isinstance(layer, TowerLayer)
+        for layer in self.layers():
             layer.initialise(seed)
 
-    def keep_copies(self, dtype: torch.dtype, narrow_gradients: bool) -> dict[nn.Parameter, Copy]:
+    def layers(self) -> list[TowerLayer]:
+        return [layer for layer in self.children() if isinstance(layer, TowerLayer)]
+
+    def keep_copies(self, dtype: torch.dtype, narrow_gradients: bool) -> dict[torch.Tensor, Copy]:
         """From now on products of `dtype` read copies of the weights, which lie channels last; with `narrow_gradients` the
         weights' gradients stay of that dtype. Returns the copies, for who updates the weights."""
-        layers = [layer for layer in self.children() if isinstance(layer, TowerLayer)]
-        for layer in layers:
-            layer.keep_copy(dtype, narrow_gradients)
-        return {layer.weight: layer.copy for layer in layers if layer.copy}
+        return {layer.weight: layer.keep_copy(dtype, narrow_gradients) for layer in self.layers()}
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """What images are best given as."""
+        copy = self.layers()[0].copy
+        return copy.tensor.dtype if copy else torch.float32
 
     def forward(self, images: torch.Tensor, key: DropoutKey | None = None) -> list[torch.Tensor]:
         """Float images [N, 3, H, W] -> for each tower held, the logits [N, classes / towers] of its classes.

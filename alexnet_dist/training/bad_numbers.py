@@ -1,4 +1,4 @@
-"""When a loss is infinite or no number: known before the update, on all ranks alike, and traced to the layer where it began."""
+"""When a loss is NaN or infinite: known before the update, on all ranks alike, and traced to the layer where it began."""
 
 from typing import Any
 
@@ -6,11 +6,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from alexnet_dist.errors import RunFailed
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.training.step import Autocast
+from alexnet_dist.parallel.process import Autocast
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.state import TrainingState
 
 
 class LossCheck:
@@ -37,6 +41,32 @@ class LossCheck:
         if self._copied is not None:
             self._copied.synchronize()
         return bool(self._finite)
+
+
+def leave_out_or_stop(
+    on_nan: str,
+    state: TrainingState,
+    images: torch.Tensor,
+    key: DropoutKey,
+    mesh: Mesh,
+    autocast: Autocast,
+    display: Display,
+    checkpoints: Checkpoints,
+) -> None:
+    """What becomes of a step whose loss is NaN or infinite; every rank takes part.
+
+    Raises:
+        RunFailed: its update is not to be left out, or the parameters are not finite either.
+    """
+    bad = f"the loss is NaN or infinite at step {state.step + 1}"
+    if on_nan == "skip" and all_finite(state.net, mesh):
+        state.skipped += 1
+        display.say(f"warning: {bad}; its update is left out ({state.skipped} so far)")
+        return
+    began = where_it_began(state.net, images, key, mesh, autocast)
+    checkpoints.wait()
+    kept = f"the checkpoint of step {checkpoints.saved_step} stays" if checkpoints.saved_step else "there is no checkpoint yet"
+    raise RunFailed(f"{bad}: activations first went bad in {began}; {kept}")
 
 
 def all_finite(net: nn.Module, mesh: Mesh) -> bool:

@@ -16,7 +16,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, read_state, reason_of, run_tensors
+from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, reason_of, run_tensors
+from alexnet_dist.training.state import SavedState
 
 
 def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) -> tuple[Path, list[str]]:
@@ -30,7 +31,7 @@ def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) ->
     checkpoint = find_checkpoint(Path(init_from))
     if checkpoint is None:
         raise UserError(f"init_from={init_from} is no checkpoint: name a step-... folder or a run folder that holds one")
-    theirs = read_state(checkpoint)["shapes"]
+    theirs = SavedState.read(checkpoint).shapes
     ours = {layer.name: _shapes(layer.name, table.parameter_shapes()) for layer in table.layers}
     for name in wanted or ():
         if name not in ours:

@@ -10,7 +10,8 @@ from torch import nn
 
 from alexnet_dist.kernels.update import update, update_by_torch
 from alexnet_dist.model.copies import Copy
-from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
+from alexnet_dist.settings import OptimizerSettings, Phase, ScheduleSettings
+from alexnet_dist.training.rates import EVERY_EPOCH, group_parameters, phase_at
 
 
 class MomentumSGD(torch.optim.Optimizer):
@@ -29,51 +30,66 @@ class MomentumSGD(torch.optim.Optimizer):
 
     def __init__(
         self,
-        groups: list[dict[str, Any]],
-        momentum: float,
+        net: nn.Module,
+        settings: OptimizerSettings,
         tower_group: dist.ProcessGroup | None,
-        copies: Mapping[nn.Parameter, Copy],
+        copies: Mapping[torch.Tensor, Copy],
         native: bool,
     ) -> None:
-        super().__init__(groups, {})
-        self._momentum = momentum
+        super().__init__(net.parameters(), {})
+        self._named = dict(net.named_parameters())
+        self._settings = settings
         self._tower_group = tower_group
         self._update = update if native else update_by_torch
-        self._weights = [(weight, group) for group in self.param_groups for weight in group["params"]]
-        self._copies = [copies.get(weight) for weight, _ in self._weights]
-        device = self._weights[0][0].device
-        for weight, _ in self._weights:
+        self._weights: list[torch.Tensor] = list(self._named.values())
+        self._places = {weight: place for place, weight in enumerate(self._weights)}
+        self._copies = [copies.get(weight) for weight in self._weights]
+        for weight in self._weights:
             self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        # Rate and decay of each parameter: on the device, where a step that is played back finds those of its day.
-        self._numbers = torch.zeros(2, len(self._weights), dtype=torch.float64, device=device)
-        self._numbers_there: list[list[float]] = []
+        # On the device, where a step that is played back finds those of its day.
+        self._numbers = torch.zeros(4, len(self._weights), dtype=torch.float64, device=self._weights[0].device)
+        self._numbers_there: list[tuple[float, ...]] = []
+        self.set_rates(settings.lr)
 
-    def take_rates(self) -> None:
-        """The next steps have the lr and the weight_decay that the groups have now."""
-        numbers = [[group[key] for _, group in self._weights] for key in ("lr", "weight_decay")]
+    def set_rates(self, lr: float, phase: Phase = EVERY_EPOCH) -> None:
+        """The rates of the next steps, from that of the schedule and the phase under way; velocities keep their length."""
+        self.param_groups = group_parameters(self._named.items(), self._settings, phase, lr)
+        rules: dict[torch.Tensor, tuple[float, ...]] = {
+            weight: (group["lr"], group["momentum"], group["weight_decay"], 1.0)
+            for group in self.param_groups
+            for weight in group["params"]
+        }
+        numbers = [rules.get(weight, (0.0, 0.0, 0.0, 0.0)) for weight in self._weights]
         if numbers != self._numbers_there:
-            self._numbers.copy_(torch.tensor(numbers, dtype=torch.float64))
+            host = torch.tensor(numbers, dtype=torch.float64).t()
+            self._numbers.copy_(host.pin_memory() if self._numbers.is_cuda else host, non_blocking=True)
             self._numbers_there = numbers
 
     @torch.no_grad()
     def step(self, finite: torch.Tensor | None = None) -> None:  # type: ignore[override]
         """One step along the gradients that the parameters hold; none where the scalar `finite` is 0."""
-        weights = [weight for weight, _ in self._weights]
-        gradients = [weight.grad for weight in weights]
-        rates, decays = self._numbers
-        for group in self.param_groups:
-            if group["trust"] is not None:
-                at = [i for i, (_, of) in enumerate(self._weights) if of is group]
-                local = lars_rates(
-                    [weights[i] for i in at], [gradients[i] for i in at], group["trust"], group["weight_decay"], self._tower_group
-                )
-                rates = rates.index_put((torch.tensor(at, device=rates.device),), rates[at] * local)
+        weights, none = self._weights, self._weights[0].new_empty(0)
+        gradients = [none if weight.grad is None else weight.grad for weight in weights]
         velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
-        copies = [copy.tensor if copy else weights[0].new_empty(0) for copy in self._copies]
-        self._update(weights, velocities, gradients, copies, rates, decays, self._momentum, finite)
+        copies = [copy.tensor if copy else none for copy in self._copies]
+        self._update(weights, velocities, gradients, copies, self._with_lars(), finite)
         for copy in self._copies:
             if copy:
                 copy.written()
+
+    def _with_lars(self) -> torch.Tensor:
+        """The numbers of `update`, with LARS's rates for those that take its steps."""
+        numbers = self._numbers
+        for group in self.param_groups:
+            if group["trust"] is not None:
+                weights = group["params"]
+                rates = lars_rates(
+                    weights, [weight.grad for weight in weights], group["trust"], group["weight_decay"], self._tower_group
+                )
+                numbers = numbers.clone() if numbers is self._numbers else numbers
+                for weight, rate in zip(weights, rates, strict=True):
+                    numbers[0, self._places[weight]] *= rate
+        return numbers
 
 
 def lars_rates(
@@ -102,34 +118,14 @@ def build_optimizer(
     net: nn.Module,
     settings: OptimizerSettings,
     tower_group: dist.ProcessGroup | None = None,
-    copies: Mapping[nn.Parameter, Copy] | None = None,
+    copies: Mapping[torch.Tensor, Copy] | None = None,
     native: bool = False,
 ) -> MomentumSGD:
     """The optimizer of a net, or of a share of one whose other shares the processes of `tower_group` hold.
 
-    The net keeps `copies` of some of its parameters. `native`: by the device's fused operation.
-
-    Weights and biases are groups of their own; each carries its learning rate's `multiplier`. LARS scales weights alone.
+    The net keeps `copies` of some of its parameters. `native`: by the device's fused operation. LARS scales weights alone.
     """
-    weights = [parameter for name, parameter in net.named_parameters() if not name.endswith("bias")]
-    biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
-    bias_decay = settings.weight_decay if settings.bias_weight_decay else 0.0
-    trust = settings.trust if settings.kind == "lars" else None
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "multiplier": 1.0, "weight_decay": settings.weight_decay, "trust": trust},
-        {"params": biases, "multiplier": settings.bias_lr_multiplier, "weight_decay": bias_decay, "trust": None},
-    ]
-    groups = [group for group in groups if group["params"]]
-    optimizer = MomentumSGD(groups, settings.momentum, tower_group, copies or {}, native)
-    set_learning_rate(optimizer, settings.lr)
-    return optimizer
-
-
-def set_learning_rate(optimizer: MomentumSGD, lr: float) -> None:
-    """The rate of the next steps; velocities keep their length."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["multiplier"]
-    optimizer.take_rates()
+    return MomentumSGD(net, settings, tower_group, copies or {}, native)
 
 
 @dataclass
@@ -142,8 +138,12 @@ class Schedule:
     best_error: float = float("inf")
     since_best: int = 0
 
+    def phase(self, epochs_done: float) -> Phase:
+        """What the phases say of a step that begins when so many epochs (with their fraction) are done."""
+        return phase_at(self.settings.phases, epochs_done)
+
     def learning_rate(self, epochs_done: float) -> float:
-        """For a step that begins when so many epochs (with their fraction) are done."""
+        """Of such a step, before the factors of phases and layers."""
         return self.base_lr * self._decay(epochs_done) * self._warm_up(epochs_done)
 
     def _decay(self, epochs_done: float) -> float:

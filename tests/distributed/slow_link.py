@@ -22,11 +22,12 @@ import torch.distributed as dist
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import keep_freed_memory
 from alexnet_dist.planning.machine import slowed
 from alexnet_dist.planning.predict import Job, Overlap, predict
 from alexnet_dist.planning.probe import measure, step_seconds, training_step
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels
+from alexnet_dist.training.step import WIRES, load_kernels
 from tests.distributed.hosts import joined_hosts, limit_rate
 
 ROUNDS = 3

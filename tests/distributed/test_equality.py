@@ -17,10 +17,12 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
-from alexnet_dist.training.step import load_kernels, loss_of, set_precision
+from alexnet_dist.parallel.process import set_precision
+from alexnet_dist.training.step import load_kernels, loss_of
 from tests.distributed.processes import run_processes
 
 IMAGES, SEED, STEP = 2, 5, 3
+NARROW = ("model.layers.fc6.filters=256", "model.layers.fc7.filters=256")  # most parameters lie in the full connections
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 CLEAR = 1e-6  # some ten roundings of fp32
@@ -145,9 +147,9 @@ def _plain_paper() -> nn.Sequential:
         nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(),
         nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
-        nn.Linear(9216, 4096), nn.ReLU(), LinearDropout(5),
-        nn.Linear(4096, 4096), nn.ReLU(), LinearDropout(6),
-        nn.Linear(4096, 1000),
+        nn.Linear(9216, 256), nn.ReLU(), LinearDropout(5),
+        nn.Linear(256, 256), nn.ReLU(), LinearDropout(6),
+        nn.Linear(256, 1000),
     )  # fmt: skip
 
 
@@ -158,9 +160,9 @@ def _plain_net145() -> nn.Sequential:
         nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(),
         nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.MaxPool2d(3, 2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(9216, 4096), nn.ReLU(), LinearDropout(5),
-        nn.Linear(4096, 4096), nn.ReLU(), LinearDropout(6),
-        nn.Linear(4096, 1000),
+        nn.Linear(9216, 256), nn.ReLU(), LinearDropout(5),
+        nn.Linear(256, 256), nn.ReLU(), LinearDropout(6),
+        nn.Linear(256, 1000),
     )  # fmt: skip
 
 
@@ -180,8 +182,8 @@ def _plain_tiny_of_four_towers(norm_towers: int = 4) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("overrides", "plain"),
     [
-        (["model=paper"], _plain_paper),
-        (["model=net145"], _plain_net145),
+        (["model=paper", *NARROW], _plain_paper),
+        (["model=net145", *NARROW], _plain_net145),
         (["model=tiny", "model.towers=4"], _plain_tiny_of_four_towers),
         (["model=tiny", "model.towers=4", "+model.operations.lrn.reads=all"], partial(_plain_tiny_of_four_towers, 1)),
     ],

@@ -62,13 +62,13 @@ def kernels(kind: str) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
     found["spatial norm, backward"] = spatial_norm.backward_kernel, told, said
     sizes = (48 * 363, 48, 2048 * 9216, 2048)
     many = dict.fromkeys(("weights", "velocities"), ("*fp32",) * 4) | {"gradients": (x, "*fp32") * 2}
-    many |= {"copies": ("*bf16",) * 4, "momentum": "fp32", "finite_ptr": "*fp32", "rates_ptr": "*fp64", "decays_ptr": "*fp64"}
+    many |= {"copies": ("*bf16",) * 4, "finite_ptr": "*fp32", "numbers_ptr": "*fp64"}
     first = [0]
     for size in sizes:
         first.append(first[-1] + triton.cdiv(size, 2048))
     said = {"SIZES": sizes, "FIRST": tuple(first), "COPIED": (True, False) * 2, "GUARDED": True, "BLOCK": 2048}
     found["update"] = update.kernel, many, said
-    told = {"crops_ptr": "*u8", "y_ptr": "*i64", "x_ptr": "*i64", "mirror_ptr": "*i1", "images_ptr": x}
+    told = {"crops_ptr": "*u8", "y_ptr": "*i64", "x_ptr": "*i64", "mirror_ptr": "*i1", "images_ptr": x, "divisor": "fp32"}
     told |= dict.fromkeys(("mean_ptr", "colour_ptr", "eigenvectors_ptr", "deviations_ptr"), "*fp32")
     found["preprocessing"] = preprocess.kernel, told, {"CROP": 224, "SIZE": 256, "COLOUR": True, "BLOCK": 1024}
     return found

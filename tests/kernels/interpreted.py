@@ -146,13 +146,15 @@ def test_the_update_of_all_parameters(momentum: float, dtype: torch.dtype) -> No
     tensors = [[_normal(*shape, seed=seed) for shape in shapes] for seed in range(3)]
     weights, velocities, gradients = tensors
     gradients = [gradient.to(dtype) for gradient in gradients]
-    rates, decays = torch.tensor([0.3, 0.6, 0.0, 1e-3]).double(), torch.tensor([0.01, 0.0, 0.5, 0.1]).double()
+    # Rate, momentum, decay, and whether it moves, of each.
+    rules = [(0.3, momentum, 0.01, 1), (0.6, momentum, 0.0, 1), (0.0, momentum, 0.5, 1), (1e-3, 0.5, 0.1, 0)]
+    numbers = torch.tensor(rules, dtype=torch.float64).t().contiguous()
     wide = [[tensor.double() for tensor in tensors] for tensors in (weights, velocities, gradients)]
-    update(*wide, [torch.empty(0)] * 4, rates, decays, momentum, None)
+    update(*wide, [torch.empty(0)] * 4, numbers, None)
     copies = [torch.empty(shape, dtype=torch.bfloat16) if len(shape) > 1 else torch.empty(0) for shape in shapes]
     for finite in (torch.tensor(0.0), torch.tensor(1.0)):
         before = [tensor.clone() for tensor in (*weights, *velocities)]
-        cuda_update.update(weights, velocities, gradients, copies, rates, decays, momentum, finite)
+        cuda_update.update(weights, velocities, gradients, copies, numbers, finite)
         changed = [not torch.equal(*pair) for pair in zip(before, (*weights, *velocities), strict=True)]
         assert any(changed) == bool(finite)
     for made, expected in zip((*weights, *velocities), (*wide[0], *wide[1]), strict=True):
@@ -168,7 +170,7 @@ def test_the_preprocessing(coloured: bool, dtype: torch.dtype) -> None:
     crops = torch.randint(256, (3, 19, 19, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     mean, colour, vectors, deviations = 255 * torch.rand(3, 25, 25, generator=generator), _normal(3, 3), _normal(3, 3), _normal(3)
     y, x, mirror = torch.tensor([0, 6, 2]), torch.tensor([6, 0, 3]), torch.tensor([True, False, True])
-    said = (mean, y, x, mirror, colour if coloured else None, vectors, deviations)
+    said = (mean, y, x, mirror, colour if coloured else None, vectors, deviations, 1.1)
     images = cuda_preprocess.preprocess(crops, *said, dtype)
     expected = preprocess(crops, *said, torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ NORM = ("response_norm", {"size": 5, "alpha": 0.02, "beta": 0.75, "k": 2})
 OTHER_NORM = ("response_norm", {"size": 3, "alpha": 0.05, "beta": 0.6, "k": 1})
 POOL = ("max_pool", {"kernel": 3, "stride": 2, "pad": 0})
 PADDED_POOL = ("max_pool", {"kernel": 4, "stride": 3, "pad": 2})
+CEIL_POOL = ("max_pool", {"kernel": 3, "stride": 3, "pad": 1, "ceil": True})
 DROPOUT = ("dropout", {"p": 0.5})
 
 CASES = {
@@ -19,6 +20,7 @@ CASES = {
     "relu, norm": [RELU, NORM],
     "pool": [PADDED_POOL],
     "relu, pool": [RELU, POOL],
+    "ceil pool": [CEIL_POOL],
     "pool, relu": [PADDED_POOL, RELU],
     "tanh, norm, pool": [TANH, NORM, POOL],
 }

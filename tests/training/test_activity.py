@@ -13,8 +13,9 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.training.activity import SATURATED, Activity
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.training.step import loss_of
 from tests.distributed.processes import run_processes
 
 TABLE = {

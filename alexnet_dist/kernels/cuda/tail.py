@@ -137,7 +137,7 @@ def in_pixels(x: Tensor) -> Tensor:
 
 def _said(x: Tensor, y: Tensor, activation: str, norm: list[float], pool: list[int]) -> dict[str, int | float | str]:
     size, alpha, beta, k = norm or (0, 0.0, 0.0, 0.0)
-    kernel, stride, pad = pool or (1, 1, 0)
+    kernel, stride, pad = pool[:3] or (1, 1, 0)
     channels = triton.next_power_of_2(x.shape[1])
     return {
         "X_STRIDE": x.stride(3), "HEIGHT": x.shape[2], "WIDTH": x.shape[3], "OUT_HEIGHT": y.shape[2], "OUT_WIDTH": y.shape[3],
