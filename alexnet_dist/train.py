@@ -43,7 +43,7 @@ from alexnet_dist.training.meter import ErrorCount, Meter
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
-from alexnet_dist.training.step import WIRES, load_kernels, loss_of
+from alexnet_dist.training.step import WIRES, load_kernels, loss_of, narrow_copies
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer
 from alexnet_dist.training.watching import Watchers
@@ -124,9 +124,10 @@ def run(config: dict[str, Any]) -> None:
                         batch = next(feed)
                     lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
                     state.optimizer.set_rates(lr, phase)
-                    images = state.preprocess.of_training(batch, settings.data.colour and phase.colour is not False)
+                    colour = settings.data.colour and phase.colour is not False
+                    images = state.preprocess.of_training(batch, colour, state.net.native, state.net.image_dtype)
                     key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
-                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
+                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast, state.net.native)
                     check = LossCheck(loss, mesh)
                     loss.backward()
                     if check.passed():
@@ -180,12 +181,13 @@ def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display,
 def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Display) -> TrainingState:
     """This process's share of a run that has not begun."""
     table, data, device = settings.table(), settings.data, mesh.device
-    kernels = load_kernels(settings.trainer.native, device, display.say)
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
+    native = load_kernels(settings.trainer.native, device, display.say)
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
     net.initialise(settings.seed)
+    copies = narrow_copies(net, settings.precision.kind, native, mesh.layout.replicas)
     return TrainingState(
         net=net,
-        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
+        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, copies, native),
         schedule=Schedule(settings.schedule, settings.optimizer.lr),
         preprocess=Preprocess(data.size, table.input_size, data.mean, data.colour_divisor).to(device),
         errors=ErrorCount(mesh),
