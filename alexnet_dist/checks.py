@@ -29,6 +29,12 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             "give one"
         )
     _check_schedule(settings.schedule, settings.trainer.epochs)
+    batch, slices = settings.trainer.batch_size, settings.trainer.slices
+    if batch % slices:
+        raise UserError(
+            f"trainer.batch_size={batch} cannot be cut into trainer.slices={slices} slices: "
+            f"take a multiple of {slices}, such as {-(-batch // slices) * slices}"
+        )
     table = settings.table()
     if settings.experiment not in (None, table.name):
         raise UserError(

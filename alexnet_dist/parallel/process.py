@@ -19,10 +19,11 @@ _MALLOC_KEEPS = {-1: 2**31 - 1, -2: 2**28, -4: 0, -8: 1}  # and M_ARENA_MAX, whi
 
 @dataclass(frozen=True)
 class Process:
-    """`cores` of the machine fall to it; a forward pass runs in `autocast()`."""
+    """`cores` of the machine fall to it, `threads` are torch's; a forward pass runs in `autocast()`."""
 
     device: torch.device
     cores: int
+    threads: int
     autocast: Autocast
 
 
@@ -47,7 +48,7 @@ def enter_process(
         repeat_bits()
     if chosen.type == "cpu":
         keep_freed_memory()
-    return Process(chosen, share_cores(processes), set_precision(precision, chosen))
+    return Process(chosen, share_cores(processes), torch.get_num_threads(), set_precision(precision, chosen))
 
 
 def world_size() -> int:

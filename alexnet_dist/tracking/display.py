@@ -103,5 +103,6 @@ def validation_figures(record: dict[str, Any]) -> str:
     """The figures of a `val` record in a line."""
     return (
         f"validation after epoch {record['epoch']:g}, step {record['step']}: top-1 error {record['top1_error']:.2%}, "
-        f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views_of(record)})"
+        f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views_of(record)}); "
+        f"weights {record['weights']}"
     )

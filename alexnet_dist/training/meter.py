@@ -45,25 +45,24 @@ class Meter:
     def read(self, loss: torch.Tensor) -> dict[str, Any]:
         """Figures of the steps since the last reading; every rank takes part and gets the same.
 
-        `loss` is this replica's mean of the last step. Returns the mean loss over replicas, images a second, bytes that
-        a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory of the largest
-        process in bytes (of its GPU, or its resident set); FLOP a second of the net's products, and what share that is of the
-        GPUs' peak (None where it is not known). Where each tower has a process of its own, `towers` holds the
-        tower's own waiting (mean over replicas) and peak memory (of the replica that held most).
+        `loss` is the last step's, the same on every rank. Returns it, images a second, bytes that a process sent and seconds it
+        waited in crossings a step, seconds a step, and the peak memory of the largest process in bytes (of its GPU, or its
+        resident set); FLOP a second of the net's products, and what share that is of the GPUs' peak (None where it is not known).
+        Where each tower has a process of its own, `towers` holds the tower's own waiting (mean over replicas) and peak memory (of
+        the replica that held most).
         """
         sent, waited = self._mesh.crossing.read()
         seconds = time.perf_counter() - self._begun - self._paused
         layout = self._mesh.layout
         own = torch.tensor([waited, peak_memory(self._mesh.device)], dtype=torch.float64, device=loss.device)
-        own = torch.cat([loss.detach().double().reshape(1), own])
-        everyone = own.new_empty(3 * layout.processes)
+        everyone = own.new_empty(2 * layout.processes)
         dist.all_gather(list(everyone.chunk(layout.processes)), own)
-        losses, waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 3).unbind(dim=2)
+        waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 2).unbind(dim=2)
         steps = max(self._steps, 1)
         images_per_second = self._steps * self._batch_size / seconds
         flops = images_per_second * self._table.training_flops
         figures: dict[str, Any] = {
-            "loss": losses.mean().item(),
+            "loss": loss.item(),
             "images_per_second": images_per_second,
             "flops_per_second": flops,
             "peak_share": flops / self._peak if self._peak else None,
