@@ -184,7 +184,9 @@ class TrainerSettings:
     becomes of a step whose loss is NaN or infinite: it stops the run, or its update is left out.
     A step's batch is `slices` runs of consecutive images, computed one after another in a replica, whose gradients are added in a
     fixed binary tree: on so many replicas or fewer the bits are the same.
-    `native` is whether the fused operations of this device are used: where they can be had, always or never.
+    `native` is whether the fused operations of this device are used: where they can be had, always or never. `graph` is whether
+    a GPU replays a step as a CUDA graph, where that can be, or never. `deterministic`: torch and its libraries take none but
+    algorithms that give the same bits each time. `profile` is the first step that is traced and how many are.
     """
 
     epochs: Positive
@@ -194,6 +196,9 @@ class TrainerSettings:
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
     native: Literal["auto", "on", "off"]
+    graph: Literal["auto", "off"]
+    deterministic: bool
+    profile: tuple[Positive, Positive] | None
     stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
     slices: PowerOfTwo = 1
 

@@ -1,6 +1,7 @@
 """One step's arithmetic: what a process computes between a batch and its gradients."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import torch
 import torch.distributed as dist
@@ -9,8 +10,10 @@ from torch import nn
 from alexnet_dist.data.feed import Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels import tail
 from alexnet_dist.kernels.native import CompilerError
-from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.launching.toolchain import find_toolchain
+from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.loss import split_cross_entropy
@@ -23,21 +26,35 @@ from alexnet_dist.training.gradients import Gradients
 WIRES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None]) -> Kernels | None:
-    """The compiled operations of a CPU for `auto` and `on`; None for `off`, on a GPU, and with a warning where `auto` finds none.
+def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None]) -> bool:
+    """Make the device's fused operations ready, as `trainer.native` wants; whether they are to be used.
 
     Raises:
-        UserError: `on`, and they cannot be compiled here.
+        UserError: `on`, and they cannot be had here.
     """
-    if wanted == "off" or device.type != "cpu":
-        return None
+    if wanted == "off":
+        return False
     try:
-        return Kernels()
+        if device.type == "cpu":
+            tail.load(find_toolchain(), warn)
+        elif find_spec("triton") is None:
+            raise CompilerError("there is no Triton")
+        return True
     except CompilerError as error:
         if wanted == "on":
             raise UserError(f"trainer.native=on, but {error}: install one, or set trainer.native=auto") from None
         warn(f"warning: {error}: norms and poolings are torch's, which take longer (as with trainer.native=off)")
-        return None
+        return False
+
+
+def narrow_copies(net: Net, precision: str, native: bool, added: bool) -> dict[torch.Tensor, Copy]:
+    """Where products in bf16 are not a CPU's, with fused operations: the net's copies of its weights, which the update writes.
+
+    The weights' gradients stay bf16 then too, unless those of slices or replicas are `added`.
+    """
+    if not native or precision != "bf16" or next(net.parameters()).device.type == "cpu":
+        return {}
+    return net.keep_copies(torch.bfloat16, narrow_gradients=not added)
 
 
 class Step:
@@ -72,7 +89,7 @@ class Step:
         losses, wrong = [], []
         mean = torch.zeros(())
         for images, labels, key in self.inputs(batch, step, colour):
-            loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast)
+            loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast, self._net.native)
             losses.append(loss.detach())
             wrong.append(wrong_here)
             if len(losses) == self.slices:
@@ -86,7 +103,8 @@ class Step:
         """Of each slice the images that the net reads, float [n, 3, H, W], their labels, and the key of their dropout masks."""
         first_row = self._first_row
         for part in batch.slices(self.slices):
-            yield self._preprocess.of_training(part, colour), part.labels, DropoutKey(self._seed, step, first_row)
+            images = self._preprocess.of_training(part, colour, self._net.native, self._net.image_dtype)
+            yield images, part.labels, DropoutKey(self._seed, step, first_row)
             first_row += len(part.labels)
 
     def _mean(self, losses: list[torch.Tensor]) -> torch.Tensor:
@@ -108,12 +126,19 @@ def same_bits(slices: int, replicas: int, threads: int) -> str:
 
 
 def loss_of(
-    net: nn.Module, images: torch.Tensor, labels: torch.Tensor, key: DropoutKey, mesh: Mesh, autocast: Autocast
+    net: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    key: DropoutKey,
+    mesh: Mesh,
+    autocast: Autocast,
+    native: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy over these images and how many of them are guessed wrong, the same scalars on every tower.
 
-    `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the images stand in the step's batch.
+    `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the images stand in the step's batch. `native`: by the fused
+    operations of a GPU.
     """
     with autocast():
         logits = net(images, key)
-    return split_cross_entropy(logits, labels, mesh.tower_group)
+    return split_cross_entropy(logits, labels, mesh.tower_group, native)
