@@ -48,7 +48,8 @@ class Watchers:
 
     def tell(self, step: int, epoch: float, loss: torch.Tensor, logged: bool) -> None:
         """What was seen of a step that is done: its activity, and at step LOOK whether the net has begun to learn; every rank
-        takes part.""" if not self._active:
+        takes part."""
+        if not self._active:
             return
         layers = self._activity.read()
         if step == LOOK:
