@@ -62,9 +62,9 @@ def run(config: dict[str, Any]) -> None:
     with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
         torch.manual_seed(0)
         images, labels = random_batch(table, settings.batch_size, device)
-        kernels = load_kernels("auto", device, display.say)
-        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
-        rivals = all_rivals(table, ours, images, labels, mesh, kernels, settings.rivals_keep_memory)
+        native = load_kernels("auto", device, display.say)
+        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
+        rivals = all_rivals(table, ours, images, labels, mesh, settings.rivals_keep_memory)
         turns = {}
         for name, rival in rivals.items():
             display.say(f"warming up: {name}")
