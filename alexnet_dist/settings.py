@@ -26,7 +26,14 @@ def _not_empty(path: str) -> str:
     return path
 
 
+def _power_of_two(count: int) -> int:
+    if count & (count - 1):
+        raise PydanticCustomError("power", "must be a power of two, such as 1, 2, 4 or 8")
+    return count
+
+
 FilePath = Annotated[str, AfterValidator(_not_empty)]
+PowerOfTwo = Annotated[int, Field(gt=0), AfterValidator(_power_of_two)]
 
 
 @dataclass(frozen=True, config=strict)
@@ -175,7 +182,11 @@ class TrainerSettings:
 
     `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
     becomes of a step whose loss is NaN or infinite: it stops the run, or its update is left out.
-    `native` is whether the fused operations of this device are used: where they can be had, always or never.
+    A step's batch is `slices` runs of consecutive images, computed one after another in a replica, whose gradients are added in a
+    fixed binary tree: on so many replicas or fewer the bits are the same.
+    `native` is whether the fused operations of this device are used: where they can be had, always or never. `graph` is whether
+    a GPU replays a step as a CUDA graph, where that can be, or never. `deterministic`: torch and its libraries take none but
+    algorithms that give the same bits each time. `profile` is the first step that is traced and how many are.
     """
 
     epochs: Positive
@@ -185,7 +196,11 @@ class TrainerSettings:
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
     native: Literal["auto", "on", "off"]
+    graph: Literal["auto", "off"]
+    deterministic: bool
+    profile: tuple[Positive, Positive] | None
     stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    slices: PowerOfTwo = 1
 
 
 @dataclass(frozen=True, config=strict)
@@ -230,9 +245,9 @@ class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
     `resume` is `auto`, `none` or a path: a run folder or a checkpoint. `resume_allow` names what may differ from the checkpoint
-    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, whose layers a new
-    run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of an experiment that
-    is about one model alone, and of that model.
+    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, or a file of weights,
+    whose layers a new run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of
+    an experiment that is about one model alone, and of that model.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]

@@ -7,14 +7,13 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 
 import signal
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
@@ -24,7 +23,6 @@ from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.launching.commands import distributed_command, sweep_folder
 from alexnet_dist.launching.outer import job_name
 from alexnet_dist.launching.overrides import swept_overrides
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
@@ -34,8 +32,7 @@ from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
-from alexnet_dist.training.activity import Activity
-from alexnet_dist.training.bad_numbers import LossCheck, leave_out_or_stop
+from alexnet_dist.training.bad_numbers import finite, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
@@ -43,16 +40,18 @@ from alexnet_dist.training.meter import ErrorCount, Meter
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
-from alexnet_dist.training.step import WIRES, load_kernels, loss_of, narrow_copies
+from alexnet_dist.training.step import WIRES, Step, load_kernels, narrow_copies, same_bits
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.watching import Watchers
 
 
 def run(config: dict[str, Any]) -> None:
     """Train, as one process of the mesh that RANK and WORLD_SIZE name."""
     settings = check_settings(config)
     table, trainer, parallel = settings.table(), settings.trainer, settings.parallel
-    process = enter_process(settings.device, settings.precision.kind, table.towers, parallel.threads)
+    kind, deterministic = settings.precision.kind, trainer.deterministic
+    process = enter_process(settings.device, kind, table.towers, parallel.threads, deterministic)
     device, autocast = process.device, process.autocast
 
     with ExitStack() as at_end:
@@ -68,16 +67,15 @@ def run(config: dict[str, Any]) -> None:
         stopping = at_end.enter_context(Stopping(mesh.host_group, leave_early))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
-            f"{device.type}, {settings.precision.kind}; run folder {folder.path}"
+            f"{device.type}, {kind}; run folder {folder.path}"
         )
 
         # ------------------------------------------------------------------------------ the data, the net, and where it stopped
         train_images, val_images = open_images(settings, mesh, display)
         state = new_state(settings, mesh, len(train_images), display)
         own, origin = begin(settings, config, folder, train_images, state, mesh, process, display)
-        network: nn.Module = state.net
-        if mesh.layout.replicas > 1:
-            network = DistributedDataParallel(state.net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
+        step = Step(state.net, state.preprocess, mesh, settings.seed, trainer.batch_size, trainer.slices, autocast)
+        display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
         start = (state.epoch, state.images // trainer.batch_size)
         feed = at_end.enter_context(training_feed(settings, train_images, mesh, process.cores, start))
         last_step = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
@@ -90,8 +88,8 @@ def run(config: dict[str, Any]) -> None:
         record = Record(folder, settings.tracking, trained_before.config if trained_before else config, display)
         at_end.enter_context(record)
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
-        meter = Meter(mesh, trainer.batch_size, table.towers)
-        activity = Activity(state.net, mesh) if settings.tracking.activity else None
+        meter = Meter(mesh, trainer.batch_size, table, kind)
+        watchers = Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes))
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
         validation = Validation(
             state, trainer.validate_every, val_feed, mesh, autocast, display, record, meter.pause, stopping.check
@@ -116,34 +114,31 @@ def run(config: dict[str, Any]) -> None:
                 if state.step >= last_step:
                     break
 
-                batch = next(feed)
-                lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
-                state.optimizer.set_rates(lr, phase)
-                colour = settings.data.colour and phase.colour is not False
-                images = state.preprocess.of_training(batch, colour, state.net.native, state.net.image_dtype)
-                key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
                 logged = (state.step + 1) % trainer.log_every == 0
-                with activity.watching() if activity and logged else nullcontext():
-                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast, state.net.native)
-                    check = LossCheck(loss, mesh)
-                    loss.backward()
-                if check.passed():
-                    state.optimizer.step()
-                else:
-                    leave_out_or_stop(trainer.on_nan, state, images, key, mesh, autocast, display, checkpoints)
-                state.optimizer.zero_grad()
+                with watchers.step(state.step + 1, logged):
+                    with record_function("feed"):
+                        batch = next(feed)
+                    lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
+                    state.optimizer.set_rates(lr, phase)
+                    colour = settings.data.colour and phase.colour is not False
+                    loss, wrong = step.take(batch, state.step, colour)
+                    if finite(loss):
+                        state.optimizer.step()
+                    else:
+                        inputs = step.inputs(batch, state.step, colour)
+                        leave_out_or_stop(trainer.on_nan, state, inputs, mesh, autocast, display, checkpoints)
+                    state.optimizer.zero_grad()
                 state.advance(trainer.batch_size)
                 state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
+                watchers.tell(state.step, state.epochs_done, loss, logged)
                 if logged:
                     state.training_error = state.errors.read()
                     now = {"step": state.step, "epoch": state.epochs_done}
                     errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
                     figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss), **errors}
                     record.training(figures, last_step)
-                    if activity:
-                        record.activity({"kind": "activity", **now, "layers": activity.read()})
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")
@@ -153,7 +148,7 @@ def run(config: dict[str, Any]) -> None:
                     f"the last step, {state.step}, could not be saved, so the run is not done: make room for a checkpoint, and "
                     f"with run.dir={folder.path} it goes on from step {checkpoints.saved_step or 0}"
                 )
-            validation.validate(settings.evaluation.views)
+            weights = validation.validate(settings.evaluation.views)["weights"]
         except Stopped as stopped:
             saved = checkpoints.finish()
             at = checkpoints.saved_step or 0
@@ -165,7 +160,7 @@ def run(config: dict[str, Any]) -> None:
         if settings.run.report and mesh.rank == 0:
             leave_report(folder.path, settings, record.wandb, display)
         how = "already complete: evaluated only;" if trained_before else "done:"
-        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}")
+        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}; weights {weights}")
 
 
 def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display, signum: signal.Signals) -> None:
@@ -181,7 +176,8 @@ def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Di
     native = load_kernels(settings.trainer.native, device, display.say)
     net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
     net.initialise(settings.seed)
-    copies = narrow_copies(net, settings.precision.kind, native, mesh.layout.replicas)
+    added = mesh.layout.replicas > 1 or settings.trainer.slices > 1
+    copies = narrow_copies(net, settings.precision.kind, native, added)
     return TrainingState(
         net=net,
         optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, copies, native),

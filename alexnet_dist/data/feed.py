@@ -57,6 +57,13 @@ class Batch:
     mirror: torch.Tensor
     colour: torch.Tensor
 
+    def slices(self, count: int) -> "list[Batch]":
+        """Its images in so many runs of equal length, in their order."""
+        length = len(self.labels) // count
+        rows = [slice(first, first + length) for first in range(0, length * count, length)]
+        named = ("samples", "pixels", "labels", "y", "x", "mirror", "colour")
+        return [replace(self, **{name: getattr(self, name)[part] for name in named}) for part in rows]
+
 
 @dataclass(frozen=True)
 class _Step:

@@ -39,7 +39,7 @@ def training_step(
 ) -> Callable[[], None]:
     """A training step of a net or a share of one, initialised here; `group` are the holders of its shares."""
     net.initialise(0)
-    optimizer = build_optimizer(net, UPDATE, group, narrow_copies(net, precision, net.native, replicas=1), net.native)
+    optimizer = build_optimizer(net, UPDATE, group, narrow_copies(net, precision, net.native, added=False), net.native)
 
     def step() -> None:
         autocast = set_precision(precision, images.device)

@@ -10,16 +10,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.training.peaks import peak_of
 
 
 class Meter:
     """Counts steps between two readings; pauses (validation, checkpoints) are left out of the time."""
 
-    def __init__(self, mesh: Mesh, batch_size: int, towers: int) -> None:
+    def __init__(self, mesh: Mesh, batch_size: int, table: Table, precision: str) -> None:
         self._mesh = mesh
-        self._towers = towers
+        self._table = table
         self._batch_size = batch_size
+        peak = peak_of(torch.cuda.get_device_name(mesh.device), precision) if mesh.device.type == "cuda" else None
+        self._peak = peak and peak * mesh.layout.processes
         self._restart()
 
     def _restart(self) -> None:
@@ -41,29 +45,33 @@ class Meter:
     def read(self, loss: torch.Tensor) -> dict[str, Any]:
         """Figures of the steps since the last reading; every rank takes part and gets the same.
 
-        `loss` is this replica's mean of the last step. Returns the mean loss over replicas, images a second, bytes that
-        a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory of the largest
-        process in bytes (of its GPU, or its resident set). Where each tower has a process of its own, `towers` holds the
-        tower's own waiting (mean over replicas) and peak memory (of the replica that held most).
+        `loss` is the last step's, the same on every rank. Returns it, images a second, bytes that a process sent and seconds it
+        waited in crossings a step, seconds a step, and the peak memory of the largest process in bytes (of its GPU, or its
+        resident set); FLOP a second of the net's products, and what share that is of the GPUs' peak (None where it is not known).
+        Where each tower has a process of its own, `towers` holds the tower's own waiting (mean over replicas) and peak memory (of
+        the replica that held most).
         """
         sent, waited = self._mesh.crossing.read()
         seconds = time.perf_counter() - self._begun - self._paused
         layout = self._mesh.layout
         own = torch.tensor([waited, peak_memory(self._mesh.device)], dtype=torch.float64, device=loss.device)
-        own = torch.cat([loss.detach().double().reshape(1), own])
-        everyone = own.new_empty(3 * layout.processes)
+        everyone = own.new_empty(2 * layout.processes)
         dist.all_gather(list(everyone.chunk(layout.processes)), own)
-        losses, waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 3).unbind(dim=2)
+        waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 2).unbind(dim=2)
         steps = max(self._steps, 1)
+        images_per_second = self._steps * self._batch_size / seconds
+        flops = images_per_second * self._table.training_flops
         figures: dict[str, Any] = {
-            "loss": losses.mean().item(),
-            "images_per_second": self._steps * self._batch_size / seconds,
+            "loss": loss.item(),
+            "images_per_second": images_per_second,
+            "flops_per_second": flops,
+            "peak_share": flops / self._peak if self._peak else None,
             "crossing_bytes": sent // steps,
             "crossing_exposed_seconds": waits.mean().item() / steps,
             "step_seconds": seconds / steps,
             "peak_memory_bytes": int(peaks.max()),
         }
-        if layout.shares > 1 and layout.shares == self._towers:
+        if layout.shares > 1 and layout.shares == self._table.towers:
             figures["towers"] = {
                 "crossing_exposed_seconds": (waits.mean(dim=0) / steps).tolist(),
                 "peak_memory_bytes": peaks.amax(dim=0).long().tolist(),

@@ -13,6 +13,8 @@ from alexnet_dist.training.update import MomentumSGD, Schedule
 
 FORMAT = 4
 STATE = "state.json"
+# What a run's state and a checkpoint's have in common, as it is.
+_NUMBERS = ("step", "epoch", "images", "validated", "skipped", "training_error", "best_error", "best_step")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class SavedState:
 
     `shapes` are those of the whole net's parameters, `config` is the composed configuration, `classes` and `class_ids` name the
     net's outputs by label. `training_images` is None where other images than this program's have been trained on (imported
-    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. The numbers between are `TrainingState`'s.
+    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. `weights` is the
+    short hash of the parameters (training/weights.py). The numbers between are `TrainingState`'s.
     """
 
     shapes: dict[str, list[int]]
@@ -42,6 +45,7 @@ class SavedState:
     best_step: int | None = None
     schedule: dict[str, Any] = field(default_factory=dict)
     metrics_bytes: int = 0
+    weights: str | None = None
     wandb_id: str | None = None
     format: int = FORMAT
 
@@ -114,26 +118,13 @@ class TrainingState:
 
     def saved(self, origin: SavedState) -> SavedState:
         """`origin` with the numbers of this moment; every rank takes part."""
-        return replace(
-            origin,
-            step=self.step,
-            epoch=self.epoch,
-            images=self.images,
-            epochs_done=self.epochs_done,
-            validated=self.validated,
-            skipped=self.skipped,
-            training_error=self.training_error,
-            errors_since_line=self.errors.total(),
-            best_error=self.best_error,
-            best_step=self.best_step,
-            schedule=self.schedule.state(),
-        )
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
+        return replace(origin, **numbers)
 
     def go_on_from(self, saved: SavedState) -> None:
         """Take over its numbers."""
-        self.step, self.epoch, self.images = saved.step, saved.epoch, saved.images
-        self.validated, self.skipped = saved.validated, saved.skipped
-        self.training_error = saved.training_error
+        for name in _NUMBERS:
+            setattr(self, name, getattr(saved, name))
         self.errors.restore(saved.errors_since_line)
-        self.best_error, self.best_step = saved.best_error, saved.best_step
         self.schedule.load_state(saved.schedule)

@@ -35,9 +35,9 @@ def _places() -> list[str]:
             net.initialise(0)
             if mesh.share == tower:
                 net.get_submodule(layer).bias.data[0] = torch.nan
-            found.append(where_it_began(net, images, DropoutKey(0, 1), mesh, set_precision("fp32", cpu)))
+            found.append(where_it_began(net, [(images, images, DropoutKey(0, 1))], mesh, set_precision("fp32", cpu)))
         images[0, 0, 0, 0] = torch.inf
-        found.append(where_it_began(net, images, DropoutKey(0, 1), mesh, set_precision("fp32", cpu)))
+        found.append(where_it_began(net, [(images, images, DropoutKey(0, 1))], mesh, set_precision("fp32", cpu)))
     return found
 
 
