@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
     "evaluate": "error rates of a checkpoint, or of several averaged",
     "predict": "what a checkpoint sees in image files",
+    "features": "what a layer of a checkpoint's net makes of the images of a data set, as .npy or .parquet",
     "export": "a checkpoint's net as safetensors, a plain torch module, ONNX or Caffe's layout",
     "import_weights": "a run folder from Caffe's or torchvision's weights, or from an export",
     "report": "a page of a run or a sweep: curves, kernels, predictions, numbers",
@@ -16,7 +17,7 @@ COMMANDS = {
     "bench": "measure the feed or the step beside other ways of doing the same",
     "prepare": "pack ImageNet or another set of images for training",
 }
-_MODULES = {"model": "alexnet_dist.model.__main__", "bench": "alexnet_dist.bench.__main__"}
+_MODULES = {"model": "alexnet_dist.table", "bench": "alexnet_dist.bench.__main__"}
 
 
 def main() -> None:

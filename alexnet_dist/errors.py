@@ -1,8 +1,9 @@
 """How a command ends other than well, and what a person is told."""
 
+import io
 import signal
 import sys
-from contextlib import suppress
+from typing import Any, TextIO
 
 
 class _OneLine(Exception):  # noqa: N818 - what its kinds have in common
@@ -20,7 +21,7 @@ class UserError(_OneLine):
 
 
 class RunFailed(_OneLine):
-    """A run that cannot go on through no mistake of the user: a loss that is no number, a lost peer, a full disk.
+    """A run that cannot go on through no mistake of the user: a loss that is NaN, a lost peer, a full disk.
 
     The message is one line; the last complete checkpoint stays and the process exits with status 1.
     """
@@ -35,6 +36,35 @@ class Stopped(Exception):  # noqa: N818 - it is an outcome of a run, not an erro
 
 
 def tell(line: str) -> None:
-    """A line on standard error. Where that goes to a file on a full disk there is nobody to tell, and the run goes on."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+    """A line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Stream(io.FileIO):
+    """Standard output or error, whose loss costs nothing but the output: a reader that has left, a terminal that was closed, a
+    log on a full disk. What cannot be written is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def outlive_streams() -> None:
+    """From now on this process neither ends nor fails because its standard output or error is lost."""
+    sys.stdout = _outlived(sys.stdout, sys.__stdout__)
+    sys.stderr = _outlived(sys.stderr, sys.__stderr__)
+
+
+def _outlived(stream: TextIO, original: TextIO | None) -> TextIO:
+    if stream is not original or not isinstance(stream, io.TextIOWrapper):  # done before, replaced by another, or closed
+        return stream
+    raw = _Stream(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )

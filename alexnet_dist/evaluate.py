@@ -6,38 +6,37 @@ torchrun --standalone --nproc-per-node 2 -m alexnet_dist.evaluate checkpoint=run
 """
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import check_new, write_new
 from alexnet_dist.launching.commands import distributed_command
-from alexnet_dist.parallel.mesh import join_mesh, pick_device, plan_layout, share_cores
+from alexnet_dist.parallel.mesh import join_mesh, plan_layout
+from alexnet_dist.parallel.process import enter_process, pick_device, world_size
 from alexnet_dist.results.by_class import TABLE_WIDTH, errors_by_class, table, write_csv
 from alexnet_dist.results.predictions import predict_split
 from alexnet_dist.results.submission import plan_submission
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
 from alexnet_dist.results.validation import Voter, measure
-from alexnet_dist.settings import Positive, PrecisionSettings, check, check_settings, strict
+from alexnet_dist.settings import FilePath, Positive, PrecisionSettings, check, strict
 from alexnet_dist.tracking.display import Display, validation_figures
 from alexnet_dist.training.inputs import open_images, validation_feed
-from alexnet_dist.training.step import set_precision
 
 
 @dataclass(frozen=True, config=strict)
 class EvaluatedData:
     """Where the validation images are; what is null is as the first checkpoint was trained."""
 
-    root: str | None
+    root: FilePath | None
     val_every: int | None
     threads: Positive | None
 
@@ -52,14 +51,14 @@ class Processes:
 class EvaluateSettings:
     """What conf/evaluate.yaml may say."""
 
-    checkpoint: str | list[str] | None
+    checkpoint: FilePath | list[FilePath] | None
     views: Literal[1, 10]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
-    per_class: bool | str
-    predictions: str | None
-    submission: str | None
-    devkit: str | None
+    per_class: FilePath | bool
+    predictions: FilePath | None
+    submission: FilePath | None
+    devkit: FilePath | None
     data: EvaluatedData
     parallel: Processes
     precision: PrecisionSettings | None = None
@@ -69,13 +68,10 @@ def run(config: dict[str, Any]) -> None:
     """Evaluate, as one process of the mesh that RANK and WORLD_SIZE name."""
     wanted, nets = read_settings(config)
     first = nets[0].settings
-    device = pick_device(wanted.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-    threads = share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(threads)
-    autocast = set_precision(first.precision.kind, device)
-    check_layouts(nets, int(os.environ.get("WORLD_SIZE", "1")))
+    process = enter_process(wanted.device, first.precision.kind)
+    check_layouts(nets, world_size())
     with ExitStack() as at_end:
-        mesh = at_end.enter_context(join_mesh(nets[0].table.towers, device, wanted.parallel.timeout))
+        mesh = at_end.enter_context(join_mesh(nets[0].table.towers, process.device, wanted.parallel.timeout))
         display = at_end.enter_context(Display(mesh.rank))
         _, images = open_images(first, mesh, display)
         devkit = Path(wanted.devkit) if wanted.devkit else None
@@ -83,9 +79,9 @@ def run(config: dict[str, Any]) -> None:
         images = number_as(nets[0], images)
         voters = []
         for trained in nets:
-            net, preprocess = load_trained(trained, device, mesh)
-            voters.append(Voter(net, preprocess.views(wanted.views), autocast))
-        feed = validation_feed(first, images, mesh, threads)
+            net, preprocess = load_trained(trained, process.device, mesh)
+            voters.append(Voter(net, preprocess.views(wanted.views), process.autocast))
+        feed = validation_feed(first, images, mesh, process.cores)
         if wanted.per_class or wanted.predictions or submission:
             figures, predictions = predict_split(voters, images, feed, mesh, display)
         else:
@@ -133,7 +129,7 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
 
 def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, Any]) -> Trained:
     """The checkpoint under what is said here in place of its run's settings."""
-    of_run = trained.state["config"]
+    of_run = trained.state.config
     data = {key: value for key, value in config["data"].items() if value is not None}
     if "root" in data:
         data["source"] = "auto"  # files or a packed set, whatever the run was trained on
@@ -170,7 +166,7 @@ def check_layouts(nets: Sequence[Trained], processes: int) -> None:
 def _origin(nets: Sequence[Trained]) -> dict[str, Any]:
     if len(nets) > 1:
         return {"checkpoints": [str(trained.checkpoint) for trained in nets]}
-    return {"step": nets[0].state["step"], "epoch": nets[0].state["epochs_done"]}
+    return {"step": nets[0].state.step, "epoch": nets[0].state.epochs_done}
 
 
 def _ensemble_figures(record: dict[str, Any]) -> str:
@@ -182,7 +178,7 @@ def _ensemble_figures(record: dict[str, Any]) -> str:
     )
 
 
-def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     wanted, nets = read_settings(config)
     processes = wanted.parallel.processes
@@ -192,7 +188,7 @@ def plan(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
 
 
 def main() -> None:
-    distributed_command("alexnet_dist.evaluate", "evaluate", plan)
+    distributed_command("alexnet_dist.evaluate", "evaluate", prepare_start)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from alexnet_dist.formats.safetensors_file import WholeNet, save_tensors, whole_
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
-from alexnet_dist.settings import check, strict
+from alexnet_dist.settings import FilePath, check, strict
 
 TOLERANCE = 1e-4  # of logits; where they reach beyond 1, of the largest
 
@@ -38,9 +38,9 @@ TOLERANCE = 1e-4  # of logits; where they reach beyond 1, of the largest
 class ExportSettings:
     """What conf/export.yaml may say."""
 
-    checkpoint: str | None
+    checkpoint: FilePath | None
     format: Literal["safetensors", "torch", "onnx", "caffe"] | None
-    output: str | None
+    output: FilePath | None
 
 
 ENDINGS = {"safetensors": (".safetensors",), "torch": (".py",), "onnx": (".onnx",), "caffe": (".npz", ".safetensors")}
@@ -140,7 +140,7 @@ def _centre(preprocess: Preprocess) -> torch.Tensor:
 
 
 def _origin(trained: Trained) -> str:
-    return f"alexnet_dist {__version__}, {trained.checkpoint}, step {trained.state['step']}"
+    return f"alexnet_dist {__version__}, {trained.checkpoint}, step {trained.state.step}"
 
 
 def _expects(trained: Trained) -> str:

@@ -1,11 +1,16 @@
-"""Files that a command makes: whole or absent, and never in place of one that was there."""
+"""Files that a command makes: whole or absent. And folders that one process holds, or makes as the first."""
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 from alexnet_dist.errors import RunFailed, UserError
+
+LOCK = ".lock"
 
 
 def check_new(setting: str, wanted: str, *endings: str) -> Path:
@@ -24,21 +29,33 @@ def check_new(setting: str, wanted: str, *endings: str) -> Path:
     return path
 
 
+@contextmanager
+def whole_file(path: Path, publish: Callable[[Path, Path], object] = os.replace) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the path's name at the end: readers find what was there before, or all of the new one.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Make the file with what `write` writes.
 
     Raises:
         UserError: it has come to be there meanwhile. RunFailed: it cannot be written (a full disk); nothing of it is left.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path, publish_new) as file:
             write(file)
-        publish_new(partial, path)
     except OSError as error:
         raise RunFailed(f"{path} could not be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def publish_new(partial: Path, path: Path) -> None:
@@ -46,3 +63,29 @@ def publish_new(partial: Path, path: Path) -> None:
     if os.path.lexists(path):
         raise UserError(f"{path} has come to be there meanwhile and is left alone: name another file")
     os.rename(partial, path)
+
+
+def make_new_folder(wanted: Path) -> Path:
+    """Make a folder that no other process has made: `wanted`, or with -2, -3 and so on behind its name. Raises OSError."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder if it is not there, and hold it until the end; the lock goes with the process, whatever ends it.
+
+    Raises:
+        BlockingIOError: another process holds it. OSError: it cannot be made or written, or its file system takes no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
+from alexnet_dist.checks import check_net
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.files import check_new, publish_new
@@ -26,12 +27,12 @@ from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.settings import Settings, check, check_net, strict
+from alexnet_dist.settings import FilePath, Settings, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import list_checkpoints
-from alexnet_dist.training.error_count import ErrorCount
+from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
+from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
-from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.update import Schedule, build_optimizer
 
 CPU = torch.device("cpu")
@@ -41,10 +42,10 @@ CPU = torch.device("cpu")
 class ImportSettings:
     """What conf/import_weights.yaml says beside the configuration of a training."""
 
-    weights: str | None
-    output: str | None
-    classes: str | None
-    mean: str | tuple[float, float, float] | None
+    weights: FilePath | None
+    output: FilePath | None
+    classes: FilePath | None
+    mean: FilePath | tuple[float, float, float] | None
 
 
 def run(config: dict[str, Any]) -> None:
@@ -81,7 +82,7 @@ def fit(arrays: dict[str, torch.Tensor], settings: Settings, wanted: ImportSetti
         parameters = from_caffe(arrays, table)
         mean = _mean_of(arrays, wanted.mean, size).flip(0)
     classes, class_ids = read_classes(wanted.classes, table.classes)
-    colours = Preprocess(size, table.input_size, colour=False)
+    colours = Preprocess(size, table.input_size, settings.data.mean)
     statistics = {**dict(colours.named_buffers()), "mean_image": mean}
     return WholeNet(parameters, statistics, dict(settings.model), size, classes, class_ids)
 
@@ -125,7 +126,7 @@ def read_classes(path: str | None, outputs: int) -> tuple[list[str], list[str]]:
         numbers = [str(label) for label in range(outputs)]
         return numbers, numbers
     try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"classes={path} cannot be read ({error}): name a text file with a class a line") from None
     if not 0 < len(lines) <= outputs:
@@ -149,7 +150,7 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
         with join_mesh(table.towers, CPU, settings.parallel.timeout) as mesh:
             net = Net(table)
             net.load_state_dict(whole.parameters)
-            preprocess = Preprocess(settings.data.size, table.input_size, settings.data.colour)
+            preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
             preprocess.load_state_dict(whole.statistics)
             state = TrainingState(
                 net=net,
@@ -157,19 +158,11 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
                 schedule=Schedule(settings.schedule, settings.optimizer.lr),
                 preprocess=preprocess,
                 errors=ErrorCount(mesh),
+                images_per_epoch=1,  # none is trained on
             )
-            described = {
-                "epochs_done": 0.0,
-                "resumed_from": None,
-                "config": config,
-                "classes": whole.classes,
-                "class_ids": whole.class_ids,
-                "training_images": None,
-                "metrics_bytes": 0,
-                "wandb_id": None,
-            }
-            with Checkpoints(partial, settings.checkpoint, mesh, Display(mesh.rank), state) as checkpoints:
-                checkpoints.save(state, described)
+            saved = state.saved(SavedState(shapes_of(table), config, whole.classes, whole.class_ids, training_images=None))
+            with Checkpoints(partial, settings.checkpoint, mesh, Display(mesh.rank), state, lambda: saved) as checkpoints:
+                checkpoints.save()
         if not list_checkpoints(partial):
             raise RunFailed(f"{output} could not be written")
         publish_new(partial, output)

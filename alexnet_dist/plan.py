@@ -7,21 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic.dataclasses import dataclass
-from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from alexnet_dist import text
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command, worker
-from alexnet_dist.launching.processes import outer_launcher, start_processes
-from alexnet_dist.model.table import Table, TableError, build_table
-from alexnet_dist.parallel.mesh import pick_device
+from alexnet_dist.launching.outer import outer_launcher
+from alexnet_dist.launching.processes import start_processes
+from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.parallel.mesh import default_processes
+from alexnet_dist.parallel.process import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
-from alexnet_dist.settings import ParallelSettings, Positive, PrecisionSettings, check, strict
+from alexnet_dist.settings import ParallelSettings, Positive, PowerOfTwo, PrecisionSettings, check, strict
+from alexnet_dist.text import duration
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
 
@@ -34,6 +36,7 @@ class PlanSettings:
     machine: dict[str, Any]
     parallel: ParallelSettings
     batch_size: Positive
+    slices: PowerOfTwo
     precision: PrecisionSettings
     epochs: Positive
     images: Positive
@@ -47,12 +50,9 @@ def run(config: dict[str, Any]) -> None:
     if (launcher := outer_launcher()) is not None:
         raise UserError(f"alexnet_dist.plan is one process, which starts others for machine=here: start it without {launcher}")
     settings = check(PlanSettings, config)
-    try:
-        table = build_table(settings.model)
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
+    table = build_table(settings.model)
     machine = find_machine(settings, table)
-    job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire)
+    job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire, settings.slices)
     predictions = predict_all(job, machine)
     steps = settings.epochs * settings.images / settings.batch_size
     if settings.format == "json":
@@ -75,9 +75,7 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     here = _check_machine(HereSettings, settings.machine)
     if settings.precision.kind == "tf32" and settings.device == "cpu":
         raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
-    gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
-    fitting = [count for count in range(1, table.towers + 1) if table.towers % count == 0 and count <= (gpus or table.towers)]
-    processes = fitting[-1]
+    processes = default_processes(table.towers, settings.device)
     pick_device(settings.device, processes - 1)
     with tempfile.TemporaryDirectory() as folder:
         told = {
@@ -108,26 +106,23 @@ def _check_machine(kind: Any, config: dict[str, Any]) -> Any:
 def layouts_table(table: Table, settings: PlanSettings, predictions: list[Prediction], steps: float) -> RichTable:
     """A row for each layout and way of crossing."""
     title = f"{table.name}, batch {settings.batch_size}, {settings.precision.kind}; replicas x processes that hold a net"
-    shown = RichTable(title=title, box=box.SIMPLE)
-    for heading in ("layout", "crossings"):
-        shown.add_column(heading, no_wrap=True)
-    exposed = ("exposed: crossings", "gradients")
-    for heading in ("step", "images/s", *exposed, "memory, a process", f"{settings.epochs} epochs"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("step", "images/s", "exposed: crossings", "gradients", "memory, a process", f"{settings.epochs} epochs")
+    rows = []
     for prediction in predictions:
         layout = prediction.layout
-        crossings = prediction.overlap if layout.shares > 1 else ""
-        shown.add_row(
-            f"{layout.replicas} x {layout.shares}" + ("" if prediction.startable else " *"),
-            crossings,
-            seconds(prediction.step),
-            f"{settings.batch_size / prediction.step:,.0f}",
-            seconds(prediction.exposed_crossings) if layout.shares > 1 else "",
-            seconds(prediction.exposed_gradients) if layout.replicas > 1 else "",
-            f"{prediction.memory / 1e9:.2f} GB" + ("" if prediction.fits else ", too much"),
-            duration(prediction.step * steps) if prediction.fits else "",
+        rows.append(
+            (
+                f"{layout.replicas} x {layout.shares}" + ("" if prediction.startable else " *"),
+                prediction.overlap if layout.shares > 1 else "",
+                duration(prediction.step),
+                f"{settings.batch_size / prediction.step:,.0f}",
+                duration(prediction.exposed_crossings) if layout.shares > 1 else "",
+                duration(prediction.exposed_gradients) if layout.replicas > 1 else "",
+                f"{prediction.memory / 1e9:.2f} GB" + ("" if prediction.fits else ", too much"),
+                duration(prediction.step * steps) if prediction.fits else "",
+            )
         )
-    return shown
+    return text.table(title, ("layout", "crossings", *numbers), rows, numbers)
 
 
 def machine_line(machine: Machine) -> str:
@@ -145,13 +140,13 @@ def advice(machine: Machine, predictions: list[Prediction], settings: PlanSettin
     """The best layout, and how it is started; where the trainer does not start it, the best that it does."""
     lines = []
     best = min((one for one in predictions if one.fits), key=lambda one: one.step)
-    lines.append(f"best: {_name(best)}, {seconds(best.step)} a step, {settings.epochs} epochs in {duration(best.step * steps)}")
+    lines.append(f"best: {_name(best)}, {duration(best.step)} a step, {settings.epochs} epochs in {duration(best.step * steps)}")
     if not best.startable:
         lines.append("* is not a layout of this trainer, which keeps one tower in a process where there are processes enough")
         started = [one for one in predictions if one.fits and one.startable]
         if started:
             own = min(started, key=lambda one: one.step)
-            lines.append(f"best that it starts: {_name(own)}, {seconds(own.step)} a step, {duration(own.step * steps)}")
+            lines.append(f"best that it starts: {_name(own)}, {duration(own.step)} a step, {duration(own.step * steps)}")
             best = own
     if best.startable:
         processes = best.layout.processes
@@ -177,19 +172,6 @@ def _name(prediction: Prediction) -> str:
         return "one process with the whole net" if layout.replicas == 1 else f"{layout.replicas} whole nets, data parallel"
     nets = f"{layout.replicas} nets" if layout.replicas > 1 else "one net"
     return f"{nets} in {layout.shares} processes" + (" each" if layout.replicas > 1 else "") + f", crossings {prediction.overlap}"
-
-
-def seconds(value: float) -> str:
-    """In ms below a second."""
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.{0 if value >= 0.1 else 2}f} ms"
-
-
-def duration(value: float) -> str:
-    """In the largest unit of which there is one."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} s"
 
 
 def main() -> None:

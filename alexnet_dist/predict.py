@@ -21,11 +21,11 @@ from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.pictures import find_pictures, read_picture
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import USER_ERROR_STATUS, command
-from alexnet_dist.parallel.mesh import pick_device
+from alexnet_dist.parallel.process import pick_device, set_precision
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, open_trained
 from alexnet_dist.results.validation import Voter
-from alexnet_dist.settings import check, strict
-from alexnet_dist.training.step import set_precision
+from alexnet_dist.settings import FilePath, check, strict
+from alexnet_dist.text import printable
 
 BEST = 5
 BATCH = 32
@@ -36,8 +36,8 @@ BAR_WIDTH = 24
 class PredictSettings:
     """What conf/predict.yaml may say."""
 
-    checkpoint: str | list[str] | None
-    images: str | list[str] | None
+    checkpoint: FilePath | list[FilePath] | None
+    images: FilePath | list[FilePath] | None
     views: Literal[1, 10]
     json: bool
     device: Literal["auto", "cpu", "cuda"]
@@ -62,9 +62,9 @@ def run(config: dict[str, Any]) -> None:
     for file, answer in look(voters, files, nets[0].settings.data.size, device):
         if isinstance(answer, UnusableImageError):
             unusable += 1
-            print(f"error: {file}: {answer}", file=sys.stderr, flush=True)
+            print(f"error: {printable(str(file))}: {answer}", file=sys.stderr, flush=True)
         elif wanted.json:
-            seen.append({"image": str(file), "best": best_labels(nets[0], answer)})
+            seen.append({"image": printable(str(file)), "best": best_labels(nets[0], answer)})
         else:
             show(console, file, best_labels(nets[0], answer))
     if wanted.json:
@@ -98,7 +98,7 @@ def best_labels(trained: Trained, probabilities: torch.Tensor) -> list[dict[str,
     """The five most probable classes, the best first: label, id, words and probability of each."""
     best = probabilities[: len(trained.classes)].sort(descending=True, stable=True)
     return [
-        {"label": label, "id": trained.class_ids[label], "class": trained.classes[label], "probability": probability}
+        {"label": label, "id": printable(trained.class_ids[label]), "class": trained.classes[label], "probability": probability}
         for probability, label in zip(best.values[:BEST].tolist(), best.indices[:BEST].tolist(), strict=True)
     ]
 
@@ -110,9 +110,9 @@ def show(console: Console, file: Path, best: Sequence[dict[str, Any]]) -> None:
     lines.add_column(width=BAR_WIDTH)
     lines.add_column(overflow="ellipsis", no_wrap=True)
     for entry in best:
-        words = entry["class"] if entry["id"] == entry["class"] else f"{entry['class']} ({entry['id']})"
-        lines.add_row(f"{entry['probability']:7.2%}", Bar(1, 0, entry["probability"], width=BAR_WIDTH, color="cyan"), Text(words))
-    console.print(str(file), style="bold", markup=False, soft_wrap=True)
+        name = entry["class"] if entry["id"] == entry["class"] else f"{entry['class']} ({entry['id']})"
+        lines.add_row(f"{entry['probability']:7.2%}", Bar(1, 0, entry["probability"], width=BAR_WIDTH, color="cyan"), Text(name))
+    console.print(printable(str(file)), style="bold", markup=False, soft_wrap=True)
     console.print(lines)
 
 

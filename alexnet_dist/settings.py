@@ -1,19 +1,39 @@
-"""What a configuration may say: typed, bounded, and checked across fields before any process starts."""
+"""What a configuration may say: typed and bounded. checks.py asks what its fields have to do with one another."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 
 strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Checked = TypeVar("Checked")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _not_empty(path: str) -> str:
+    if not path.strip():
+        raise PydanticCustomError("empty", "is empty, as a variable that is not set would leave it: name a path, or leave it out")
+    return path
+
+
+def _power_of_two(count: int) -> int:
+    if count & (count - 1):
+        raise PydanticCustomError("power", "must be a power of two, such as 1, 2, 4 or 8")
+    return count
+
+
+FilePath = Annotated[str, AfterValidator(_not_empty)]
+PowerOfTwo = Annotated[int, Field(gt=0), AfterValidator(_power_of_two)]
 
 
 @dataclass(frozen=True, config=strict)
@@ -24,21 +44,27 @@ class RunSettings:
     its command line.
     """
 
-    dir: str | None
+    dir: FilePath | None
     report: bool = True
     overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
 class DataSettings:
-    """Where the images are and how a sample is cut from them (paper, section 2 and 4.1).
+    """Where the images are and how a sample is cropped from them (paper, section 2 and 4.1).
 
     `size` is the pixels of the short side before the crop; the crop is the model's input. `threads` are DALI's, for each
     process (null: the cores shared out). `statistics_images` bounds how many images the mean image is taken over.
+
+    On a GPU (null: as DALI has it) `hardware_decoder` is the share of JPEGs that its decoding unit takes, and the memory paddings
+    are the bytes that each decoding thread holds from the start, so that none is taken in mid-run.
+
+    `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
+    colour noise are divided by `colour_divisor`.
     """
 
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
-    root: str | None
+    root: FilePath | None
     val_every: Annotated[int, Field(ge=2)] | None
     size: Positive
     mirror: bool
@@ -46,6 +72,25 @@ class DataSettings:
     share_decoding: bool
     threads: Positive | None
     statistics_images: Positive
+    hardware_decoder: Annotated[float, Field(ge=0, le=1)] | None = None
+    device_memory_padding: Positive | None = None
+    host_memory_padding: Positive | None = None
+    mean: Literal["aligned", "centre"] = "aligned"
+    colour_divisor: Annotated[float, Field(ge=1)] = 1.0
+
+
+@dataclass(frozen=True, config=strict)
+class LayerRates:
+    """What a layer's update has of its own: factors of the rates that its weights and biases (as its weights, unless said) would
+    have, and values in place of the net's momentum and weight decay. A layer that is frozen has no update, decay included.
+    """
+
+    lr: AboveZero | None = None
+    bias_lr: AboveZero | None = None
+    momentum: Fraction | None = None
+    bias_momentum: Fraction | None = None
+    weight_decay: NotNegative | None = None
+    freeze: bool | None = None
 
 
 @dataclass(frozen=True, config=strict)
@@ -53,15 +98,32 @@ class OptimizerSettings:
     """v <- momentum * v - lr * (gradient + weight_decay * w); w <- w + v (paper, section 5).
 
     `lars` multiplies the lr of each weight with `trust` * |w| / (|gradient| + weight_decay * |w|); biases take plain steps.
+    `layers` are those with an update of their own, by name.
     """
 
-    lr: Annotated[float, Field(gt=0)]
+    lr: AboveZero
     momentum: Fraction
-    weight_decay: Annotated[float, Field(ge=0)]
-    bias_lr_multiplier: Annotated[float, Field(gt=0)]
+    weight_decay: NotNegative
+    bias_lr_multiplier: AboveZero
     bias_weight_decay: bool
     kind: Literal["sgd", "lars"] = "sgd"
-    trust: Annotated[float, Field(gt=0)] = 0.001
+    trust: AboveZero = 0.001
+    layers: dict[str, LayerRates] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=strict)
+class Phase:
+    """What changes when `epoch` epochs are done (fractions allowed). What it does not say stays as it was.
+
+    `lr` and `bias_lr` are factors of the rates that the schedule's kind gives to weights and to biases (as to weights, unless
+    said); `colour: false` turns the colour noise off; `layers` are as those of the optimizer.
+    """
+
+    epoch: NotNegative = 0.0
+    lr: AboveZero | None = None
+    bias_lr: AboveZero | None = None
+    colour: bool | None = None
+    layers: dict[str, LayerRates] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=strict)
@@ -71,7 +133,8 @@ class ScheduleSettings:
 
     On a plateau of `patience` validations without a new best, the rate is multiplied by `factor`, at most `reductions`
     times; `at_epochs` are the epochs (fractions allowed) after which `steps` does. In the first `warmup_epochs` the rate of
-    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1.
+    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1. `phases`, in the order of their epochs,
+    change what the optimizer does with that rate.
     """
 
     kind: Literal["plateau", "steps", "constant", "polynomial"]
@@ -81,8 +144,9 @@ class ScheduleSettings:
     at_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
     power: Annotated[float, Field(gt=0)] = 2.0
     epochs: Annotated[float, Field(gt=0)] | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: NotNegative = 0.0
     warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.1
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, config=strict)
@@ -117,8 +181,12 @@ class TrainerSettings:
     """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
 
     `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
-    becomes of a step whose loss is infinite or no number: it stops the run, or its update is left out.
-    `native` is whether the fused operations of this device are used: where they can be had, always or never.
+    becomes of a step whose loss is NaN or infinite: it stops the run, or its update is left out.
+    A step's batch is `slices` runs of consecutive images, computed one after another in a replica, whose gradients are added in a
+    fixed binary tree: on so many replicas or fewer the bits are the same.
+    `native` is whether the fused operations of this device are used: where they can be had, always or never. `graph` is whether
+    a GPU replays a step as a CUDA graph, where that can be, or never. `deterministic`: torch and its libraries take none but
+    algorithms that give the same bits each time. `profile` is the first step that is traced and how many are.
     """
 
     epochs: Positive
@@ -128,7 +196,11 @@ class TrainerSettings:
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
     native: Literal["auto", "on", "off"]
+    graph: Literal["auto", "off"]
+    deterministic: bool
+    profile: tuple[Positive, Positive] | None
     stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    slices: PowerOfTwo = 1
 
 
 @dataclass(frozen=True, config=strict)
@@ -172,13 +244,15 @@ class TrackingSettings:
 class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
-    `init_from` is another run's folder or checkpoint, whose layers a new run begins with: those in `init_layers`, or all that
-    agree in name and shape.
+    `resume` is `auto`, `none` or a path: a run folder or a checkpoint. `resume_allow` names what may differ from the checkpoint
+    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, or a file of weights,
+    whose layers a new run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of
+    an experiment that is about one model alone, and of that model.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda"]
-    resume: str
+    resume: FilePath
     run: RunSettings
     model: dict[str, Any]
     data: DataSettings
@@ -190,68 +264,13 @@ class Settings:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     tracking: TrackingSettings
-    init_from: str | None = None
+    resume_allow: tuple[Literal["seed", "model", "data"], ...] = ()
+    init_from: FilePath | None = None
     init_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    experiment: str | None = None
 
     def table(self) -> Table:
         return build_table(self.model)
-
-
-def check_settings(config: Mapping[str, Any]) -> Settings:
-    """The settings of a composed configuration (plain containers).
-
-    Raises:
-        UserError: an unknown key, a value of the wrong kind or out of bounds, a table that cannot be, or fields that
-            contradict each other.
-    """
-    settings = check_net(config)
-    if settings.data.root is None and settings.data.source != "quickstart":
-        raise UserError(
-            "data.root is not set: name the folder that holds train/ and val/ with data.root=... "
-            "(or take data=quickstart, which makes its own images)"
-        )
-    if settings.init_layers is not None and settings.init_from is None:
-        raise UserError("init_layers is set and init_from is not: name the run whose layers they are with init_from=...")
-    if settings.init_from is not None and settings.resume not in ("auto", "none"):
-        raise UserError(
-            "resume and init_from are both set: resume=... goes on with a run, init_from=... begins a new one with its layers; "
-            "give one"
-        )
-    _check_schedule(settings.schedule, settings.trainer.epochs)
-    if settings.precision.kind == "tf32" and settings.device == "cpu":
-        raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
-    return settings
-
-
-def check_net(config: Mapping[str, Any]) -> Settings:
-    """The settings as far as a net and its preprocessing need them: nothing is asked of data.root and the device.
-
-    Raises:
-        UserError: as `check_settings`.
-    """
-    settings = check(Settings, config)
-    try:
-        table = settings.table()
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
-    if settings.data.size < table.input_size:
-        raise UserError(
-            f"data.size={settings.data.size} is less than the {table.input_size} pixels that the model reads: "
-            f"set data.size={table.input_size} or more"
-        )
-    return settings
-
-
-def _check_schedule(schedule: ScheduleSettings, epochs: int) -> None:
-    if schedule.kind == "polynomial" and schedule.epochs is None:
-        raise UserError(
-            "schedule.kind=polynomial needs schedule.epochs, after which the rate is 0: take schedule=polynomial, which sets it"
-        )
-    if schedule.warmup_epochs >= epochs:
-        raise UserError(
-            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves none of the {epochs} epochs at the full rate: "
-            "set it to less than trainer.epochs"
-        )
 
 
 def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
@@ -265,12 +284,13 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
-        value = "" if first["type"] in ("missing", "unexpected_keyword_argument") else f", not {first['input']!r}"
-        message = {
+        plain = {
             "missing": "is not set",
             "unexpected_keyword_argument": "is not a setting of this program",
-        }.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
-        raise UserError(f"{where}: {message}{value}") from None
+            "empty": first["msg"],
+        }
+        message = plain.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        raise UserError(f"{where}: {message}") from None
 
 
 def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:

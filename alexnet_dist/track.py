@@ -15,17 +15,18 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import TrackingSettings, check, strict
-from alexnet_dist.tracking import run_folder
+from alexnet_dist.settings import FilePath, TrackingSettings, check, strict
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.tracking.run_folder import RunFolder
 
 
 @dataclass(frozen=True, config=strict)
 class TrackSettings:
     """What conf/track.yaml may say."""
 
-    run: str | list[str] | None
-    sweep: str | None
+    run: FilePath | list[FilePath] | None
+    sweep: FilePath | None
+    output: FilePath | None
     mode: Literal["auto", "online", "offline"]
     id: str | None
     project: str | None
@@ -57,49 +58,52 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
     """Record one run anew; the folder of the W&B run where it is offline.
 
     Raises:
-        UserError: the run lives, has no records yet, or the W&B server refuses it.
+        UserError: the run lives, its folder cannot be written, it has no records yet, or the W&B server refuses it.
     """
     from alexnet_dist.figures.wandb_media import hand_over
-    from alexnet_dist.tracking.wandb_run import WandbRun, wanted_mode
+    from alexnet_dist.launching.wandb_account import wanted_mode
+    from alexnet_dist.tracking.wandb_run import WandbRun
 
     if not run.records:
         raise UserError(f"{run.folder} has no records yet (metrics.jsonl is empty): let it train some steps first")
-    with run_folder.held(run.folder):
-        tracking = _tracking(run, settings, group)
-        own_id = _own_id(run)
-        run_id = settings.id or own_id
+    folder = Path(settings.output or run.folder)
+    if folder == run.folder and not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written: name a folder for W&B's files with output=...")
+    with RunFolder(folder).held():
+        run_id = settings.id or _own_id(run, aside=settings.output is None)
         mode = wanted_mode() if settings.mode == "auto" else settings.mode
-        _set_parts_aside(run.folder)
-        wandb_run = WandbRun(tracking, run.config, run.folder, run_id, mode)
+        if settings.output is None:
+            _set_parts_aside(run.folder)
+        wandb_run = WandbRun(_tracking(run, settings, group), run.config, folder, run_id, mode)
         if wandb_run.unreachable:
             display.say(f"W&B cannot be reached ({wandb_run.unreachable}): the run is recorded offline")
         for done, record in enumerate(run.records, 1):
             wandb_run.log(record)
             display.show(run.name, done, len(run.records))
         hand_over(run.folder, wandb_run, settings.artifacts)
-        folder = wandb_run.offline_folder
-        wandb_run.finish(failed=run.word is None)
+        left = wandb_run.offline_folder
+        wandb_run.finish(failed=run.outcome is None)
         display.say(f"{run.folder}: {len(run.records)} records in the W&B run {wandb_run.id}")
-    return folder
+    return left
 
 
 def _tracking(run: RunFiles, settings: TrackSettings, group: str | None) -> TrackingSettings:
     """How the run was trained to be tracked, as overridden here."""
-    trained = {key: value for key, value in run.config["tracking"].items() if key != "kind"}
     given = {key: getattr(settings, key) for key in ("project", "entity", "group", "name", "tags")}
-    wanted = {**trained, **{key: value for key, value in given.items() if value is not None}}
-    if wanted.get("group") is None:
-        wanted["group"] = group
+    wanted = {**run.config["tracking"], **{key: value for key, value in given.items() if value is not None}}
+    defaults = {"group": group, "name": run.folder.name}
+    wanted |= {key: value for key, value in defaults.items() if wanted.get(key) is None}
     return check(TrackingSettings, {**wanted, "kind": "wandb"})
 
 
-def _own_id(run: RunFiles) -> str | None:
-    """The id that the run has in W&B; None where it has none, or where some of it has been uploaded under it.
+def _own_id(run: RunFiles, aside: bool) -> str | None:
+    """The id that the run has in W&B; None where it has none, where some of it has been uploaded under it, or where some of it is
+    not set `aside` and may yet be.
 
     What W&B's server has of a run can be added to and not be replaced.
     """
     recorded = run.folder / "wandb"
-    if list(recorded.glob("run-*")) or list(recorded.glob("*/*.synced")):
+    if list(recorded.glob("run-*")) or list(recorded.glob("*/*.synced")) or (not aside and list(recorded.glob("offline-run-*"))):
         return None
     return next((start["wandb_id"] for start in reversed(run.starts) if start["wandb_id"]), None)
 

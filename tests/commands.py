@@ -15,6 +15,8 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from wandb.proto import wandb_internal_pb2
 
+from tests.forked import ranks, run_forked
+
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -30,10 +32,11 @@ def run_torchrun(processes: int, module: str, *words: str, cwd: Path, timeout: f
 
 
 def train(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """A training that must succeed, without W&B and report unless the words ask for them."""
-    said = {word.partition("=")[0] for word in words}
-    left_out = [word for word in ("tracking=none", "run.report=false") if word.partition("=")[0] not in said]
-    done = run_command("train", *left_out, *words, cwd=cwd, timeout=timeout)
+    """A training that must succeed, without W&B and report unless the words ask for them; its processes are forked."""
+    said = dict(word.split("=", 1) for word in words)
+    left_out = [word for word in ("tracking=none", "run.report=false") if word.split("=")[0] not in said]
+    started = ranks(int(said.get("parallel.processes", 2)))
+    done = run_forked("train", *left_out, *words, cwd=cwd, environments=started, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

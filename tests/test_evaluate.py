@@ -2,7 +2,6 @@
 
 import csv
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
-from tests.commands import run_command, run_torchrun
 from tests.data.test_decode import reference
+from tests.forked import ranks, run_forked
 
 
 def _evaluate(runs: list[Path], *words: str, cwd: Path, processes: int = 1) -> dict[str, Any]:
     command = (f"checkpoint=[{','.join(map(str, runs))}]", *words)
-    start = partial(run_torchrun, processes) if processes > 1 else run_command
-    done = start("evaluate", *command, cwd=cwd)
+    done = run_forked("evaluate", *command, cwd=cwd, environments=ranks(processes))
     assert done.returncode == 0, done.stdout + done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "said": done.stdout}
 
@@ -124,7 +122,7 @@ def test_predict_says_what_evaluate_says(
 ) -> None:
     saved = np.load(averaged[0] / "both.npz")
     words = (f"checkpoint=[{two_runs[0]},{two_runs[1]}]", f"images={drawn_images}/val/red-*/000?.jpg", "json=true")
-    done = run_command("predict", *words, cwd=tmp_path)
+    done = run_forked("predict", *words, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     answers = json.loads(done.stdout)
     assert len(answers) == 40
@@ -174,7 +172,7 @@ def test_what_cannot_be_averaged_or_written_is_refused(
         (["checkpoint=same", "submission=no/where.txt"], "no folder"),
     ):
         with pytest.raises(UserError, match=said):
-            evaluate.plan(compose("evaluate", [root, *words]), None)
+            evaluate.prepare_start(compose("evaluate", [root, *words]), None)
     for words in (["checkpoint=[same,bf16]", "precision=fp32"], ["checkpoint=[same,one_tower]"]):
-        assert evaluate.plan(compose("evaluate", [root, *words]), None)[0] == 1
+        assert evaluate.prepare_start(compose("evaluate", [root, *words]), None)[0] == 1
     assert Path("there.npz").read_text() == "mine"

@@ -18,8 +18,9 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import need
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.results.trained import load_trained, open_trained
-from tests.commands import read_tensors, run_command
+from tests.commands import read_tensors
 from tests.data.test_decode import reference
+from tests.forked import run_forked
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,7 @@ def test_a_plain_torch_module(two_runs: tuple[Path, Path], expected: tuple[np.nd
 
 
 def test_onnx(two_runs: tuple[Path, Path], expected: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    done = run_command("export", f"checkpoint={two_runs[0]}", "format=onnx", "output=x.onnx", cwd=tmp_path)
+    done = run_forked("export", f"checkpoint={two_runs[0]}", "format=onnx", "output=x.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("x.onnx: run by onnxruntime, its logits are within ")
     assert len(done.stdout.splitlines()) == 1

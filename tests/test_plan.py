@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run_command
+from tests.forked import run_forked
 
 
 def _json(*words: str, cwd: Path) -> dict:
-    done = run_command("plan", "format=json", *words, cwd=cwd)
+    done = run_forked("plan", "format=json", *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert not list(cwd.iterdir()), "nothing is written"
     return json.loads(done.stdout)
@@ -59,7 +60,7 @@ def test_this_machine_is_probed(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if value and "=" in value[0] else "",
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(words: list[str], parts: list[str], tmp_path: Path) -> None:
-    done = run_command("plan", *words, cwd=tmp_path)
+    done = run_forked("plan", *words, cwd=tmp_path)
     said = done.stderr.strip()
     assert done.returncode == 2, said
     assert said.startswith("error: ")

@@ -1,18 +1,23 @@
-"""Ways to hold it wrong: each gets one sentence and status 2, without a traceback, a process left behind, or a file lost."""
+"""Ways to hold it wrong: each gets one sentence and status 2, without a traceback, a process left behind, or a file lost.
+
+Most commands are forked here; a few are started as a person starts them.
+"""
 
 import fcntl
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 
 from tests.commands import run_command, run_torchrun, train
+from tests.forked import ranks, run_forked
 
 SMALL = ("tracking=none", "trainer.max_steps=1", "trainer.batch_size=16", "evaluation.views=1")
 
 
-def _assert_sentence(done, *parts: str) -> None:
+def _assert_sentence(done: CompletedProcess[str], *parts: str) -> None:
     said = done.stderr.strip()
     assert done.returncode == 2, f"status {done.returncode}\n{done.stdout}\n{said}"
     assert said.startswith("error: ")
@@ -21,10 +26,15 @@ def _assert_sentence(done, *parts: str) -> None:
         assert part in said, said
 
 
+def _as_rank(module: str, *words: str, cwd: Path) -> CompletedProcess[str]:
+    """What the one process says that a launcher has started: the one which sees the data and the checkpoints."""
+    return run_forked(module, *words, cwd=cwd, environments=ranks(1))
+
+
 @pytest.fixture(scope="module")
-def some_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("some_run")
-    train(*SMALL, f"data.root={drawn_images}", "run.dir=run", cwd=folder)
+    train(*SMALL, f"data.root={few_images}", "run.dir=run", cwd=folder)
     return folder / "run"
 
 
@@ -58,11 +68,14 @@ def some_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         (["schedule.kind=polynomial"], ["schedule.epochs", "schedule=polynomial"]),
         (["optimizer=lars", "optimizer.trust=0"], ["optimizer.trust", "greater than 0"]),
         (["resume=/no/checkpoint"], ["/no/checkpoint"]),
+        (["optimizer.layers.conv9.lr=0.1"], ["optimizer.layers", "conv9", "conv1, conv2"]),
+        (["optimizer.layers.conv1.lr=0"], ["optimizer.layers.conv1.lr", "greater than 0"]),
+        (["schedule.phases=[{epoch: 3},{epoch: 2}]"], ["schedule.phases", "3, 2"]),
     ],
     ids=lambda value: " ".join(value) if value and "=" in value[0] else "",
 )
 def test_a_wrong_setting_is_refused_before_anything_starts(words: list[str], parts: list[str], tmp_path: Path) -> None:
-    _assert_sentence(run_command("train", "tracking=none", "run.dir=run", *words, cwd=tmp_path), *parts)
+    _assert_sentence(run_forked("train", "tracking=none", "run.dir=run", *words, cwd=tmp_path), *parts)
     assert not any((tmp_path / "run").glob("[!.]*")), "nothing is written"
     assert not (tmp_path / "data").exists()
 
@@ -80,7 +93,7 @@ def test_a_class_without_images(drawn_images: Path, tmp_path: Path) -> None:
 
 def test_no_validation_images(drawn_images: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn_images / "train", tmp_path / "images" / "train")
-    _assert_sentence(run_command("train", *SMALL, "data.root=images", cwd=tmp_path), "val", "data.val_every")
+    _assert_sentence(_as_rank("train", *SMALL, "data.root=images", cwd=tmp_path), "val", "data.val_every")
 
 
 def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) -> None:
@@ -91,86 +104,84 @@ def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) ->
     _assert_sentence(done, f"images/train/blue-ellipse-flat/{bad.name}")
 
 
-def test_more_classes_than_the_net_tells_apart(drawn_images: Path, tmp_path: Path) -> None:
-    words = (*SMALL, f"data.root={drawn_images}", "model.layers.fc8.filters=6")
-    _assert_sentence(run_command("train", *words, cwd=tmp_path), "8 classes", "6")
+def test_more_classes_than_the_net_tells_apart(few_images: Path, tmp_path: Path) -> None:
+    words = (*SMALL, f"data.root={few_images}", "model.layers.fc8.filters=6")
+    _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "8 classes", "6")
 
 
 def test_a_batch_larger_than_the_data(drawn_images: Path, tmp_path: Path) -> None:
     words = ("tracking=none", f"data.root={drawn_images}", "trainer.batch_size=2000")
-    _assert_sentence(run_command("train", *words, cwd=tmp_path), "1600", "2000", "trainer.batch_size")
+    _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "1600", "2000", "trainer.batch_size")
 
 
-def test_a_checkpoint_of_another_net(some_run: Path, drawn_images: Path, tmp_path: Path) -> None:
-    words = (*SMALL, f"data.root={drawn_images}", f"resume={some_run}", "model.layers.conv2.filters=32")
-    _assert_sentence(run_command("train", *words, cwd=tmp_path), "another net", "conv2.weight")
+def test_a_checkpoint_of_another_net(some_run: Path, few_images: Path, tmp_path: Path) -> None:
+    words = (*SMALL, f"data.root={few_images}", f"resume={some_run}", "model.layers.conv2.filters=32")
+    _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "another net", "conv2.weight")
 
 
-def test_a_run_folder_that_holds_a_run_is_not_begun_anew(some_run: Path, drawn_images: Path, tmp_path: Path) -> None:
+def test_a_run_folder_that_holds_a_run_is_not_begun_anew(some_run: Path, few_images: Path, tmp_path: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in some_run.rglob("*"))
-    words = (*SMALL, f"data.root={drawn_images}", f"run.dir={some_run}", "resume=none")
-    _assert_sentence(run_command("train", *words, cwd=tmp_path), str(some_run), "run.dir")
+    words = (*SMALL, f"data.root={few_images}", f"run.dir={some_run}", "resume=none")
+    _assert_sentence(run_forked("train", *words, cwd=tmp_path), str(some_run), "run.dir")
     assert sorted((path, path.stat().st_mtime_ns) for path in some_run.rglob("*") if path.name != ".lock") == [
         entry for entry in before if entry[0].name != ".lock"
     ]
 
 
-def test_a_run_folder_in_use_by_a_live_run(some_run: Path, drawn_images: Path, tmp_path: Path) -> None:
+def test_a_run_folder_in_use_by_a_live_run(some_run: Path, few_images: Path, tmp_path: Path) -> None:
     with (some_run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        words = (*SMALL, f"data.root={drawn_images}", f"run.dir={some_run}")
-        _assert_sentence(run_command("train", *words, cwd=tmp_path), str(some_run), "live run")
+        words = (*SMALL, f"data.root={few_images}", f"run.dir={some_run}")
+        _assert_sentence(run_forked("train", *words, cwd=tmp_path), str(some_run), "live run")
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    _assert_sentence(run_command("train", *SMALL, "run.dir=file/run", cwd=tmp_path), "file/run")
+    _assert_sentence(run_forked("train", *SMALL, "run.dir=file/run", cwd=tmp_path), "file/run")
 
 
 def test_nowhere_to_draw_the_quick_start_s_images(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    _assert_sentence(run_command("train", *SMALL, cwd=tmp_path), "data/quickstart", "data.root")
+    _assert_sentence(_as_rank("train", *SMALL, cwd=tmp_path), "data/quickstart", "data.root")
 
 
-def test_a_damaged_checkpoint(some_run: Path, drawn_images: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint(some_run: Path, few_images: Path, tmp_path: Path) -> None:
     shutil.copytree(some_run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step-00000001" / ".metadata").write_bytes(b"")
-    words = (*SMALL, f"data.root={drawn_images}", "run.dir=run")
-    _assert_sentence(run_command("train", *words, cwd=tmp_path), "step-00000001", ".metadata is not as it was written")
+    words = (*SMALL, f"data.root={few_images}", "run.dir=run")
+    _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "step-00000001", ".metadata is not as it was written")
 
 
 def test_evaluation_without_a_checkpoint_of_nothing_and_with_other_classes(
     some_run: Path, drawn_images: Path, tmp_path: Path
 ) -> None:
-    _assert_sentence(run_command("evaluate", cwd=tmp_path), "checkpoint")
-    _assert_sentence(run_command("evaluate", "checkpoint=nowhere", cwd=tmp_path), "nowhere")
+    _assert_sentence(run_forked("evaluate", cwd=tmp_path), "checkpoint")
+    _assert_sentence(run_forked("evaluate", "checkpoint=nowhere", cwd=tmp_path), "nowhere")
     shutil.copytree(drawn_images, tmp_path / "images")
     for split in ("train", "val"):
         (tmp_path / "images" / split / "blue-ellipse-flat").rename(tmp_path / "images" / split / "green-ellipse-flat")
     words = (f"checkpoint={some_run}", "data.root=images")
-    _assert_sentence(run_command("evaluate", *words, cwd=tmp_path), "classes")
+    _assert_sentence(_as_rank("evaluate", *words, cwd=tmp_path), "classes")
 
 
 def test_a_sweep_under_torchrun(tmp_path: Path) -> None:
-    done = run_torchrun(2, "train", "-m", "optimizer.lr=0.1,0.2", "tracking=none", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "error: a sweep (-m) cannot run under torchrun" in done.stderr
+    done = _as_rank("train", "-m", "optimizer.lr=0.1,0.2", "tracking=none", cwd=tmp_path)
+    _assert_sentence(done, "a sweep (-m) cannot run under torchrun")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_world_size_that_does_not_fit_under_torchrun(drawn_images: Path, tmp_path: Path) -> None:
-    done = run_torchrun(3, "train", *SMALL, f"data.root={drawn_images}", cwd=tmp_path)
+def test_a_world_size_that_does_not_fit_under_torchrun(few_images: Path, tmp_path: Path) -> None:
+    done = run_torchrun(3, "train", *SMALL, f"data.root={few_images}", cwd=tmp_path)
     assert done.returncode != 0
     assert "error: 3 processes do not fit a net of 2 towers" in done.stderr
 
 
-def test_a_compiler_that_is_asked_for_and_absent(drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_is_asked_for_and_absent(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    words = (*SMALL, f"data.root={drawn_images}", "run.dir=run")
-    done = run_command("train", *words, "trainer.native=on", cwd=tmp_path)
+    words = (*SMALL, f"data.root={few_images}", "run.dir=run")
+    done = run_forked("train", *words, "trainer.native=on", cwd=tmp_path)
     _assert_sentence(done, "trainer.native=on", "no C++ compiler (no-such-compiler)")
     assert not (tmp_path / "run").exists()
-    done = run_command("train", *words, cwd=tmp_path)
+    done = run_forked("train", *words, cwd=tmp_path, environments=ranks(2))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: there is no C++ compiler (no-such-compiler): norms and poolings") == 1
-    assert done.stderr.count("warning: there is no C++ compiler (no-such-compiler): images are scaled") == 1

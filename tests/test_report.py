@@ -1,6 +1,7 @@
 """A run stopped and resumed three times, and what is made of its folder: the page in a real browser, and one W&B run."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.browser import CHROMIUM, Browser, chromium
-from tests.commands import read_metrics, read_wandb, run_command, train
+from tests.commands import read_metrics, read_wandb, train
+from tests.forked import run_forked
 
 STOPS = (7, 12, 18, 26)  # steps; an epoch has 25
 WORDS = ("trainer.batch_size=64", "trainer.log_every=2", "evaluation.batch_size=200", "evaluation.views=1", "run.dir=run")
@@ -43,12 +45,12 @@ def test_a_run_that_ends_leaves_figures_and_a_small_page(resumed: Path) -> None:
     names = {path.name for path in (resumed / "figures").iterdir()}
     assert names == {
         *("curves.svg", "step_time.svg", "kernels.svg", "kernels.png", "predictions.webp", "neighbours.webp"),
-        *("confusion.svg", "seen.json"),
+        *("confusion.svg", "examples.json"),
     }
     assert (resumed / "report.html").stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, 1100, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_reads_well_in_a_browser(resumed: Path, browser: Browser, width: int, scheme: str) -> None:
     page = browser.show((resumed / "report.html").as_uri(), width, scheme)
@@ -64,6 +66,8 @@ def test_the_page_reads_well_in_a_browser(resumed: Path, browser: Browser, width
         page.ask("Math.min(...[...document.querySelectorAll('p, td, li, b')].map(e => parseFloat(getComputedStyle(e).fontSize)))")
         >= 12
     )
+    tops = page.ask("[...document.querySelectorAll('.shown > div')].map(e => e.getBoundingClientRect().top)")
+    assert len({tops.count(top) for top in tops}) == 1, "no picture stands alone in the last row"
     light = page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
 
@@ -79,13 +83,60 @@ def test_the_page_says_what_the_files_say(resumed: Path) -> None:
 
 
 def test_where_the_images_are_gone_the_page_says_so_and_goes_on(resumed: Path, tmp_path: Path) -> None:
-    shutil.copytree(resumed, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "seen.json"))
-    done = run_command("report", "run=run", "data.root=/no/such/folder", cwd=tmp_path)
+    shutil.copytree(resumed, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "examples.json"))
+    done = run_forked("report", "run=run", "data.root=/no/such/folder", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "top-1 error" in done.stdout
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Predictions, neighbours and confusion need the images: the images are not there" in page
     assert "Loss and validation error against epochs" in page
+
+
+def _run_read_only(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command beside a folder that it cannot write, whoever it is run by."""
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    words = ["unshare", "--mount", "sh", "-c", mounted, str(folder), sys.executable, "-m", *command]
+    return subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0, reason="no namespaces of mounts")
+def test_of_a_folder_that_cannot_be_written_the_page_and_the_wandb_run_stand_elsewhere(resumed: Path, tmp_path: Path) -> None:
+    shutil.copytree(resumed, tmp_path / "run", symlinks=True)
+    for command in ("report", "track"):
+        refused = _run_read_only(tmp_path / "run", f"alexnet_dist.{command}", "run=run")
+        assert refused.returncode == 2
+        assert "cannot be written" in refused.stderr
+        assert "output" in refused.stderr
+    done = _run_read_only(tmp_path / "run", "alexnet_dist.report", "run=run", "output=there/x.html", "data.root=/no/such/folder")
+    assert done.returncode == 0, done.stderr
+    assert "Kept from step 26" in (tmp_path / "there" / "x.html").read_text(), "what was kept in the run's folder is found"
+    assert (tmp_path / "there" / "x-figures" / "curves.svg").is_file()
+    done = _run_read_only(tmp_path / "run", "alexnet_dist.track", "run=run", "output=there")
+    assert done.returncode == 0, done.stderr
+    (recorded,) = (tmp_path / "there" / "wandb").glob("offline-run-*")
+    run = _wandb_run(recorded)
+    assert run["name"] == "run"
+    assert run["id"] not in {_wandb_run(part)["id"] for part in (resumed / "wandb").glob("offline-run-*")}, (
+        "those may be uploaded"
+    )
+
+
+def test_classes_may_be_named_in_any_bytes(drawn_images: Path, tmp_path: Path) -> None:
+    names = ("Käfer".encode("latin-1"), "金魚".encode(), b"plain")
+    for split in ("train", "val"):
+        for name, folder in zip(names, sorted((drawn_images / split).iterdir()), strict=False):
+            (tmp_path / "images" / split).mkdir(parents=True, exist_ok=True)
+            os.symlink(folder, os.path.join(os.fsencode(tmp_path / "images"), split.encode(), name))
+    words = ("data.source=imagefolder", "data.root=images", "trainer.max_steps=2", "evaluation.views=1", "run.dir=run")
+    done = train(*words, "run.report=true", "parallel.processes=1", cwd=tmp_path)
+    assert "report: run/report.html" in done.stdout
+    assert done.stderr == "", "no warnings"
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<h3>K\N{REPLACEMENT CHARACTER}fer</h3>" in page
+    assert "金魚" in page
+    done = run_forked("evaluate", "checkpoint=run", "per_class=true", "parallel.processes=1", "views=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "金魚" in done.stdout
 
 
 def test_a_report_of_what_is_no_run_and_of_nothing(tmp_path: Path) -> None:
@@ -94,7 +145,7 @@ def test_a_report_of_what_is_no_run_and_of_nothing(tmp_path: Path) -> None:
         (("run=nowhere",), ["nowhere", "config.json"]),
         (("sweep=nowhere",), ["nowhere"]),
     ):
-        done = run_command("report", *words, cwd=tmp_path)
+        done = run_forked("report", *words, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.splitlines()) == 1
@@ -112,7 +163,7 @@ def test_stopped_and_resumed_the_parts_are_of_one_wandb_run(resumed: Path) -> No
 def test_rebuilt_it_is_one_wandb_run_without_a_gap_or_a_repeated_step(resumed: Path, tmp_path: Path) -> None:
     shutil.copytree(resumed, tmp_path / "run", symlinks=True)
     own = {_wandb_run(part)["id"] for part in (resumed / "wandb").glob("offline-run-*")}
-    done = run_command("track", "run=run", cwd=tmp_path)
+    done = run_forked("track", "run=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (rebuilt,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert done.stdout.splitlines()[-1].endswith(f"wandb sync {rebuilt.relative_to(tmp_path)}")
@@ -156,7 +207,7 @@ def test_rebuilt_it_is_one_wandb_run_without_a_gap_or_a_repeated_step(resumed: P
 
 def test_with_artifacts_wandb_keeps_the_checkpoints_and_the_report(resumed: Path, tmp_path: Path) -> None:
     shutil.copytree(resumed, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
-    done = run_command("track", "run=run", "artifacts=true", "tags=[a,b]", "group=some", "name=mine", cwd=tmp_path)
+    done = run_forked("track", "run=run", "artifacts=true", "tags=[a,b]", "group=some", "name=mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (rebuilt,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     run = _wandb_run(rebuilt)
@@ -175,7 +226,7 @@ def test_a_dead_network_stops_nothing(resumed: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
-    done = run_command("track", "run=run", cwd=tmp_path)
+    done = run_forked("track", "run=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "W&B cannot be reached" in done.stdout
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1

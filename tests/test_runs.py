@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.commands import read_metrics, read_tensors, read_wandb, run_command, run_torchrun, train
+from tests.forked import ranks, run_forked
 
 SHORT = ("trainer.max_steps=20", "trainer.batch_size=32", "evaluation.batch_size=96")
 
@@ -16,7 +17,8 @@ SHORT = ("trainer.max_steps=20", "trainer.batch_size=32", "evaluation.batch_size
 def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a first start with no data at all, cut short; with W&B, offline."""
     folder = tmp_path_factory.mktemp("quick_start")
-    done = train(*SHORT, "tracking=wandb", cwd=folder)
+    done = run_command("train", *SHORT, "run.report=false", cwd=folder)
+    assert done.returncode == 0, done.stderr
     (run_dir,) = (folder / "runs").iterdir()
     assert f"done: checkpoints, metrics.jsonl and the rest are in runs/{run_dir.name}" in done.stdout
     assert "upload it with: wandb sync" in done.stdout
@@ -61,7 +63,10 @@ def test_evaluation_counts_every_image_once_for_any_number_of_processes(quick_st
     results = []
     for processes, batch in ((1, 128), (2, 70), (4, 48)):
         words = (f"checkpoint={run_dir}", "views=10", f"batch_size={batch}")
-        done = run_torchrun(processes, "evaluate", *words, cwd=quick_start)
+        if processes == 2:
+            done = run_torchrun(processes, "evaluate", *words, cwd=quick_start)
+        else:
+            done = run_forked("evaluate", *words, cwd=quick_start, environments=ranks(processes))
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout.splitlines()[-1]))
     for result in results:
@@ -95,7 +100,7 @@ def test_a_sweep_gives_each_job_its_processes_and_folder(drawn_images: Path, tmp
     assert [config["tracking"]["name"] for config in configs] == ["0 optimizer.lr=0.01", "1 optimizer.lr=0.001"]
     assert [read_metrics(sweep / job)[0]["lr"] for job in "01"] == [0.01, 0.001]
 
-    done = run_command("report", f"sweep={sweep}", cwd=tmp_path)
+    done = run_forked("report", f"sweep={sweep}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "optimizer.lr=0.001" in done.stdout
     page = (sweep / "report.html").read_text()
@@ -106,7 +111,7 @@ def test_a_sweep_gives_each_job_its_processes_and_folder(drawn_images: Path, tmp
 
 
 def test_bf16_trains_and_keeps_its_parameters_in_fp32(drawn_images: Path, tmp_path: Path) -> None:
-    train(*SHORT, f"data.root={drawn_images}", "precision=bf16", "run.dir=run", cwd=tmp_path)
+    train(*SHORT, f"data.root={drawn_images}", "precision=bf16", "evaluation.views=1", "run.dir=run", cwd=tmp_path)
     tensors = read_tensors(tmp_path / "run")
     assert {tensor.dtype for name, tensor in tensors.items() if name.startswith(("net.", "momentum."))} == {torch.float32}
     first, second = (record for record in read_metrics(tmp_path / "run") if record["kind"] == "train")
@@ -116,7 +121,7 @@ def test_bf16_trains_and_keeps_its_parameters_in_fp32(drawn_images: Path, tmp_pa
 
 @pytest.mark.parametrize("model", ["paper", "net145", "cifar10", "tiny"])
 def test_a_model_s_table_is_printed(model: str, tmp_path: Path) -> None:
-    done = run_command("model", f"model={model}", cwd=tmp_path)
+    done = run_forked("model", f"model={model}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
     assert "conv3" in done.stdout

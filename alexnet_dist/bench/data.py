@@ -19,9 +19,9 @@ from alexnet_dist.data.images import open_split
 from alexnet_dist.data.packed import PackedImages, open_packed
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import command
-from alexnet_dist.parallel.mesh import pick_device, share_cores
-from alexnet_dist.prepare import Options, prepare
-from alexnet_dist.settings import Positive, check, strict
+from alexnet_dist.parallel.process import pick_device, share_cores
+from alexnet_dist.prepare import PrepareSettings, prepare
+from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 
@@ -29,7 +29,7 @@ from alexnet_dist.tracking.display import Display
 class BenchDataSettings:
     """conf/bench_data.yaml, checked."""
 
-    root: str | None
+    root: FilePath | None
     size: Positive
     crop: Positive
     batch_size: Positive
@@ -37,7 +37,7 @@ class BenchDataSettings:
     seconds: Annotated[float, Field(gt=0)]
     threads: Positive | Literal["auto"]
     device: Literal["auto", "cpu", "cuda"]
-    output: str | None
+    output: FilePath | None
 
 
 def run(config: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def run(config: dict[str, Any]) -> None:
 
     with Display(rank=0) as display, tempfile.TemporaryDirectory() as scratch:
         packed, files = Path(scratch) / "packed", Path(scratch) / "files" / "train"
-        write_files(pack(Path(settings.root), settings, threads, packed), files)
+        write_files(pack(Path(settings.root), settings, threads, packed, display), files)
         cases = {}
         for case, own, own_files in (
             ("files as they are", folder, folder),
@@ -83,9 +83,13 @@ def measure(asked: Asked, settings: BenchDataSettings, show: Callable[[int, int]
         return take_turns(turns, settings.rounds, show)
 
 
-def pack(root: Path, settings: BenchDataSettings, workers: int, output: Path) -> PackedImages:
+def pack(root: Path, settings: BenchDataSettings, workers: int, output: Path, display: Display) -> PackedImages:
     """The training images of an image folder as a packed set of squares."""
-    prepare(Options("imagefolder", root, output, settings.size, 95, max_skipped=1.0, workers=workers, samples_per_shard=None))
+    packing = PrepareSettings(
+        source="imagefolder", root=str(root), output=str(output), size=settings.size, quality=95,
+        max_skipped=1.0, workers=workers, samples_per_shard="auto",
+    )  # fmt: skip
+    prepare(packing, display)
     return open_packed(output)[0]
 
 

@@ -77,9 +77,9 @@ def _module(operation: Operation, norm: Norm) -> nn.Module:
         case "sigmoid":
             return nn.Sigmoid()
         case "max_pool":
-            return nn.MaxPool2d(int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+            return nn.MaxPool2d(options["kernel"], options["stride"], options["pad"], ceil_mode=options["ceil"])
         case "avg_pool":
-            return nn.AvgPool2d(int(options["kernel"]), int(options["stride"]), int(options["pad"]))
+            return nn.AvgPool2d(options["kernel"], options["stride"], options["pad"], ceil_mode=options["ceil"])
         case "response_norm":
             return norm(operation)
         case "dropout":

@@ -19,9 +19,9 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
 from alexnet_dist.data.feed import TrainFeed
-from alexnet_dist.data.graph import name_cores
 from alexnet_dist.data.images import Images, open_split
 from alexnet_dist.data.packed import is_packed, open_packed
+from alexnet_dist.parallel.pinning import name_cores
 
 Reader = Generator[int, None, None]
 
@@ -109,19 +109,19 @@ def dali_files(asked: Asked) -> Reader:
 
 def torchvision_pil(asked: Asked) -> Reader:
     """torchvision's ImageFolder with its default loader (Pillow) and a DataLoader that keeps its workers."""
-    return _load(ImageFolder(asked.files, v2.Compose([*_cuts(asked), v2.PILToTensor()])), asked)
+    return _load(ImageFolder(asked.files, v2.Compose([*_crop(asked), v2.PILToTensor()])), asked)
 
 
 def torchvision_floats(asked: Asked) -> Reader:
     """As most scripts have it: the same with Pillow, and each worker makes normalised floats (the others give bytes)."""
     to_floats = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
-    return _load(ImageFolder(asked.files, v2.Compose([*_cuts(asked), *to_floats])), asked)
+    return _load(ImageFolder(asked.files, v2.Compose([*_crop(asked), *to_floats])), asked)
 
 
 def torchvision_turbo(asked: Asked) -> Reader:
     """The same with torchvision's own decoder, which is libjpeg-turbo, and tensors of bytes from there on."""
-    cuts = v2.Compose(_cuts(asked))
-    return _load(ImageFolder(asked.files, cuts, loader=lambda path: decode_image(read_file(path), ImageReadMode.RGB)), asked)
+    crop = v2.Compose(_crop(asked))
+    return _load(ImageFolder(asked.files, crop, loader=lambda path: decode_image(read_file(path), ImageReadMode.RGB)), asked)
 
 
 FEED = "this feed"
@@ -146,7 +146,7 @@ def _run(pipeline: Any, batch_size: int) -> Reader:
         yield batch_size
 
 
-def _cuts(asked: Asked) -> list[v2.Transform]:
+def _crop(asked: Asked) -> list[v2.Transform]:
     return [v2.Resize(asked.size), v2.CenterCrop(asked.size), v2.RandomCrop(asked.crop), v2.RandomHorizontalFlip()]
 
 

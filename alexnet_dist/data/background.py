@@ -11,16 +11,11 @@ Item = TypeVar("Item")
 class Background(Generic[Item]):
     """Iterates over `items` in a thread, `ahead` items before the consumer, and hands them on in order.
 
-    How far the thread goes follows from the number of `next` calls alone: after n of them it works until it has made
-    n + ahead items and then waits. With `finish_begun`, `close` lets it get there. So items may hold collectives: processes that
-    take the same number of items run the same number of collectives.
-
     An exception in the thread is raised by the `next` that would have returned the item.
     """
 
-    def __init__(self, items: Generator[Item, None, None], *, ahead: int, finish_begun: bool, name: str) -> None:
+    def __init__(self, items: Generator[Item, None, None], *, ahead: int, name: str) -> None:
         self._items = items
-        self._finish_begun = finish_begun
         self._wanted = ahead
         self._made = 0
         self._ready: deque[Item] = deque()
@@ -48,7 +43,7 @@ class Background(Generic[Item]):
             raise self._end
 
     def close(self) -> None:
-        """End the thread and close the generator; waits for the items that it has begun. May be called twice."""
+        """End the thread and close the generator; waits for the item that it has begun. May be called twice."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -79,4 +74,4 @@ class Background(Generic[Item]):
         """Waits for a wish; false when there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._made < self._wanted or self._closed)
-            return self._made < self._wanted and (self._finish_begun or not self._closed)
+            return not self._closed

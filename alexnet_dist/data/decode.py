@@ -1,6 +1,5 @@
-"""Images of a split, cut as asked, as tensors: reading, the DALI pipeline, and who is to blame when it fails."""
+"""Crops of a split's images, as tensors: reading, the DALI pipeline, and who is to blame when it fails."""
 
-import io
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 
-from alexnet_dist.data.cutting import cut
-from alexnet_dist.data.graph import Inputs, Sides, build_pipeline, tensors_of
+from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions, Inputs, Sides, build_pipeline, tensors_of
 from alexnet_dist.data.images import Images
+from alexnet_dist.data.odd_files import UnusableImageError, for_decoder
+from alexnet_dist.data.odd_files import decode as decode_file
 from alexnet_dist.data.places import Places
 from alexnet_dist.errors import UserError
 
@@ -25,8 +24,8 @@ Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """What is to be cut from b images: samples int64 [b]; offsets y, x [b] of the crop; mirror bool [b]."""
+class Crops:
+    """What is asked of b images: samples int64 [b]; offsets y, x int64 [b] of the crop in the centre square; mirror bool [b]."""
 
     samples: np.ndarray
     y: np.ndarray
@@ -34,7 +33,7 @@ class Cuts:
     mirror: np.ndarray
 
     @classmethod
-    def whole(cls, samples: np.ndarray) -> "Cuts":
+    def whole(cls, samples: np.ndarray) -> "Crops":
         """The centre squares themselves."""
         zero = np.zeros(len(samples), np.int64)
         return cls(samples, zero, zero, zero.astype(bool))
@@ -46,13 +45,14 @@ class Cuts:
 
 def decode(
     images: Images,
-    requests: Generator[tuple[Cuts, Tag], None, None],
+    requests: Generator[tuple[Crops, Tag], None, None],
     *,
     size: int,
     crop: int,
     batch_size: int,
     threads: int,
     device: torch.device,
+    options: DecoderOptions = NO_OPTIONS,
 ) -> Generator[tuple[torch.Tensor, Tag], None, None]:
     """For each request of 1 to `batch_size` images: their crops, uint8 [b, crop, crop, 3] on `device`, and what came with it.
 
@@ -62,75 +62,86 @@ def decode(
     Raises:
         UserError: an image cannot be read or decoded; it is named.
     """
-    taken: deque[tuple[Cuts, Places, Tag]] = deque()
+    taken: deque[tuple[Crops, Tag]] = deque()
     sides_of = Sides(batch_size)
 
-    with (
-        closing(requests),
-        ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
-        ThreadPoolExecutor(threads, thread_name_prefix="cut") as cutters,
-    ):
+    with closing(requests), ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
 
         def read(samples: list[int]) -> list[np.ndarray]:
-            return [images.read(sample) for sample in samples]
+            return [_read(images, sample) for sample in samples]
 
         def source() -> Inputs:
-            cuts, tag = next(requests)
-            samples, share = cuts.samples.tolist(), -(-len(cuts.samples) // READERS)
+            crops, tag = next(requests)
+            samples, share = crops.samples.tolist(), -(-len(crops.samples) // READERS)
             chunks = readers.map(read, [samples[first : first + share] for first in range(0, len(samples), share)])
             encoded = tensors_of([image for chunk in chunks for image in chunk])
             try:
                 sides = sides_of(encoded)
             except RuntimeError as error:
-                raise blame(images, [cuts], size, crop, error) from None
-            places = Places.of(sides, cuts.offsets(), size)
-            taken.append((cuts, places, tag))
-            return encoded, places
+                raise blame(images, [crops], size, crop, error) from None
+            taken.append((crops, tag))
+            return encoded, Places.of(sides, crops.offsets(), size), crops.mirror
 
-        pipeline = build_pipeline(source, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index)
+        pipeline = build_pipeline(
+            source, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index, options=options
+        )
         while True:
             try:
                 (decoded,) = pipeline.run()
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise blame(images, [cuts for cuts, _, _ in taken], size, crop, error) from None
-            cuts, places, tag = taken.popleft()
-            yield cut(decoded, places, cuts.mirror, crop=crop, threads=threads, pool=cutters), tag
+                raise blame(images, [crops for crops, _ in taken], size, crop, error) from None
+            pixels = torch.from_dlpack(decoded.as_tensor())
+            if pixels.is_cuda:
+                # Into torch's memory, whose allocator knows the streams that use it. DALI knows none of them and takes its own
+                # memory back: the copy has to be done by then.
+                pixels = pixels.clone()
+                torch.cuda.current_stream(pixels.device).synchronize()
+            yield pixels, taken.popleft()[1]
 
 
-def blame(images: Images, batches: list[Cuts], size: int, crop: int, error: RuntimeError) -> Exception:
+def _read(images: Images, sample: int) -> np.ndarray:
+    encoded = images.read(sample)
+    try:
+        return for_decoder(encoded)
+    except UnusableImageError as reason:
+        raise _undecodable(images, sample, str(reason)) from None
+
+
+def blame(images: Images, batches: list[Crops], size: int, crop: int, error: RuntimeError) -> Exception:
     """The error to raise where a batch of these failed: the first image that fails alone, named; else the error itself."""
-    for cuts in batches:
-        offsets = cuts.offsets()
-        for i, sample in enumerate(cuts.samples):
-            encoded = images.read(int(sample))
+    for crops in batches:
+        offsets = crops.offsets()
+        for i, sample in enumerate(crops.samples.tolist()):
+            encoded = _read(images, sample)
             if not _decodes(encoded, offsets[i : i + 1], size, crop):
-                return UserError(
-                    f"{images.name(int(sample))} cannot be decoded ({_reason(encoded)}): replace it or remove it, "
-                    "or pack the images with `python -m alexnet_dist.prepare`, which sorts such files out"
-                )
+                return _undecodable(images, sample, _reason(encoded))
     return error
+
+
+def _undecodable(images: Images, sample: int, reason: str) -> UserError:
+    return UserError(
+        f"{images.name(sample)} cannot be decoded ({reason}): replace it or remove it, "
+        "or pack the images with `python -m alexnet_dist.prepare`, which sorts such files out"
+    )
 
 
 def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> bool:
     """Whether DALI takes this image; offset: (y, x) [1, 2] of the crop."""
     try:
         image = tensors_of([encoded])
-        places = Places.of(Sides(1)(image), offset, size)
-        build_pipeline(lambda: (image, places), crop=crop, batch_size=1, threads=1, device_id=None).run()
+        inputs = image, Places.of(Sides(1)(image), offset, size), np.zeros(1)
+        build_pipeline(lambda: inputs, crop=crop, batch_size=1, threads=1, device_id=None).run()
     except RuntimeError:
         return False
     return True
 
 
 def _reason(encoded: np.ndarray) -> str:
-    """What Pillow says of the bytes, which is plainer than DALI; where it takes them, what they are."""
+    """What Pillow says of a JPEG that DALI does not take, which is plainer than DALI."""
     try:
-        with Image.open(io.BytesIO(encoded.tobytes())) as image:
-            image.load()
-            return f"DALI does not take this {image.format} of mode {image.mode}"
-    except Image.UnidentifiedImageError:
-        return f"not an image, it begins with {encoded[:8].tobytes()!r}"
-    except Exception as problem:  # what Pillow raises on damaged files is not a closed list
-        return " ".join(str(problem).split())
+        image, _ = decode_file(encoded.tobytes())
+    except UnusableImageError as reason:
+        return str(reason)
+    return f"DALI does not take this JPEG of {image.width} x {image.height} pixels"

@@ -1,36 +1,46 @@
 """The feeds: endless training batches and passes over a validation set, decoded ahead in the background.
 
-Both cut a batch into the rows of each replica and those into the parts that the processes of a replica decode; `exchange` puts
-the parts together again, the same on every process of the replica.
+Both part a batch into the rows of each replica and those into the parts that the processes of a replica decode; `exchange` puts
+the parts together again, the same on every process of the replica. A thread decodes; it is the consumer's that calls `exchange`,
+for the next batch before it is handed the one before, so that a process's messages come from one thread, in an order that
+follows from the batches it has taken. All processes must take the same number of them.
 """
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from alexnet_dist.data.background import Background
-from alexnet_dist.data.decode import Cuts, decode
+from alexnet_dist.data.decode import Crops, decode
+from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.sampling import Draws, draws, epoch_order
 from alexnet_dist.errors import UserError
 
-# uint8 [n, H, W, C] of every process of a replica -> [parts * n, H, W, C], in the order of the parts.
-Exchange = Callable[[torch.Tensor], torch.Tensor]
 
-Item = TypeVar("Item")
+class Exchanging(Protocol):
+    """Crops under way."""
 
-# Batches that are complete, exchanged and on the device before the consumer asks for them.
+    def wait(self) -> torch.Tensor: ...
+
+
+# Begins to exchange uint8 [n, H, W, C] of every process of a replica -> [parts * n, H, W, C], in the order of the parts.
+Exchange = Callable[[torch.Tensor], Exchanging]
+
+Item = TypeVar("Item", bound="Batch | _Validated")
+
+# Batches that are decoded and on the device before the consumer asks for them.
 AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A replica's b images of one step, on the device.
+    """A replica's b images of one step, on the device, in which what is not pixels lies in one piece.
 
     epoch, index: which batch of which epoch. samples: int64 [b], NumPy. pixels: uint8 [b, 3, crop, crop], channels last in
     memory. labels: int64 [b]. What was drawn for each image (data/sampling.py): offsets y, x int64 [b], mirror bool [b], colour
@@ -47,6 +57,13 @@ class Batch:
     mirror: torch.Tensor
     colour: torch.Tensor
 
+    def slices(self, count: int) -> "list[Batch]":
+        """Its images in so many runs of equal length, in their order."""
+        length = len(self.labels) // count
+        rows = [slice(first, first + length) for first in range(0, length * count, length)]
+        named = ("samples", "pixels", "labels", "y", "x", "mirror", "colour")
+        return [replace(self, **{name: getattr(self, name)[part] for name in named}) for part in rows]
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -62,9 +79,6 @@ class TrainFeed:
     An epoch takes `count // batch_size` batches of `batch_size` images over all replicas; what remains waits for another
     epoch's order. Replica r of R has rows [r B/R, (r+1) B/R) of each; part p of P decodes its P-th of them. The batches depend on
     seed, epoch and index alone.
-
-    `exchange` is called from the feed's thread, up to AHEAD batches before the consumer. Its collectives need a process
-    group that nothing else uses. All processes must take the same number of batches before they close.
     """
 
     def __init__(
@@ -84,6 +98,7 @@ class TrainFeed:
         device: torch.device,
         exchange: Exchange | None,
         start: tuple[int, int] = (0, 0),
+        decoder_options: DecoderOptions = NO_OPTIONS,
     ) -> None:
         """Raises UserError where there are fewer images than a batch has, or where replicas and parts do not divide it."""
         if batch_size % (replicas * parts):
@@ -116,32 +131,28 @@ class TrainFeed:
             batch_size=batch_size // replicas // parts,
             threads=threads,
             device=device,
+            options=decoder_options,
         )
-        self._background = Background(
-            _on_device(self._batches(decoded), device), ahead=AHEAD, finish_begun=exchange is not None, name="train feed"
-        )
+        self._background = Background(_on_device(self._batches(decoded), device), ahead=AHEAD, name="train feed")
+        self._exchanged = _exchanged(self._background, exchange, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        batch = next(self._background)
-        _keep_for_current_stream(batch.pixels, batch.labels, batch.y, batch.x, batch.mirror, batch.colour)
-        return batch
+        return next(self._exchanged)
 
     def __enter__(self) -> "TrainFeed":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # After an error the thread is left to the end of the process: the peer that it exchanges with may never answer.
-        if kind is None:
-            self.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """End the feed's threads. Where there is an exchange, it first makes the batches that the other processes make too."""
+        """End the feed's threads. The exchange that was begun last is left to itself."""
         self._background.close()
 
-    def _requests(self, epoch: int, index: int) -> Generator[tuple[Cuts, _Step], None, None]:
+    def _requests(self, epoch: int, index: int) -> Generator[tuple[Crops, _Step], None, None]:
         """What this process decodes, and the step it is part of; the next epoch's order is computed during this one."""
         with ThreadPoolExecutor(1, thread_name_prefix="epoch order") as executor:
             order = executor.submit(epoch_order, self._seed, epoch, len(self._images))
@@ -152,28 +163,24 @@ class TrainFeed:
                     own = samples[index * self._batch_size :][self._rows]
                     drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
                     part = self._part_rows
-                    yield Cuts(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
+                    yield Crops(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
                     index += 1
                 epoch, index = epoch + 1, 0
 
     def _batches(self, decoded: Generator[tuple[torch.Tensor, _Step], None, None]) -> Generator[Batch, None, None]:
-        to = self._to_device
         with closing(decoded):
             for pixels, step in decoded:
-                yield Batch(
-                    epoch=step.epoch,
-                    index=step.index,
-                    samples=step.samples,
-                    pixels=_channels_first(self._exchange(pixels) if self._exchange else pixels),
-                    labels=to(self._images.labels[step.samples]),
-                    y=to(step.drawn.y),
-                    x=to(step.drawn.x),
-                    mirror=to(step.drawn.mirror),
-                    colour=to(step.drawn.colour),
-                )
+                drawn, labels = step.drawn, self._images.labels[step.samples]
+                arrays = labels, drawn.y, drawn.x, drawn.colour, drawn.mirror
+                labels_here, y, x, colour, mirror = _to_device(self._device, *arrays)
+                yield Batch(step.epoch, step.index, step.samples, pixels, labels_here, y, x, mirror, colour)
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+
+@dataclass(frozen=True)
+class _Validated:
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    samples: torch.Tensor
 
 
 class ValidationFeed:
@@ -182,8 +189,6 @@ class ValidationFeed:
     Every image is in exactly one batch of exactly one replica. All replicas yield len(feed) batches of the same shape; rows
     that pad them have label and sample -1 and black pixels. b is batch_size / replicas, rounded up to a multiple of `parts`.
     Pixels are channels last in memory.
-
-    As in TrainFeed, `exchange` runs in a thread and needs a process group that nothing else uses, the training feed included.
     """
 
     def __init__(
@@ -199,6 +204,7 @@ class ValidationFeed:
         threads: int,
         device: torch.device,
         exchange: Exchange | None,
+        decoder_options: DecoderOptions = NO_OPTIONS,
     ) -> None:
         if (exchange is None) != (parts == 1):
             raise ValueError("an exchange is needed where there are parts, and only there")
@@ -212,24 +218,17 @@ class ValidationFeed:
         self._threads = threads
         self._device = device
         self._exchange = exchange
+        self._decoder_options = decoder_options
 
     def __len__(self) -> int:
         """Batches of a pass."""
         return -(-len(self._images) // self._whole_size)
 
     def __iter__(self) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-        background = Background(
-            _on_device(self._batches(), self._device),
-            ahead=AHEAD,
-            finish_begun=self._exchange is not None,
-            name="validation feed",
-        )
-        try:
-            for batch in background:
-                _keep_for_current_stream(*batch)
-                yield batch
-        finally:
-            background.close()
+        background = Background(_on_device(self._batches(), self._device), ahead=AHEAD, name="validation feed")
+        with closing(background):
+            for batch in _exchanged(background, self._exchange, self._device):
+                yield batch.pixels, batch.labels, batch.samples
 
     def _samples(self) -> Iterator[np.ndarray]:
         """The replica's samples of each batch, -1 for padding: int64 [b]."""
@@ -237,13 +236,13 @@ class ValidationFeed:
             samples = np.arange(first, first + self._whole_size)[self._rows]
             yield np.where(samples < len(self._images), samples, -1)
 
-    def _requests(self) -> Generator[tuple[Cuts, None], None, None]:
+    def _requests(self) -> Generator[tuple[Crops, None], None, None]:
         for samples in self._samples():
             own = samples[self._part_rows]
             if own[0] >= 0:
-                yield Cuts.whole(own[own >= 0]), None
+                yield Crops.whole(own[own >= 0]), None
 
-    def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+    def _batches(self) -> Generator[_Validated, None, None]:
         decoded = decode(
             self._images,
             self._requests(),
@@ -252,6 +251,7 @@ class ValidationFeed:
             batch_size=self._part_size,
             threads=self._threads,
             device=self._device,
+            options=self._decoder_options,
         )
         with closing(decoded):
             for samples in self._samples():
@@ -263,20 +263,48 @@ class ValidationFeed:
                     if real:
                         pixels[:real] = next(decoded)[0]
                 labels = np.where(samples >= 0, self._images.labels[samples], -1)
-                yield (
-                    _channels_first(self._exchange(pixels) if self._exchange else pixels),
-                    torch.from_numpy(labels).to(self._device),
-                    torch.from_numpy(samples).to(self._device),
-                )
+                yield _Validated(pixels, *_to_device(self._device, labels, samples))
 
 
 def _rows(count: int, number: int) -> slice:
     return slice(number * count, (number + 1) * count)
 
 
-def _channels_first(pixels: torch.Tensor) -> torch.Tensor:
-    """[N, H, W, C] as [N, C, H, W], where it lies."""
-    return pixels.permute(0, 3, 1, 2)
+def _to_device(device: torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
+    """The arrays as tensors on the device, for which all are copied at once; wider elements go before narrower ones."""
+    whole = torch.from_numpy(np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]))
+    if device.type == "cuda":
+        whole = whole.pin_memory().to(device, non_blocking=True)
+    return [
+        part.view(torch.from_numpy(array[:0]).dtype).view(array.shape)
+        for part, array in zip(whole.split([array.nbytes for array in arrays]), arrays, strict=True)
+    ]
+
+
+def _exchanged(batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> Generator[Item, None, None]:
+    """The batches, channels first, with the pixels of all parts. On a GPU the exchange has a stream of its own, in which it does
+    not wait for the consumer's."""
+    stream = torch.cuda.Stream(device) if exchange and device.type == "cuda" else None
+    begun: tuple[Item, Exchanging | None] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            exchanging = exchange(batch.pixels) if exchange else None
+        if not exchange:
+            yield _taken(batch, None)
+        elif begun:
+            yield _taken(*begun)
+        begun = batch, exchanging
+    if exchange and begun:
+        yield _taken(*begun)
+
+
+def _taken(batch: Item, exchanging: Exchanging | None) -> Item:
+    pixels = exchanging.wait() if exchanging else batch.pixels
+    for tensor in (pixels, *vars(batch).values()):
+        if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+            # Made in the feed's streams, read in this one: their allocator is to know.
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return replace(batch, pixels=pixels.permute(0, 3, 1, 2))
 
 
 def _on_device(items: Generator[Item, None, None], device: torch.device) -> Generator[Item, None, None]:
@@ -294,9 +322,3 @@ def _on_device(items: Generator[Item, None, None], device: torch.device) -> Gene
                 return
             yield item
 
-
-def _keep_for_current_stream(*tensors: torch.Tensor) -> None:
-    """Tells the allocator that the consumer's stream still reads tensors which the feed's stream made."""
-    for tensor in tensors:
-        if tensor.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(tensor.device))

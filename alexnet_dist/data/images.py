@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from alexnet_dist.data.listing import list_classes
 from alexnet_dist.errors import UserError
+
+ANNOTATIONS = "val_annotations.txt"
 
 
 class Images(Protocol):
@@ -36,18 +38,19 @@ class Images(Protocol):
 
 
 class ImageFolder:
-    """The images of a folder of class folders, in the order of their sorted names.
+    """The images of a folder of class folders, in the order of their sorted paths.
 
     Attributes:
+        folder: the folder of the class folders.
         classes, class_ids: names of the class folders, sorted.
         labels: int64 [n].
     """
 
-    def __init__(self, folder: str | Path, classes: Sequence[str], names: Sequence[np.ndarray]) -> None:
-        """`names[label]` holds the file names of a class as a numpy array of bytes (20 bytes a file where a str takes 70)."""
-        counts = [len(own) for own in names]
-        self._folder = os.fspath(folder)
-        self._names = tuple(names)
+    def __init__(self, folder: Path, classes: Sequence[str], files: Sequence[np.ndarray]) -> None:
+        """`files[label]` holds the paths in a class folder, as bytes [n]."""
+        counts = [len(own) for own in files]
+        self.folder = folder
+        self._files = tuple(files)
         self._first = np.concatenate([[0], np.cumsum(counts)])
         self.classes = self.class_ids = tuple(classes)
         self.labels = np.repeat(np.arange(len(counts)), counts)
@@ -55,11 +58,15 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def file(self, index: int) -> str:
+        """The path of the file from `folder` on."""
+        label = self.labels[index]
+        own = self._files[label][index - self._first[label]]
+        return os.path.join(self.classes[label], os.fsdecode(bytes(own)))
+
     def name(self, index: int) -> str:
         """The path of the file."""
-        label = self.labels[index]
-        file = self._names[label][index - self._first[label]]
-        return os.path.join(self._folder, self.classes[label], os.fsdecode(bytes(file)))
+        return os.path.join(self.folder, self.file(index))
 
     def read(self, index: int) -> np.ndarray:
         """The encoded bytes, uint8 [bytes]. Raises UserError where the file is gone, empty or cannot be read."""
@@ -74,94 +81,92 @@ class ImageFolder:
         return encoded
 
 
-class Relabelled:
+class AnnotatedImages(ImageFolder):
+    """The images of a folder that lie together in images/, their classes told by a list: Tiny-ImageNet's val/ as it comes."""
+
+    def file(self, index: int) -> str:
+        return os.path.join("images", os.path.basename(super().file(index)))
+
+
+class Part:
+    """The images of another split that have these numbers in it, int64 [n]."""
+
+    def __init__(self, images: Images, numbers: np.ndarray) -> None:
+        self._images = images
+        self._numbers = numbers
+        self.classes, self.class_ids = images.classes, images.class_ids
+        self.labels = images.labels[numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def read(self, index: int) -> np.ndarray:
+        return self._images.read(int(self._numbers[index]))
+
+    def name(self, index: int) -> str:
+        return self._images.name(int(self._numbers[index]))
+
+
+class Relabelled(Part):
     """The images of another split, their classes numbered in the order of `class_ids` (the same ones, in any order)."""
 
     def __init__(self, images: Images, class_ids: Sequence[str]) -> None:
+        super().__init__(images, np.arange(len(images)))
         new_labels = {name: label for label, name in enumerate(class_ids)}
-        order = np.array([new_labels[name] for name in images.class_ids])
         words = dict(zip(images.class_ids, images.classes, strict=True))
-        self._images = images
+        self.labels = np.array([new_labels[name] for name in images.class_ids])[images.labels]
         self.class_ids = tuple(class_ids)
         self.classes = tuple(words[name] for name in class_ids)
-        self.labels = order[images.labels]
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, index: int) -> np.ndarray:
-        return self._images.read(index)
-
-    def name(self, index: int) -> str:
-        return self._images.name(index)
 
 
-def open_folder(root: str | Path, val_every: int | None) -> tuple[ImageFolder, ImageFolder]:
-    """The training and validation images of a folder that holds train/ and maybe val/, each of class folders.
-
-    Without val/, every `val_every`-th file of each class of train/, in sorted order, is for validation and not for training;
-    with val/, `val_every` is not looked at. Files are those with an image's extension that are not hidden.
+def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
+    """The training and validation images of a folder that holds train/ and maybe val/, each of class folders; without val/ none
+    are for validation. val/ may be Tiny-ImageNet's instead: images/ and val_annotations.txt.
 
     Raises:
-        UserError: a missing folder, a class without images, a class of val/ that train/ lacks, or nothing to validate on.
+        UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks, a
+            line of val_annotations.txt that is none.
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}: set data.root to the folder that holds train/ (and val/)")
+        raise UserError(f"{root} is no folder: name the one that holds train/ (and val/)")
     if not (root / "train").is_dir():
         raise UserError(f"{root} has no folder train/: put the class folders of the training images into {root / 'train'}")
-    classes, names = _list_classes(root / "train")
-    if (root / "val").is_dir():
-        val_classes, val_names = _list_classes(root / "val")
-        if unknown := sorted(set(val_classes) - set(classes)):
-            raise UserError(
-                f"{root / 'val' / unknown[0]} is a class that {root / 'train'} does not have: add it there or remove it"
-            )
-        by_class = dict(zip(val_classes, val_names, strict=True))
-        validation = [by_class.get(name, np.empty(0, np.bytes_)) for name in classes]
-        return ImageFolder(root / "train", classes, names), ImageFolder(root / "val", classes, validation)
-    if val_every is None:
-        raise UserError(f"{root} has no folder val/: make one, or set data.val_every=10 to set every tenth training image aside")
-    if val_every < 2:
-        raise UserError(f"data.val_every={val_every} leaves no image to train on: set it to 2 or more")
-    aside = [np.arange(len(own)) % val_every == val_every - 1 for own in names]
-    train = ImageFolder(root / "train", classes, [own[~out] for own, out in zip(names, aside, strict=True)])
-    val = ImageFolder(root / "train", classes, [own[out] for own, out in zip(names, aside, strict=True)])
-    if not len(val):
-        raise UserError(
-            f"no class of {root / 'train'} has {val_every} images, so data.val_every={val_every} sets none aside: set it lower"
-        )
-    return train, val
+    classes, files = list_classes(root / "train")
+    val_files: dict[str, np.ndarray] = {}
+    annotated = (root / "val" / ANNOTATIONS).is_file() and (root / "val" / "images").is_dir()
+    if annotated:
+        val_files = read_annotations(root / "val" / ANNOTATIONS)
+    elif (root / "val").is_dir():
+        val_files = dict(zip(*list_classes(root / "val"), strict=True))
+    if unknown := sorted(set(val_files) - set(classes)):
+        raise UserError(f"{root / 'val' / unknown[0]} is a class that {root / 'train'} does not have: add it there or remove it")
+    validation = [val_files.get(name, np.empty(0, np.bytes_)) for name in classes]
+    kind = AnnotatedImages if annotated else ImageFolder
+    return ImageFolder(root / "train", classes, files), kind(root / "val", classes, validation)
+
+
+def read_annotations(path: Path) -> dict[str, np.ndarray]:
+    """The files of each class, as bytes [n], from a list with a line an image: its file, its class, and more behind them."""
+    files: dict[str, list[str]] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        label = rest.partition("\t")[0]
+        if not name or not label:
+            raise UserError(f"{path}, line {number}: there must be a file and its class with tabs between, not {line!r}")
+        files.setdefault(label, []).append(name)
+    return {label: np.array(sorted(own), np.bytes_) for label, own in files.items()}
 
 
 def open_split(folder: Path) -> ImageFolder:
     """The images of one folder of class folders. Raises UserError as `open_folder` does."""
-    return ImageFolder(folder, *_list_classes(folder))
+    return ImageFolder(folder, *list_classes(folder))
 
 
-def _list_classes(folder: Path) -> tuple[list[str], list[np.ndarray]]:
-    """The class folders by name, and for each its image files' names, sorted, as arrays of bytes."""
-    try:
-        with os.scandir(folder) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        names = [_list_files(os.path.join(folder, name)) for name in classes]
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): make it readable") from None
-    if not classes:
-        raise UserError(f"{folder} holds no class folders: put the images of each class into a folder of its own")
-    for name, own in zip(classes, names, strict=True):
-        if not len(own):
-            raise UserError(f"the class folder {folder / name} holds no images: add some or remove the folder")
-    return classes, names
-
-
-def _list_files(folder: str) -> np.ndarray:
-    with os.scandir(folder) as entries:
-        return np.array(
-            sorted(
-                os.fsencode(entry.name)
-                for entry in entries
-                if entry.name.lower().endswith(IMG_EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
-            ),
-            dtype=np.bytes_,
-        )
+def set_aside(images: Images, val_every: int) -> tuple[Images, Images]:
+    """The images without every `val_every`-th of each class, in their order, and those: to train on and to validate on."""
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    of_class = np.empty(len(images), np.int64)  # the image's place among those of its class
+    of_class[np.argsort(images.labels, kind="stable")] = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
+    aside = of_class % val_every == val_every - 1
+    return Part(images, np.flatnonzero(~aside)), Part(images, np.flatnonzero(aside))

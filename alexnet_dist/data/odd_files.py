@@ -4,23 +4,13 @@ import io
 import re
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 # The largest photograph of ILSVRC2012 has 61 million pixels.
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_768
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
-# What turns an image of this EXIF orientation upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UnusableImageError(Exception):
@@ -67,18 +57,20 @@ def _decode(image: Image.Image, data: bytes, draft_size: int | None) -> tuple[Im
     if draft_size is not None and image.format == "JPEG":
         image.draft(None, (2 * draft_size, 2 * draft_size))
     image.load()
-    turn = _TURNS.get(_orientation(image) or 1)
-    plain = image.format == "JPEG" and image.mode in ("RGB", "L") and turn is None and _huffman_coded(data)
-    rgb = _to_rgb(image)
-    return rgb if turn is None else rgb.transpose(turn), plain
+    upright = _upright(image)
+    plain = image.format == "JPEG" and image.mode in ("RGB", "L") and upright is image and _huffman_coded(data)
+    return _to_rgb(upright), plain
 
 
-def _orientation(image: Image.Image) -> int | None:
-    """EXIF's orientation; None where there is none or the EXIF block cannot be read, as viewers have it."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF's orientation wants; itself where there is none or the EXIF block cannot be read, as viewers have it."""
     try:
-        return image.getexif().get(0x0112)
+        if image.getexif().get(ExifTags.Base.Orientation) not in range(2, 9):
+            return image
     except Exception:  # damaged EXIF raises as variously as damaged images
-        return None
+        return image
+    image.info.pop("exif", None)  # it would be written anew, which fails where another of its tags is damaged
+    return ImageOps.exif_transpose(image)
 
 
 def _huffman_coded(data: bytes) -> bool:
@@ -112,10 +104,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def cut_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+def for_decoder(encoded: np.ndarray) -> np.ndarray:
+    """An image file, uint8 [bytes], as DALI is to decode it: a JPEG as it is, of any other file the picture as a PPM.
+
+    So 16 bits, palettes and transparent parts become what `decode` makes of them. Raises UnusableImageError with the reason.
+    """
+    if encoded[:2].tobytes() == b"\xff\xd8":
+        return encoded
+    image, _ = decode(encoded.tobytes())
+    return np.frombuffer(b"P6 %d %d 255\n" % image.size + image.tobytes(), np.uint8)
+
+
+def crop_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
     """The centre size x size of the image scaled so that its shorter side is `size`, with antialiasing.
 
-    The same square as torchvision's Resize(size) and CenterCrop(size), computed without the parts that are cut off.
+    The same square as torchvision's Resize(size) and CenterCrop(size), computed without the parts that are left out.
     """
     width, height = image.size
     shorter = min(width, height)

@@ -7,15 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
 
+from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from alexnet_dist.data.statistics import Statistics
 
 FORMAT = "alexnet_dist packed set 1"
 MANIFEST = "manifest.json"
@@ -76,14 +74,12 @@ def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def read_statistics(root: str | os.PathLike[str]) -> "Statistics":
+def read_statistics(root: str | os.PathLike[str]) -> Statistics:
     """The mean image and colours of a packed set's training images, gathered when it was prepared.
 
     The mean image has the side of the stored squares, 256 where the originals were kept. Raises UserError where the file is
     missing or not the packed one.
     """
-    from alexnet_dist.data.statistics import Statistics
-
     path = Path(root) / STATISTICS
     entry = read_manifest(root)["files"][STATISTICS]
     try:

@@ -2,28 +2,28 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode
+from alexnet_dist.data.listing import list_images
+from alexnet_dist.data.odd_files import UnusableImageError, crop_square, decode
 from alexnet_dist.errors import UserError
 
 
 def find_pictures(named: Sequence[str]) -> list[Path]:
-    """The files that names of files, folders and patterns mean, in their order; of a folder those with an image's extension.
+    """The files that names of files, folders and patterns mean, in their order; of a folder its image files (data/listing.py).
 
-    Folders are searched through, `**` in a pattern too. Raises UserError where a name means no file.
+    `**` in a pattern goes through subfolders. Raises UserError where a name means no file.
     """
     found: list[Path] = []
     for name in named:
         path = Path(name)
         if path.is_dir():
-            own = list(_in_folder(path))
+            own = [path / os.fsdecode(file) for file in list_images(path).tolist()]
         elif path.exists():
             own = [path]
         else:
@@ -35,16 +35,8 @@ def find_pictures(named: Sequence[str]) -> list[Path]:
     return found
 
 
-def _in_folder(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
-                yield Path(parent) / name
-
-
 def read_picture(path: Path, size: int) -> torch.Tensor:
-    """The centre square of an image whose shorter side is scaled to `size`, uint8 [3, size, size], as the feeds cut it.
+    """The centre square of an image whose shorter side is scaled to `size`, uint8 [3, size, size], as the feeds have it.
 
     Any format that Pillow opens is taken; what becomes of orientation, inks, palettes, 16 bits and transparency is said in
     data/odd_files.py. The filter is Pillow's triangle.
@@ -57,5 +49,5 @@ def read_picture(path: Path, size: int) -> torch.Tensor:
     except OSError as error:
         raise UnusableImageError(f"cannot be read ({error.strerror})") from None
     image, _ = decode(data, formats=None)
-    square = cut_square(image, size, Image.Resampling.BILINEAR)
+    square = crop_square(image, size, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""The sample plan: which images make a batch and how each is cut, as pure functions of seed, epoch and sample.
+"""The sample plan: which images make a batch and how each is cropped, as pure functions of seed, epoch and sample.
 
 No state is kept, so batches do not depend on the number of processes or threads, nor on where a run was interrupted.
 """

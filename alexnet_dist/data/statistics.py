@@ -1,15 +1,17 @@
-"""The mean image and the principal components of the colours of a split (paper, sections 2 and 4.1)."""
+"""The mean image and the principal components of the colours of a split (paper, sections 2 and 4.1), from exact sums."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from alexnet_dist.data.decode import Cuts, decode
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.sampling import epoch_order
+
+if TYPE_CHECKING:
+    import torch
 
 _BATCH = 32
 
@@ -45,48 +47,77 @@ class Statistics:
             return cls(saved["mean_image"], saved["eigenvectors"], saved["deviations"], int(saved["images"]))
 
 
+@dataclass
+class Sums:
+    """Whole numbers that statistics follow from, so that no order of adding matters.
+
+    `pixels` int64 [size, size, 3]: over images. `products` int64 [3, 3]: of the channels' values, over images and pixels.
+    """
+
+    images: int
+    pixels: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def zero(cls, size: int) -> "Sums":
+        return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
+
+    def add_images(self, squares: np.ndarray) -> None:
+        """Add images, uint8 [b, size, size, 3]."""
+        self.images += len(squares)
+        self.pixels += squares.sum(axis=0, dtype=np.int64)
+        # Whole numbers below 2^53, so that float64 (and with it BLAS) adds them exactly, in whatever order.
+        values = squares.reshape(-1, 3).astype(np.float64)
+        self.products += (values.T @ values).astype(np.int64)
+
+    def add(self, other: "Sums") -> None:
+        self.images += other.images
+        self.pixels += other.pixels
+        self.products += other.products
+
+    def channel_means(self) -> np.ndarray:
+        """float64 [3], on the 0..255 scale."""
+        return self.pixels.sum((0, 1)) / (self.images * self.pixels.shape[0] * self.pixels.shape[1])
+
+    def statistics(self) -> Statistics:
+        count = self.images * self.pixels.shape[0] * self.pixels.shape[1]
+        channels = [int(total) for total in self.pixels.sum((0, 1))]
+        # In Python's whole numbers: the difference of two large sums loses nothing before the one division.
+        covariance = np.array(
+            [[(int(self.products[i, j]) * count - channels[i] * channels[j]) / count**2 for j in range(3)] for i in range(3)]
+        )
+        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+        eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
+        # An eigenvector's sign is arbitrary: its largest entry is made positive.
+        largest = eigenvectors[np.abs(eigenvectors).argmax(0), range(3)]
+        return Statistics(
+            mean_image=np.ascontiguousarray((self.pixels / self.images).transpose(2, 0, 1).astype(np.float32)),
+            eigenvectors=np.ascontiguousarray(eigenvectors * np.sign(largest)),
+            deviations=np.sqrt(np.maximum(eigenvalues, 0.0)),
+            images=self.images,
+        )
+
+
 def gather(
     images: Images,
     size: int,
     threads: int,
-    device: torch.device,
+    device: "torch.device",
     limit: int | None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None],
 ) -> Statistics:
     """The statistics of at most `limit` images (None: all), the same choice for every run.
 
-    `progress` is told how many images of how many are done. Sums are exact, so the figures depend on no order. Raises
-    UserError where an image cannot be read or decoded.
+    `progress` is told how many images of how many are done. Raises UserError where an image cannot be read or decoded.
     """
+    # Imported here because the processes of `prepare` add up sums too, and need neither torch nor DALI.
+    from alexnet_dist.data.decode import Crops, decode
+
     count = len(images) if limit is None else min(limit, len(images))
     chosen = np.sort(epoch_order(0, 0, len(images))[:count])
-    requests = ((Cuts.whole(chosen[first : first + _BATCH]), None) for first in range(0, count, _BATCH))
-    total = torch.zeros(size, size, 3, dtype=torch.int64, device=device)
-    products = torch.zeros(3, 3, dtype=torch.int64, device=device)
-    done = 0
+    requests = ((Crops.whole(chosen[first : first + _BATCH]), None) for first in range(0, count, _BATCH))
+    sums = Sums.zero(size)
     for pixels, _ in decode(images, requests, size=size, crop=size, batch_size=_BATCH, threads=threads, device=device):
-        total += pixels.sum(dim=0, dtype=torch.int64)
-        # Whole numbers below 2^53: float64 adds them exactly.
-        values = pixels.reshape(-1, 3).double()
-        products += (values.T @ values).long()
-        done += len(pixels)
-        if progress is not None:
-            progress(done, count)
-    return from_sums(total.permute(2, 0, 1).cpu().numpy(), products.cpu().numpy(), count)
-
-
-def from_sums(total: np.ndarray, products: np.ndarray, images: int) -> Statistics:
-    """From int64 sums over images [3, size, size], and of products of channels over images and pixels [3, 3]."""
-    count = images * total.shape[1] * total.shape[2]
-    channels = [int(channel) for channel in total.sum(axis=(1, 2))]
-    # In Python's whole numbers: the difference of two large sums loses nothing before the one division.
-    covariance = [[(int(products[i, j]) * count - channels[i] * channels[j]) / count**2 for j in range(3)] for i in range(3)]
-    eigenvalues, eigenvectors = np.linalg.eigh(np.array(covariance))
-    eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
-    largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), range(3)]
-    return Statistics(
-        mean_image=np.ascontiguousarray((total / images).astype(np.float32)),
-        eigenvectors=np.ascontiguousarray(eigenvectors * np.sign(largest)),
-        deviations=np.sqrt(np.maximum(eigenvalues, 0.0)),
-        images=images,
-    )
+        sums.add_images(pixels.cpu().numpy())
+        progress(sums.images, count)
+    return sums.statistics()

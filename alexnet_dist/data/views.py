@@ -1,4 +1,4 @@
-"""From uint8 crops to what the net reads: the mean image subtracted, colour noise added, views cut for evaluation."""
+"""From uint8 crops to what the net reads: the mean image subtracted, colour noise added, views for evaluation."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,10 +8,14 @@ from torch import nn
 from alexnet_dist.data.feed import Batch
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels.preprocess import preprocess, preprocess_by_torch
 
 
 class Preprocess(nn.Module):
-    """The paper's preprocessing (section 4.1) of size x size squares and crop x crop cuts, on whatever device it is on.
+    """The paper's preprocessing (section 4.1) of size x size squares and crop x crop crops, on whatever device it is on.
+
+    Every crop has the mean image subtracted: with `mean` "aligned" the part that it was cropped from, mirrored as it is; with
+    "centre" the centre crop of it, unmirrored, whatever the crop, as in the authors' program (convdata_jpeg.py, data_mean_crop).
 
     Values stay on the 0..255 scale; images are channels last in memory, as they come from the decoder. Buffers, zero until
     `set_statistics` or a checkpoint fills them: mean_image float32 [3, size, size]; eigenvectors float32 [3, 3], in columns;
@@ -22,11 +26,12 @@ class Preprocess(nn.Module):
     eigenvectors: torch.Tensor
     deviations: torch.Tensor
 
-    def __init__(self, size: int, crop: int, colour: bool) -> None:
+    def __init__(self, size: int, crop: int, mean: str, colour_divisor: float = 1.0) -> None:
         super().__init__()
         self.size = size
         self.crop = crop
-        self.colour = colour
+        self.mean = mean
+        self.colour_divisor = colour_divisor
         self.register_buffer("mean_image", torch.zeros(3, size, size))
         self.register_buffer("eigenvectors", torch.zeros(3, 3))
         self.register_buffer("deviations", torch.zeros(3))
@@ -40,42 +45,54 @@ class Preprocess(nn.Module):
         self.eigenvectors.copy_(torch.from_numpy(statistics.eigenvectors))
         self.deviations.copy_(torch.from_numpy(statistics.deviations))
 
-    def of_training(self, batch: Batch) -> torch.Tensor:
-        """float32 [b, 3, crop, crop]: less the mean image, cut and mirrored alike, and plus each image's colour noise.
+    def of_training(self, batch: Batch, colour: bool, native: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """[b, 3, crop, crop] of `dtype`: less the mean image, and with `colour` plus each image's noise, over colour_divisor.
 
         The noise is the same for all pixels of an image: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors, l the
-        deviations (the authors' program has deviations where the paper says eigenvalues) and a the batch's `colour`.
+        deviations (the authors' program has deviations where the paper says eigenvalues) and a the batch's `colour`. The program
+        divides by 1 + 0.1, the noise's own deviation, so that the scale stays about that of the test images (convdata_jpeg.py).
+        `native`: by the device's fused operation.
         """
-        steps = torch.arange(self.crop, device=batch.pixels.device)
-        rows = batch.y[:, None] + steps
-        columns = batch.x[:, None] + torch.where(batch.mirror[:, None], self.crop - 1 - steps, steps)
-        images = batch.pixels.permute(0, 2, 3, 1) - self._mean_of_pixels()[rows[:, :, None], columns[:, None, :]]
-        if self.colour:
-            noise = (self.eigenvectors * (batch.colour * self.deviations)[:, None, :]).sum(dim=2)
-            images += noise[:, None, None, :]
-        return images.permute(0, 3, 1, 2)
+        y, x, mirror = batch.y, batch.x, batch.mirror
+        if self.mean == "centre":
+            y = x = torch.full_like(batch.y, self._middle[0])
+            mirror = torch.zeros_like(batch.mirror)
+        return (preprocess if native else preprocess_by_torch)(
+            batch.pixels, self.mean_image, y, x, mirror, batch.colour if colour else None, self.eigenvectors, self.deviations,
+            self.colour_divisor, dtype,
+        )  # fmt: skip
 
     def views(self, count: int) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
-        """The function that cuts 1 or 10 views of pixels uint8 [b, 3, size, size]."""
+        """The function that takes 1 or 10 views of pixels uint8 [b, 3, size, size]."""
         return {1: self.centre_view, 10: self.ten_views}[count]
 
     def centre_view(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
         """The centre of each image, less the mean image's: one float32 [b, 3, crop, crop]."""
-        middle = (self.size - self.crop) // 2
-        yield self._view(pixels, middle, middle)
+        yield self._view(pixels, *self._middle, mirror=False)
 
     def ten_views(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
         """The centre and the four corners, each followed by its mirror image: ten float32 [b, 3, crop, crop]."""
-        middle, far = (self.size - self.crop) // 2, self.size - self.crop
-        for y, x in ((middle, middle), (0, 0), (0, far), (far, 0), (far, far)):
-            view = self._view(pixels, y, x)
-            yield view
-            yield view.flip(3)
+        far = self.size - self.crop
+        for y, x in (self._middle, (0, 0), (0, far), (far, 0), (far, far)):
+            yield self._view(pixels, y, x, mirror=False)
+            yield self._view(pixels, y, x, mirror=True)
 
-    def _view(self, pixels: torch.Tensor, y: int, x: int) -> torch.Tensor:
-        rows, columns = slice(y, y + self.crop), slice(x, x + self.crop)
-        view = pixels.permute(0, 2, 3, 1)[:, rows, columns] - self._mean_of_pixels()[rows, columns]
+    @property
+    def _middle(self) -> tuple[int, int]:
+        return (self.size - self.crop) // 2, (self.size - self.crop) // 2
+
+    def _view(self, pixels: torch.Tensor, y: int, x: int, mirror: bool) -> torch.Tensor:
+        view = pixels.permute(0, 2, 3, 1)[:, y : y + self.crop, x : x + self.crop]
+        if self.mean == "centre":
+            view = (view.flip(2) if mirror else view) - self._mean_under(*self._middle)
+        else:
+            view = view - self._mean_under(y, x)
+            view = view.flip(2) if mirror else view
         return view.permute(0, 3, 1, 2)
+
+    def _mean_under(self, y: int, x: int) -> torch.Tensor:
+        """The mean image's crop at y, x as [crop, crop, 3]."""
+        return self._mean_of_pixels()[y : y + self.crop, x : x + self.crop]
 
     def _mean_of_pixels(self) -> torch.Tensor:
         """The mean image as [size, size, 3]."""

@@ -9,18 +9,18 @@ from alexnet_dist.tracking.display import Display
 if TYPE_CHECKING:
     from alexnet_dist.tracking.wandb_run import WandbRun
 
-_MOST_IMAGES = 5000  # looked at while the run's other processes wait; conf/report.yaml says the same
+_MOST_IMAGES = 5000  # taken while the run's other processes wait; conf/report.yaml says the same
 
 
 def leave_report(run_dir: Path, settings: Settings, wandb_run: "WandbRun | None", display: Display) -> None:
     """Draw the figures and make the page of a complete run, and hand the figures to W&B. Where that fails a line says why."""
     try:
         # Not at the top: what draws is loaded by the process that draws, and when it does.
-        from alexnet_dist.figures.report_of_run import report_of_run
-        from alexnet_dist.figures.seen import Looking
+        from alexnet_dist.figures.examples import ExampleOptions
+        from alexnet_dist.figures.run_report import report_of_run
 
-        looking = Looking(_MOST_IMAGES, _MOST_IMAGES, settings.evaluation.batch_size, settings.device, {})
-        page = report_of_run(run_dir, looking, display)
+        options = ExampleOptions(_MOST_IMAGES, _MOST_IMAGES, settings.evaluation.batch_size, settings.device, {})
+        page = report_of_run(run_dir, options, display)
         if wandb_run:
             from alexnet_dist.figures.wandb_media import hand_over
 

@@ -3,7 +3,6 @@
 python -m alexnet_dist.figures.figure1 sweep=runs/sweep-2012-09-30_12-00-00
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import FIGURE_1
+from alexnet_dist.figures.run_files import jobs_of_sweep, read_run
+from alexnet_dist.kernels.steps import ACTIVATIONS
 from alexnet_dist.launching.commands import command
-from alexnet_dist.model.layers import ACTIVATIONS
-from alexnet_dist.settings import check, strict
+from alexnet_dist.settings import FilePath, check, strict
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # as in the paper: ReLU solid, tanh dashed
@@ -27,16 +27,15 @@ _LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # as in the paper: ReLU so
 class Figure1Settings:
     """What conf/figure1.yaml may say."""
 
-    sweep: str | Annotated[tuple[str, ...], Field(min_length=1)] | None
+    sweep: FilePath | Annotated[tuple[FilePath, ...], Field(min_length=1)] | None
     error: Annotated[float, Field(gt=0, lt=1)]
-    output: str | None
+    output: FilePath | None
 
 
 @dataclass(frozen=True)
 class Curve:
     """A run's training error, a fraction, by epochs, over the images since the point before."""
 
-    run: Path
     activation: str
     lr: float
     epochs: list[float]
@@ -75,23 +74,16 @@ def read_curves(folders: Sequence[Path]) -> list[Curve]:
         UserError: a folder without runs, or a run that is not one of a net with one kind of activation.
     """
     curves = []
-    for folder in folders:
-        runs = sorted(path.parent for path in folder.glob("*/config.json"))
-        if not runs:
-            raise UserError(f"{folder} holds no runs: name the folder of a sweep, runs/sweep-...")
-        for run_dir in runs:
-            settings = json.loads((run_dir / "config.json").read_text())
-            kinds = {operation["kind"] for operation in settings["model"]["operations"].values()} & set(ACTIVATIONS)
-            if len(kinds) != 1:
-                raise UserError(f"{run_dir} has {' and '.join(sorted(kinds)) or 'no'} activations: take runs with one kind each")
-            metrics = run_dir / "metrics.jsonl"
-            records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-            points = [(record["epoch"], record["top1_error"]) for record in records if record["kind"] == "train"]
-            if not points:
-                raise UserError(f"{metrics} has no line of training: let the run go on to trainer.log_every steps at least")
-            epochs, errors = (list(column) for column in zip(*points, strict=True))
-            curves.append(Curve(run_dir, kinds.pop(), settings["optimizer"]["lr"], epochs, errors))
-    return sorted(curves, key=lambda curve: (ACTIVATIONS.index(curve.activation), curve.lr))
+    for run in (read_run(job) for folder in folders for job in jobs_of_sweep(folder)):
+        kinds = {operation.kind for layer in run.table().layers for operation in layer.then} & set(ACTIVATIONS)
+        if len(kinds) != 1:
+            raise UserError(f"{run.folder} has {' and '.join(sorted(kinds)) or 'no'} activations: take runs with one kind each")
+        train = run.of_kind("train")
+        if not train:
+            raise UserError(f"{run.folder} has no line of training yet: let the run go on to trainer.log_every steps at least")
+        epochs, errors = ([record[figure] for record in train] for figure in ("epoch", "top1_error"))
+        curves.append(Curve(kinds.pop(), run.config["optimizer"]["lr"], epochs, errors))
+    return sorted(curves, key=lambda curve: (list(ACTIVATIONS).index(curve.activation), curve.lr))
 
 
 def best_curves(curves: Sequence[Curve], error: float) -> dict[str, Curve]:

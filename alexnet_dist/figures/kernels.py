@@ -6,16 +6,15 @@ import numpy as np
 import torch
 
 from alexnet_dist.figures.style import drawing
-from alexnet_dist.figures.whole_net import load_tensor
-from alexnet_dist.model.table import Table
+from alexnet_dist.model.net import Net
 
 _COLUMNS = 16  # the paper's: 48 kernels of a tower in three rows
 
 
-def first_kernels(checkpoint: Path, table: Table) -> torch.Tensor | None:
-    """The first layer's weights, float32 [filters, 3, kernel, kernel] in tower order; None where it is no convolution."""
-    layer = table.layers[0]
-    return load_tensor(checkpoint, "net", f"{layer.name}.weight", layer.weight_shape) if layer.kind == "conv" else None
+def first_kernels(net: Net) -> torch.Tensor | None:
+    """A whole net's first weights, float32 [filters, 3, kernel, kernel] in tower order; None where it begins otherwise."""
+    layer = net.table.layers[0]
+    return net.get_parameter(f"{layer.name}.weight").detach().cpu() if layer.kind == "conv" else None
 
 
 def colour_shares(kernels: torch.Tensor, towers: int) -> list[float]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Base64Bytes
 
 from alexnet_dist.data.images import Images
-from alexnet_dist.figures.looking import Some, Viewer, evenly_spread
-from alexnet_dist.figures.pictures import open_picture
 from alexnet_dist.figures.style import drawing
+from alexnet_dist.figures.viewer import Subset, Viewer, evenly_spread, open_picture
 
 QUERIES, NEAREST = 5, 6  # as in the paper
 
@@ -21,7 +21,7 @@ class Neighbour:
     name: str
     label: str
     distance: float
-    picture: bytes
+    picture: Base64Bytes
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Query:
 
     name: str
     label: str
-    picture: bytes
+    picture: Base64Bytes
     nearest: list[Neighbour]
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """`layer` gave the features; `searched` of `total` training images were looked at."""
+    """`layer` gave the features; `searched` of `total` training images were searched."""
 
     queries: list[Query]
     layer: str
@@ -67,32 +67,27 @@ def find_neighbours(
     viewer: Viewer, validation: Images, train: Images, most: int | None, show: Callable[[int, int], None]
 ) -> Neighbourhood:
     """Five validation images, evenly spread, with the six training images nearest, of at most `most` that are searched."""
-    asked = Some(validation, evenly_spread(len(validation), QUERIES))
-    searched = Some(train, evenly_spread(len(train), most))
-    features = torch.cat([viewer.look(pixels)[1] for pixels, _, _ in viewer.pixels(asked)])
+    asked = Subset(validation, evenly_spread(len(validation), QUERIES))
+    searched = Subset(train, evenly_spread(len(train), most))
+    features = torch.cat([viewer.see(pixels)[1] for pixels, _ in viewer.pixels(asked)])
 
     def batches() -> Iterable[torch.Tensor]:
         done = 0
-        for pixels, _, _ in viewer.pixels(searched):
-            yield viewer.look(pixels)[1]
+        for pixels, _ in viewer.pixels(searched):
+            yield viewer.see(pixels)[1]
             show(done := done + len(pixels), len(searched))
 
     distances, numbers = nearest(features, batches(), NEAREST)
-    found = Some(searched, numbers.flatten().tolist())
-    pictures, own_pictures = iter(viewer.thumbnails(found)), viewer.thumbnails(asked)
-    place = iter(range(len(found)))
-    queries = []
-    for row, picture in enumerate(own_pictures):
-        neighbours = [
-            Neighbour(
-                name=Path(found.name(at := next(place))).name,
-                label=found.classes[found.labels[at]],
-                distance=distance,
-                picture=next(pictures),
-            )
-            for distance in distances[row].tolist()
-        ]
-        queries.append(Query(Path(asked.name(row)).name, asked.classes[asked.labels[row]], picture, neighbours))
+    found = Subset(searched, numbers.flatten().tolist())
+    pictures = viewer.thumbnails(found)
+    neighbours = [
+        Neighbour(*found.caption(place), distance, pictures[place]) for place, distance in enumerate(distances.flatten().tolist())
+    ]
+    each = distances.shape[1]
+    queries = [
+        Query(*asked.caption(row), picture, neighbours[row * each : (row + 1) * each])
+        for row, picture in enumerate(viewer.thumbnails(asked))
+    ]
     return Neighbourhood(queries, viewer.features, len(searched), len(train))
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Base64Bytes
 
 from alexnet_dist.data.images import Images
-from alexnet_dist.figures.looking import Some, Viewer, evenly_spread
-from alexnet_dist.figures.pictures import open_picture
-from alexnet_dist.figures.style import BLUE, RED, drawing
+from alexnet_dist.figures.style import BLUE, RED, drawing, short
+from alexnet_dist.figures.viewer import Subset, Viewer, evenly_spread, open_picture
+from alexnet_dist.text import printable
 
 SHOWN = 8  # as in the paper
 _MISTAKES = 4  # of them, where there are so many
@@ -23,54 +24,51 @@ class Prediction:
     name: str
     label: str
     best: list[tuple[str, float]]
-    picture: bytes
+    picture: Base64Bytes
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`confusion` int64 [n, 3] holds (label, label said, how many images); `seen` of `total` validation images were looked at."""
+    """`confusion` holds (label, label said, how many images); `images` of the `total` validation images were taken."""
 
     predictions: list[Prediction]
-    confusion: np.ndarray
-    seen: int
+    confusion: list[tuple[int, int, int]]
+    images: int
     total: int
 
 
-def predict(viewer: Viewer, images: Images, most: int | None, show: Callable[[int, int], None]) -> Outcome:
-    """Look at the centre view of at most `most` validation images, evenly spread.
+def predict(viewer: Viewer, validation: Images, most: int | None, show: Callable[[int, int], None]) -> Outcome:
+    """What the net says of the centre views of at most `most` validation images, evenly spread.
 
     Shown are the four mistakes of which the net was surest, where it made so many, and others evenly spread.
     """
-    looked_at = Some(images, evenly_spread(len(images), most))
-    best_five = min(5, viewer.net.table.classes)
+    taken = Subset(validation, evenly_spread(len(validation), most))
     best, chances, labels = [], [], []
-    for pixels, truth, _ in viewer.pixels(looked_at):
-        top = viewer.look(pixels)[0].topk(best_five, dim=1)
+    for pixels, truth in viewer.pixels(taken):
+        top = viewer.see(pixels)[0].topk(min(5, viewer.net.table.classes), dim=1)
         best.append(top.indices.cpu())
         chances.append(top.values.cpu())
         labels.append(truth.cpu())
-        show(sum(map(len, labels)), len(looked_at))
+        show(sum(map(len, labels)), len(taken))
     said, sure, right = (torch.cat(parts).numpy() for parts in (best, chances, labels))
     chosen = _choose(said[:, 0] != right, sure[:, 0])
-    shown = Some(looked_at, chosen)
-    pictures = viewer.thumbnails(shown)
-    names = names_of(viewer, images)
+    shown = Subset(taken, chosen)
+    names = names_of(viewer, validation)
     predictions = [
-        Prediction(
-            name=Path(shown.name(place)).name,
-            label=names[right[index]],
-            best=[(names[label], float(chance)) for label, chance in zip(said[index], sure[index], strict=True)],
-            picture=picture,
-        )
-        for place, (index, picture) in enumerate(zip(chosen, pictures, strict=True))
+        Prediction(*shown.caption(place), [(names[label], float(p)) for label, p in zip(said[i], sure[i], strict=True)], picture)
+        for place, (i, picture) in enumerate(zip(chosen, viewer.thumbnails(shown), strict=True))
     ]
     pairs, counts = np.unique(np.stack([right, said[:, 0]], axis=1), axis=0, return_counts=True)
-    return Outcome(predictions, np.column_stack([pairs, counts]), len(looked_at), len(images))
+    confusion = [(label, other, count) for (label, other), count in zip(pairs.tolist(), counts.tolist(), strict=True)]
+    return Outcome(predictions, confusion, len(taken), len(validation))
 
 
 def names_of(viewer: Viewer, images: Images) -> list[str]:
     """A name for each output: those beyond the images' classes are never right, but can be said."""
-    return [*images.classes, *(f"output {number}" for number in range(len(images.classes), viewer.net.table.classes))]
+    return [
+        *map(printable, images.classes),
+        *(f"output {number}" for number in range(len(images.classes), viewer.net.table.classes)),
+    ]
 
 
 def draw_predictions(predictions: list[Prediction], path: Path) -> None:
@@ -85,7 +83,7 @@ def draw_predictions(predictions: list[Prediction], path: Path) -> None:
             row, column = divmod(place, columns)
             above, below = cells[2 * row, column], cells[2 * row + 1, column]
             above.imshow(open_picture(prediction.picture), interpolation="antialiased")
-            above.set_title(_short(prediction.label), loc="center")
+            above.set_title(short(prediction.label), loc="center")
             names, chances = zip(*prediction.best, strict=True)
             heights = range(len(names), 0, -1)
             colours = [RED if name == prediction.label else BLUE for name in names]
@@ -94,19 +92,20 @@ def draw_predictions(predictions: list[Prediction], path: Path) -> None:
             below.set_ylim(0.4, 5.6)
             for height, name in zip(heights, names, strict=True):
                 weight = "bold" if name == prediction.label else "normal"
-                below.text(0, height + 0.08, _short(name), va="center", fontsize=8.5, fontweight=weight)
+                below.text(0, height + 0.08, short(name), va="center", fontsize=8.5, fontweight=weight)
 
 
 def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
     """The share of each label's images (a row) that were taken for each label (a column); `names` by label."""
-    count = int(outcome.confusion[:, :2].max()) + 1
+    labels, said, images = np.array(outcome.confusion).T
+    count = max(labels.max(), said.max()) + 1
     matrix = np.zeros((count, count))
-    matrix[outcome.confusion[:, 0], outcome.confusion[:, 1]] = outcome.confusion[:, 2]
+    matrix[labels, said] = images
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     with drawing(path, 380) as figure:
         axes = figure.subplots()
         shown = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
-        told = [_short(name) for name in names[:count]] if count <= 20 else []
+        told = [short(name) for name in names[:count]] if count <= 20 else []
         axes.set_xticks(range(len(told)), told, rotation=90, fontsize=8)
         axes.set_yticks(range(len(told)), told, fontsize=8)
         axes.tick_params(length=0)
@@ -114,7 +113,7 @@ def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
         axes.set_ylabel("is")
         axes.spines[:].set_visible(False)
         if count <= 10:
-            for row, column, _ in outcome.confusion:
+            for row, column in zip(labels, said, strict=True):
                 share = matrix[row, column]
                 colour = "black" if share > 0.6 else "white"
                 axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=colour)
@@ -123,9 +122,8 @@ def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
 
 def confused_most(outcome: Outcome, names: list[str], most: int = 10) -> list[tuple[str, str, int]]:
     """The pairs (label, label said, how many images) of the most frequent mistakes."""
-    mistakes = outcome.confusion[outcome.confusion[:, 0] != outcome.confusion[:, 1]]
-    order = np.argsort(-mistakes[:, 2], kind="stable")[:most]
-    return [(names[label], names[said], int(count)) for label, said, count in mistakes[order]]
+    mistakes = sorted((row for row in outcome.confusion if row[0] != row[1]), key=lambda row: -row[2])
+    return [(names[label], names[said], count) for label, said, count in mistakes[:most]]
 
 
 def _choose(wrong: np.ndarray, sure: np.ndarray) -> list[int]:
@@ -134,8 +132,3 @@ def _choose(wrong: np.ndarray, sure: np.ndarray) -> list[int]:
     others = np.setdiff1d(np.arange(len(wrong)), surest)
     spread = others[evenly_spread(len(others), SHOWN - len(surest))]
     return [int(index) for index in (*spread, *surest)]
-
-
-def _short(name: str) -> str:
-    first = name.split(",")[0]
-    return first if len(first) <= 22 else first[:21] + "…"

@@ -8,28 +8,30 @@ from statistics import median
 from typing import Any
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.model.table import Table, TableError, build_table
-from alexnet_dist.tracking import run_folder
+from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.tracking.record import TIMELINE
+from alexnet_dist.tracking.run_folder import read_outcome
 from alexnet_dist.tracking.starts import read_starts
-from alexnet_dist.training.checkpoint import find_checkpoint, read_state
+from alexnet_dist.training.checkpoint import find_checkpoint
+from alexnet_dist.training.state import SavedState
 
 
 @dataclass(frozen=True)
 class RunFiles:
     """What a run folder says of its run.
 
-    `records` are the lines of metrics.jsonl; `starts` those of starts.jsonl, each with its end as `end` or None; `word` is what
-    the run left in `stopped`. `checkpoint` is the newest complete one and `state` what it says beside its tensors; None and empty
-    without one.
+    `records` are the lines of metrics.jsonl; `starts` those of starts.jsonl, each with its end as `end` or None; `outcome` is
+    what the run left in `stopped`. `checkpoint` is the newest complete one, if there is one, and `state` what it says beside its
+    tensors.
     """
 
     folder: Path
     config: dict[str, Any]
     records: list[dict[str, Any]]
     starts: list[dict[str, Any]]
-    word: str | None
+    outcome: str | None
     checkpoint: Path | None
-    state: dict[str, Any]
+    state: SavedState | None
 
     @property
     def name(self) -> str:
@@ -41,8 +43,13 @@ class RunFiles:
         """Raises UserError where the configuration's model is not one that this program knows."""
         try:
             return build_table(self.config["model"])
-        except (TableError, KeyError) as error:
-            raise UserError(f"{self.folder / 'config.json'}: model: {error}") from None
+        except (UserError, KeyError) as error:
+            raise UserError(f"{self.folder / 'config.json'}: {error}") from None
+
+    def timeline(self) -> dict[str, Any] | None:
+        """One of its steps, as `training.timeline` has seen it; None where none was seen."""
+        path = self.folder / TIMELINE
+        return json.loads(path.read_text()) if path.is_file() else None
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record.get("kind") == kind]
@@ -52,20 +59,14 @@ class RunFiles:
         first = self.starts[0] if self.starts else self.config.get("run", {})
         return list(first.get("overrides") or ())
 
-    def experiment(self) -> str | None:
-        """The choice of `experiment=...` on the command line."""
-        chosen = [word.partition("=")[2] for word in self.overrides() if word.lstrip("+").startswith("experiment=")]
-        return chosen[-1] if chosen and chosen[-1] not in ("", "null") else None
+    def experiment(self) -> str:
+        """The choice of `experiment=...` on the command line where the run had its model, which is called alike; or nothing."""
+        chosen = [said.partition("=")[2] for said in self.overrides() if said.lstrip("+").startswith("experiment=")]
+        return chosen[-1] if chosen and chosen[-1].replace("/", "_") == self.config["model"].get("name") else ""
 
     def final(self) -> dict[str, Any] | None:
         """The last validation: of a complete run the closing one."""
         return next(iter(reversed(self.of_kind("val"))), None)
-
-    def best(self) -> dict[str, Any] | None:
-        """The validation with the least top-1 error, among those with as many views as the last."""
-        last = self.final()
-        rivals = [record for record in self.of_kind("val") if last and record["views"] == last["views"]]
-        return min(rivals, key=lambda record: record["top1_error"], default=None)
 
     def seconds(self) -> float:
         """Seconds between the starts and the ends of the run, as far as both are known."""
@@ -99,9 +100,9 @@ def read_run(folder: Path) -> RunFiles:
         config=config,
         records=_read_lines(folder / "metrics.jsonl"),
         starts=read_starts(folder),
-        word=run_folder.read_word(folder),
+        outcome=read_outcome(folder),
         checkpoint=checkpoint,
-        state=read_state(checkpoint) if checkpoint else {},
+        state=SavedState.read(checkpoint) if checkpoint else None,
     )
 
 

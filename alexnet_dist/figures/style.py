@@ -1,6 +1,7 @@
 """How the figures look: narrow enough for a phone, at home on a light page and a dark one, in colours that all can tell apart."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,17 +10,21 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 # Okabe and Ito's palette, without those of its colours that fade on white or black.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#1b7fc4", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#c79a00"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW)
-TOWERS = (BLUE, ORANGE, GREEN, PURPLE)
 RED = "#d5331c"
 
 WIDTH = 380  # of a figure in points, which a page shows as pixels
+_LOOK = Path(__file__).with_name("report.mplstyle")
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color")
 _INK = "#010203"  # stands for the text's colour until the SVG file is written
 _GREY = "#7a7a7a"  # as far from white as from black; bitmaps cannot follow the page
-_SCHEMES = "svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde3}}"
+# For labels in Chinese, Japanese and Korean, which matplotlib's own font lacks; those that the machine has.
+_CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Unifont")
+SCHEMES = "svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde3}}"
 
 
 @contextmanager
@@ -29,33 +34,10 @@ def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]
     Lines and text go into an .svg file; what is made of pixels into .png, photographs into .webp.
     """
     vector = path.suffix == ".svg"
-    ink = _INK if vector else _GREY
-    look: dict[Any, Any] = {
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": ink,
-        "axes.labelcolor": ink,
-        "axes.titlecolor": ink,
-        "text.color": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
-        "axes.linewidth": 0.6,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "grid.color": ink,
-        "grid.alpha": 0.15,
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "lines.linewidth": 1.4,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "alexnet_dist",
-        "image.interpolation": "nearest",
-    }
-    with matplotlib.rc_context(look):
+    look: dict[Any, Any] = dict.fromkeys(_INKED, _INK if vector else _GREY)
+    look["font.family"] = ["DejaVu Sans", *(name for name in _CJK if name in get_font_names()), "sans-serif"]
+    with matplotlib.rc_context(look, _LOOK), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a page draws the text with the reader's own fonts
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         yield figure
         if vector:
@@ -71,9 +53,10 @@ def horizontal_grid(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def ink_of(axes: Axes) -> str:
-    """The colour of text and axes in this figure."""
-    return str(axes.xaxis.label.get_color())
+def short(name: str) -> str:
+    """The first of a class's words, cut to what fits beside a picture."""
+    first = name.split(",")[0]
+    return first if len(first) <= 22 else first[:21] + "…"
 
 
 def _follow_page(svg: str) -> str:
@@ -82,4 +65,4 @@ def _follow_page(svg: str) -> str:
     head, _, rest = svg.partition(">")
     head = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', head)
     rest = re.sub(r"font(-family)?: ([^;\"]*?)'[^;\"]*sans-serif[^;\"]*", r"font\1: \2system-ui, sans-serif", rest)
-    return f"{head}><style>{_SCHEMES}</style>{rest}"
+    return f"{head}><style>{SCHEMES}</style>{rest}"

@@ -7,9 +7,9 @@ from typing import Any
 import wandb
 from PIL import Image
 
-from alexnet_dist.figures.pictures import open_picture
+from alexnet_dist.figures.examples import Examples, read_examples
 from alexnet_dist.figures.run_files import RunFiles, read_run
-from alexnet_dist.figures.seen import Seen, read_seen
+from alexnet_dist.figures.viewer import open_picture
 from alexnet_dist.tracking.wandb_run import WandbRun
 
 _PICTURES = {"kernels": "kernels.png", "predictions": "predictions.webp", "neighbours": "neighbours.webp"}
@@ -31,9 +31,9 @@ def media(run: RunFiles) -> dict[str, Any]:
         if (path := run.folder / "figures" / file).is_file():
             with Image.open(path) as picture:
                 shown[f"figures/{name}"] = wandb.Image(picture.convert("RGBA"), caption=name)
-    if seen := read_seen(run):
-        shown["figures/prediction_table"] = _prediction_table(seen)
-        shown["figures/neighbour_table"] = _neighbour_table(seen)
+    if examples := read_examples(run, run.folder / "figures"):
+        shown["figures/prediction_table"] = _prediction_table(examples)
+        shown["figures/neighbour_table"] = _neighbour_table(examples)
     return shown
 
 
@@ -55,20 +55,20 @@ def artifacts(run_dir: Path, run_id: str) -> Iterator[tuple[wandb.Artifact, list
         yield report, ["latest"]
 
 
-def _prediction_table(seen: Seen) -> wandb.Table:
-    best = max(len(prediction.best) for prediction in seen.outcome.predictions)
+def _prediction_table(examples: Examples) -> wandb.Table:
+    best = max(len(prediction.best) for prediction in examples.outcome.predictions)
     said = [f"{what} {place}" for place in range(1, best + 1) for what in ("said", "probability")]
     table = wandb.Table(columns=["image", "name", "label", "right", *said])
-    for shown in seen.outcome.predictions:
+    for shown in examples.outcome.predictions:
         labels = [value for label_and_chance in shown.best for value in label_and_chance]
         right = shown.best[0][0] == shown.label
         table.add_data(wandb.Image(open_picture(shown.picture)), shown.name, shown.label, right, *labels)
     return table
 
 
-def _neighbour_table(seen: Seen) -> wandb.Table:
+def _neighbour_table(examples: Examples) -> wandb.Table:
     table = wandb.Table(columns=["image", "label", "place", "neighbour", "neighbour's label", "distance"])
-    for query in seen.neighbourhood.queries:
+    for query in examples.neighbourhood.queries:
         for place, near in enumerate(query.nearest, 1):
             own, other = (wandb.Image(open_picture(encoded)) for encoded in (query.picture, near.picture))
             table.add_data(own, query.label, place, other, near.label, near.distance)

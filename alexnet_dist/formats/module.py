@@ -142,7 +142,8 @@ def _followed(operation: Operation, towers: int) -> str | None:
         case "tanh" | "sigmoid":
             return f"torch.{operation.kind}(x)"
         case "max_pool" | "avg_pool":
-            return f"F.{operation.kind}2d(x, {options['kernel']}, {options['stride']}, {options['pad']})"
+            ceil = ", ceil_mode=True" if options["ceil"] else ""
+            return f"F.{operation.kind}2d(x, {options['kernel']}, {options['stride']}, {options['pad']}{ceil})"
         case "response_norm":
             groups = 1 if operation.reads == "all" else towers
             return f"response_norm(x, {groups}, {options['size']}, {options['alpha']}, {options['beta']}, {options['k']})"

@@ -1,17 +1,16 @@
-"""Who starts the processes: an outer torchrun or srun, or the command itself through torch's own launcher."""
+"""A command's own processes, started through torch's own launcher."""
 
 import logging
 import multiprocessing
 import os
-import re
 import select
 import signal
-import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -27,52 +26,21 @@ CRASHED = 70
 # What processes that were told to end may take for their step and their checkpoint before they are killed.
 SHUTDOWN_SECONDS = 120
 
-
-def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
-    """`torchrun` or `srun` when this process is one of several that it started; None when a person started it alone."""
-    if "TORCHELASTIC_RUN_ID" in environment or ("RANK" in environment and "WORLD_SIZE" in environment):
-        return "torchrun"
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        return "srun"
-    return None
-
-
-def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that torch.distributed reads, from those that srun sets for each of its tasks.
-
-    Raises:
-        RuntimeError: scontrol cannot name the step's first host. (No fallback: localhost would give N runs of one.)
-    """
-    nodes = environment["SLURM_STEP_NODELIST"]
-    answer = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
-    if answer.returncode or not answer.stdout.split():
-        raise RuntimeError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}")
-    # A step's ports must not meet another step's on the same node; ids are handed out in sequence.
-    # Above 32768 the system may have given a port to a connection.
-    port = 12_000 + (int(environment["SLURM_JOB_ID"]) * 16 + int(environment["SLURM_STEP_ID"])) % 20_000
-    return {
-        "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
-        # Such as "4" or "4(x2),3": tasks on each node in turn; nodes of a run are alike, so the first one's will do.
-        "LOCAL_WORLD_SIZE": re.split(r"\D", environment["SLURM_STEP_TASKS_PER_NODE"])[0],
-        "MASTER_ADDR": answer.stdout.split()[0],
-        "MASTER_PORT": str(port),
-    }
+# Handed on to the processes, which end in their own way.
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
 
 
 def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *arguments: Any) -> int:
     """Run `entry(*arguments)` in so many new processes of this machine, as torchrun --standalone would; 0 or a status.
 
     When one dies all are started again, at most `restarts` times. The status is that of the process that failed first; the others
-    have been ended by then. SIGINT, SIGTERM and SIGUSR1 are handed on to the processes, which end in their own way; the status
-    is then 128 and the signal's number.
+    have been ended by then. SIGINT, SIGTERM, SIGUSR1 and SIGHUP are handed on to the processes, which end in their own way; the
+    status is then 128 and the signal's number. SIGHUP is ignored where it was before, as nohup asks.
 
     Raises:
         RunFailed: a process was ended by a signal, crashed, or lost the others, once more than it may.
     """
-    # One process imports for all, and does not heed the keyboard meanwhile.
-    multiprocessing.set_forkserver_preload([entry.__module__, "torch.distributed.checkpoint"])
+    _start_forkserver(entry.__module__)
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -94,6 +62,16 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     raise RunFailed(f"{how}; the last complete checkpoint stays")
 
 
+def _start_forkserver(module: str) -> None:
+    """One process imports for all. It heeds no signal, be it sent to all processes of a job or of a terminal: the launcher would
+    take its end for that of the processes."""
+    multiprocessing.set_forkserver_preload([module, "torch.distributed.checkpoint"])
+    resource_tracker.ensure_running()  # not inside the next lines: it lets SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
+
+
 def _launch_config(processes: int) -> LaunchConfig:
     config = LaunchConfig(
         min_nodes=1,
@@ -105,16 +83,21 @@ def _launch_config(processes: int) -> LaunchConfig:
         max_restarts=0,  # torch would also start again what the user has to put right
         monitor_interval=0.1,
         start_method="forkserver",
-        signals_to_handle="SIGINT,SIGTERM,SIGUSR1,SIGHUP,SIGQUIT",
+        signals_to_handle=",".join(signum.name for signum in _HANDED_ON if not _ignored_hangup(signum)),
     )
     # Set, not given: the first of the supported versions of torch may not have it, and wait for 30 seconds.
     config.shutdown_timeout = SHUTDOWN_SECONDS
     return config
 
 
+def _ignored_hangup(signum: signal.Signals) -> bool:
+    return signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN
+
+
 def _in_own_session(launcher: int, entry: Callable[..., Any], *arguments: Any) -> None:
     """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
     threading.Thread(target=_end_after, args=(launcher,), name="launcher", daemon=True).start()
     entry(*arguments)
 

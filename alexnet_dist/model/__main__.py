@@ -1,49 +1,6 @@
-"""Print a model's table: python -m alexnet_dist.model model=paper"""
+"""The door of python -m alexnet_dist.model; the command is alexnet_dist/table.py."""
 
-from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-
-from alexnet_dist.errors import UserError
-from alexnet_dist.launching.commands import command
-from alexnet_dist.model.described import HEADINGS, described
-from alexnet_dist.model.table import Table, TableError, build_table
-
-_WIDTH = 118  # of the table: a narrow terminal may fold its lines, but no figure is cut
-
-
-def show(config: dict[str, Any]) -> None:
-    """Print the table of the composed `model` group."""
-    try:
-        table = build_table(config["model"])
-    except TableError as error:
-        raise UserError(f"model: {error}") from None
-    console = Console(width=max(Console().width, _WIDTH))
-    console.print(_layers(table))
-    console.print(
-        f"{table.parameters:,} parameters; {table.multiply_adds:,} multiply-adds an image forward, "
-        f"{table.training_flops / 1e9:.2f} GFLOP an image in training; "
-        f"{sum(layer.crossing_bytes for layer in table.layers):,} bytes an image sent by a tower to each other one forward, "
-        "as many backward (fp32)",
-        highlight=False,
-    )
-
-
-def _layers(table: Table) -> RichTable:
-    shown = RichTable(title=f"{table.name}: {table.towers} towers, {table.input_size} pixels", box=box.SIMPLE)
-    for heading in HEADINGS:
-        words = heading in ("layer", "reads", "then")
-        shown.add_column(heading, justify="left" if words else "right", no_wrap=not words)
-    for layer in table.layers:
-        shown.add_row(*described(layer))
-    return shown
-
-
-def main() -> None:
-    command("train", show)
-
+from alexnet_dist.table import main
 
 if __name__ == "__main__":
     main()

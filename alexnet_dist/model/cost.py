@@ -75,9 +75,7 @@ def _cost(layer: Layer) -> Cost:
         kept += made
     for operation in layer.then:
         before = layer.filters * size**2
-        if operation.kind.endswith("_pool"):
-            options = operation.options
-            size = int((size + 2 * options["pad"] - options["kernel"]) // options["stride"]) + 1
+        size = operation.out_size(size)
         after = layer.filters * size**2
         (read_once, made_once), (read_back, made_back) = _TRAFFIC[operation.kind]
         forward += read_once * before + made_once * after
@@ -96,3 +94,30 @@ def _cost(layer: Layer) -> Cost:
         edges=layer.edge_bytes // FLOAT32_BYTES,
         parameters=layer.parameters,
     )
+
+
+# What `described` says of a layer, and which of it are numbers.
+HEADINGS = ("layer", "reads", "weight", "out, per tower", "parameters", "multiply-adds", "bytes crossed", "then")
+NUMBERS = HEADINGS[2:-1]
+
+
+def described(layer: Layer) -> tuple[str, ...]:
+    """What stands under HEADINGS for a layer. Multiply-adds and bytes are those of one image forward, the bytes fp32."""
+    return (
+        layer.name,
+        layer.reads,
+        "x".join(map(str, layer.weight_shape)),
+        _shape(layer),
+        f"{layer.parameters:,}",
+        f"{layer.multiply_adds:,}",
+        f"{layer.crossing_bytes:,}" if layer.reads == "all" or layer.edge_bytes else "",
+        ", ".join(operation.name for operation in layer.then),
+    )
+
+
+def _shape(layer: Layer) -> str:
+    maps = layer.filters // layer.towers
+    if layer.kind == "fc":
+        return str(maps)
+    pooled = f" -> {layer.out_size}x{layer.out_size}" if layer.out_size != layer.conv_size else ""
+    return f"{maps} x {layer.conv_size}x{layer.conv_size}{pooled}"

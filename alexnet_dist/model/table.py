@@ -2,45 +2,28 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any
 
+from alexnet_dist.errors import UserError
+from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, Pool, read_rows
+
 FLOAT32_BYTES = 4
-
-# What an operation of each kind must say, and what it may leave out with the value taken then.
-_OPERATION_OPTIONS: dict[str, dict[str, float | None]] = {
-    "relu": {},
-    "tanh": {},
-    "sigmoid": {},
-    "identity": {},
-    "response_norm": {"size": None, "alpha": None, "beta": None, "k": None},
-    "spatial_norm": {"size": None, "alpha": None, "beta": None, "k": None},
-    "max_pool": {"kernel": None, "stride": None, "pad": 0},
-    "avg_pool": {"kernel": None, "stride": None, "pad": 0},
-    "dropout": {"p": None},
-}
-_WHOLE_NUMBERS = {"size", "kernel", "stride", "pad"}
-_LAYER_KEYS = {
-    "conv": {"kind", "reads", "filters", "kernel", "stride", "pad", "pad_end", "then", "weight_std", "bias"},
-    "fc": {"kind", "reads", "filters", "then", "weight_std", "bias"},
-}
-_TABLE_KEYS = {"name", "towers", "input", "operations", "layers"}
-
-
-class TableError(ValueError):
-    """A table that cannot be; the message names the layer, the operation or the key."""
 
 
 @dataclass(frozen=True)
 class Operation:
     """What follows a layer's convolution or product: an activation, a norm, a pooling, a dropout.
 
-    `reads` is `own`, or `all` for a response norm whose windows reach into the neighbouring towers.
+    `reads` is `own`, or `all` for a response norm whose windows reach into the neighbouring towers. With the option `ceil` a
+    pooling has one window more where the map does not end with a window (`round: up`); what lies outside the map counts for
+    nothing.
     """
 
     name: str
     kind: str
-    options: Mapping[str, float]
+    options: Mapping[str, Any]
     reads: str = "own"
 
     @property
@@ -48,8 +31,18 @@ class Operation:
         """How many of a neighbouring tower's maps a window reaches."""
         return int(self.options["size"]) // 2 if self.reads == "all" else 0
 
+    def out_size(self, size: int) -> int:
+        """Pixels of the square map that it makes of one of `size` pixels."""
+        if not self.kind.endswith("_pool"):
+            return size
+        kernel, stride, pad = (int(self.options[key]) for key in ("kernel", "stride", "pad"))
+        if not self.options.get("ceil"):
+            return (size + 2 * pad - kernel) // stride + 1
+        windows = -((kernel - size - 2 * pad) // stride) + 1
+        return windows - ((windows - 1) * stride >= size + pad)  # the last one begins within the map
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One row of the table, with the shapes that follow from the rows above it.
 
@@ -60,10 +53,10 @@ class Layer:
     kind: str  # conv | fc
     reads: str  # image | own | all
     filters: int
-    kernel: int
-    stride: int
-    pad: int
-    pad_end: int  # zeros beyond the right and bottom edge, where it differs from `pad` on the left and top
+    kernel: int = 1
+    stride: int = 1
+    pad: int = 0
+    pad_end: int = 0  # zeros beyond the right and bottom edge, where it differs from `pad` on the left and top
     then: tuple[Operation, ...]
     weight_std: float
     bias: float
@@ -111,7 +104,7 @@ class Table:
     name: str
     towers: int
     input_size: int
-    layers: tuple[Layer, ...] = field(default=())
+    layers: tuple[Layer, ...]
 
     @property
     def classes(self) -> int:
@@ -143,162 +136,73 @@ def build_table(config: Mapping[str, Any]) -> Table:
     """The table of a composed `model` group.
 
     Raises:
-        TableError: an unknown or missing key, a value of the wrong kind, a filter count that the towers do not divide, a
+        UserError: an unknown or missing key, a value of the wrong kind, a filter count that the towers do not divide, a
             map that shrinks below one pixel.
     """
-    _refuse_unknown("the model", config, _TABLE_KEYS)
-    towers = _integer("the model", config, "towers", least=1)
-    input_size = _integer("the model", config, "input", least=1)
-    operations = {name: _build_operation(name, options) for name, options in _mapping("the model", config, "operations").items()}
-    rows = _mapping("the model", config, "layers")
-    if not rows:
-        raise TableError("the model has no layers")
+    model = read_rows(config)
+    operations = {name: _build_operation(name, row) for name, row in model.operations.items()}
     layers: list[Layer] = []
-    channels, size = 3, input_size
-    for name, row in rows.items():
-        layer = _build_layer(name, row, operations, towers, channels, size, previous=layers[-1] if layers else None)
-        layers.append(layer)
-        channels, size = layer.filters, layer.out_size
+    for name, row in model.layers.items():
+        layers.append(_build_layer(name, row, operations, model, layers[-1] if layers else None))
     if layers[-1].kind != "fc" or any(operation.kind != "identity" for operation in layers[-1].then):
-        raise TableError(f"layer {layers[-1].name} is the last: it must be a fully connected layer with nothing after it")
-    return Table(str(config.get("name", "unnamed")), towers, input_size, tuple(layers))
+        raise UserError(f"model: layer {layers[-1].name} is the last: it must be a fully connected layer with nothing after it")
+    return Table(model.name, model.towers, model.input, tuple(layers))
 
 
-def _build_operation(name: str, row: Any) -> Operation:
-    where = f"operation {name}"
-    if not isinstance(row, Mapping):
-        raise TableError(f"{where} must be a set of keys with its kind, not {row!r}")
-    kind = row.get("kind")
-    if kind not in _OPERATION_OPTIONS:
-        raise TableError(f"{where} has kind {kind!r}; known are {', '.join(_OPERATION_OPTIONS)}")
-    allowed = _OPERATION_OPTIONS[kind]
-    # An override that only changes the kind (lrn -> identity, relu -> tanh) leaves the old kind's options behind: the
-    # options of other kinds are therefore passed over, and only keys that no kind knows are refused.
-    _refuse_unknown(where, row, {"kind", "reads"}.union(*_OPERATION_OPTIONS.values()))
-    options: dict[str, float] = {}
-    for key, default in allowed.items():
-        value = row.get(key, default)
-        whole = key in _WHOLE_NUMBERS
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise TableError(f"{where} needs {key} as a {'whole ' if whole else ''}number, not {value!r}")
-        options[key] = value
-    if any(options.get(key, 1) < 1 for key in ("size", "kernel", "stride")) or options.get("pad", 0) < 0:
-        raise TableError(f"{where} needs a size, kernel and stride of at least 1 and a pad of at least 0")
-    if kind.endswith("_norm") and options["size"] % 2 == 0:
-        raise TableError(f"{where} has size {options['size']}; a window around a map or pixel has an odd size")
-    if kind.endswith("_pool") and 2 * options["pad"] > options["kernel"]:
-        raise TableError(f"{where} has pad {options['pad']}, more than half its kernel {options['kernel']}")
-    if kind == "dropout" and not 0 <= options["p"] < 1:
-        raise TableError(f"{where} has p {options['p']}; it must be at least 0 and below 1")
-    reads = str(row.get("reads", "own"))
-    if reads not in ("own", "all"):
-        raise TableError(f"{where} has reads {reads}; it must be own or all")
-    return Operation(name, kind, options, reads if kind == "response_norm" and options["size"] > 1 else "own")
+def _build_operation(name: str, row: OperationRow) -> Operation:
+    across = isinstance(row, Norm) and row.reads == "all" and row.kind == "response_norm" and row.size > 1
+    options = row.model_dump(exclude={"kind", "reads", "round"})
+    if isinstance(row, Pool):
+        options["ceil"] = row.round == "up"
+    return Operation(name, row.kind, options, "all" if across else "own")
 
 
 def _build_layer(
-    name: str,
-    row: Any,
-    operations: Mapping[str, Operation],
-    towers: int,
-    channels: int,
-    size: int,
-    previous: Layer | None,
+    name: str, row: Convolution | FullyConnected, operations: Mapping[str, Operation], model: Model, previous: Layer | None
 ) -> Layer:
-    where = f"layer {name}"
+    where, maps = f"model: layer {name}", row.filters // model.towers
+    channels, in_size = (previous.filters, previous.out_size) if previous else (3, model.input)
+    readable = ("own", "all") if previous else ("image",)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise TableError(f"{where}: a layer's name is made of small letters, digits and _, beginning with a letter")
-    if not isinstance(row, Mapping):
-        raise TableError(f"{where} must be a set of keys, not {row!r}")
-    kind = row.get("kind")
-    if kind not in _LAYER_KEYS:
-        raise TableError(f"{where} has kind {kind!r}; known are conv, fc")
-    _refuse_unknown(where, row, _LAYER_KEYS[kind])
-    if kind == "conv" and previous is not None and previous.kind == "fc":
-        raise TableError(f"{where} is a convolution after the fully connected layer {previous.name}")
-    reads = str(row.get("reads"))
-    readable = ("image",) if previous is None else ("own", "all")
-    if reads not in readable:
-        raise TableError(f"{where} has reads {reads}; here it must be {' or '.join(readable)}")
-    filters = _integer(where, row, "filters", least=1)
-    if filters % towers:
-        raise TableError(f"{where} has {filters} filters, which {towers} towers do not divide")
-    kernel = stride = 1
-    pad = pad_end = 0
-    conv_size = 1
-    if kind == "conv":
-        kernel = _integer(where, row, "kernel", least=1)
-        stride = _integer(where, row, "stride", least=1, default=1)
-        pad = _integer(where, row, "pad", least=0, default=0)
-        pad_end = _integer(where, row, "pad_end", least=0, default=pad)
-        conv_size = (size + pad + pad_end - kernel) // stride + 1
-        if conv_size < 1:
-            raise TableError(f"{where} has kernel {kernel} on maps of {size} pixels: nothing is left")
-    out_size, edge_bytes = conv_size, 0
+        raise UserError(f"{where}: a layer's name is made of small letters, digits and _, beginning with a letter")
+    if row.reads not in readable:
+        raise UserError(f"{where} has reads {row.reads!r}: here it must be {' or '.join(readable)}")
+    if row.filters % model.towers:
+        raise UserError(f"{where} has {row.filters} filters, which {model.towers} towers do not divide")
+    said = row.model_dump(exclude={"then"})
+    size = 1
+    if isinstance(row, Convolution):
+        if previous and previous.kind == "fc":
+            raise UserError(f"{where} is a convolution after the fully connected layer {previous.name}")
+        said["pad_end"] = row.pad if row.pad_end is None else row.pad_end
+        size = (in_size + row.pad + said["pad_end"] - row.kernel) // row.stride + 1
+        if size < 1:
+            raise UserError(f"{where} has kernel {row.kernel} on maps of {in_size} pixels: nothing is left")
+    conv_size, edge_bytes = size, 0
     then: list[Operation] = []
-    names = row.get("then", [])
-    if isinstance(names, str) or not isinstance(names, (list, tuple)):
-        raise TableError(f"{where} needs then as a list of operations, not {names!r}")
-    for operation_name in names:
+    for operation_name in row.then:
         if operation_name not in operations:
-            raise TableError(f"{where} is followed by {operation_name!r}; the operations are {', '.join(operations)}")
+            raise UserError(f"{where} is followed by {operation_name!r}: the operations are {', '.join(operations)}")
         operation = operations[operation_name]
-        if kind == "fc" and operation.kind.endswith(("_pool", "_norm")):
-            raise TableError(f"{where} is fully connected and cannot be followed by {operation_name}")
-        if operation.kind.endswith("_pool"):
-            options = operation.options
-            out_size = int((out_size + 2 * options["pad"] - options["kernel"]) // options["stride"]) + 1
-            if out_size < 1:
-                raise TableError(f"{where} shrinks below one pixel in {operation_name}")
-        if operation.reach > filters // towers:
-            raise TableError(f"{where} has {filters // towers} maps a tower, fewer than {operation_name} reaches into the next")
-        if towers > 1:
-            edge_bytes += 2 * operation.reach * out_size**2 * FLOAT32_BYTES
+        if row.kind == "fc" and operation.kind.endswith(("_pool", "_norm")):
+            raise UserError(f"{where} is fully connected and cannot be followed by {operation_name}")
+        if (size := operation.out_size(size)) < 1:
+            raise UserError(f"{where} shrinks below one pixel in {operation_name}")
+        if operation.reach > maps:
+            raise UserError(f"{where} has {maps} maps a tower, fewer than {operation_name} reaches into the next")
+        if model.towers > 1:
+            edge_bytes += 2 * operation.reach * size**2 * FLOAT32_BYTES
         then.append(operation)
-    return Layer(
+    layer = Layer(
+        **said,
         name=name,
-        kind=kind,
-        reads=reads,
-        filters=filters,
-        kernel=kernel,
-        stride=stride,
-        pad=pad,
-        pad_end=pad_end,
         then=tuple(then),
-        weight_std=_number(where, row, "weight_std", least=0),
-        bias=_number(where, row, "bias"),
         in_channels=channels,
-        in_size=size,
+        in_size=in_size,
         conv_size=conv_size,
-        out_size=out_size,
+        out_size=size,
         edge_bytes=edge_bytes,
-        towers=towers,
+        towers=model.towers,
     )
-
-
-def _refuse_unknown(where: str, row: Mapping[str, Any], known: set[str]) -> None:
-    for key in row:
-        if key not in known:
-            raise TableError(f"{where} has the unknown key {key!r}; known are {', '.join(sorted(known))}")
-
-
-def _mapping(where: str, row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = row.get(key)
-    if not isinstance(value, Mapping):
-        raise TableError(f"{where} needs {key} as a set of keys, not {value!r}")
-    return value
-
-
-def _integer(where: str, row: Mapping[str, Any], key: str, least: int, default: int | None = None) -> int:
-    value = row.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise TableError(f"{where} needs {key} as a whole number of at least {least}, not {value!r}")
-    return value
-
-
-def _number(where: str, row: Mapping[str, Any], key: str, least: float | None = None) -> float:
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least:g}"
-        raise TableError(f"{where} needs {key} as a number{bound}, not {value!r}")
-    return float(value)
+    # For ReLUs, He et al. 2015 (arXiv 1502.01852), equation 10.
+    return replace(layer, weight_std=sqrt(2 / layer.fan_in)) if row.weight_std == "he" else layer

@@ -4,7 +4,6 @@ While a set is being made its folder holds `.preparing/`, with the plan (what th
 a record for each finished shard. The manifest comes last; a folder that has one is complete.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -12,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,10 @@ from alexnet_dist.data.packed import (
     read_manifest,
     shard_name,
 )
-from alexnet_dist.data.sums import Sums
+from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import LOCK, locked_folder, whole_file
 from alexnet_dist.packing.shards import ShardRecord
-
-LOCK = ".lock"
 
 
 def refuse_foreign_folder(output: Path) -> None:
@@ -53,18 +51,14 @@ def refuse_foreign_folder(output: Path) -> None:
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Make the output folder and hold it; raises UserError where another run does or it cannot be written to."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written to ({error.strerror}): name another folder") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ExitStack() as holding:
+        try:
+            holding.enter_context(locked_folder(output))
+        except BlockingIOError:
+            raise UserError(f"another run is preparing {output}: wait for it, or name another folder") from None
+        except OSError as error:
+            raise UserError(f"output={output} cannot be written to ({error.strerror}): name another folder") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"another run is preparing {output}: wait for it, or name another folder") from None
-    finally:
-        os.close(lock)
 
 
 def begin(output: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -95,8 +89,6 @@ def begin(output: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
                 f"{output} was begun with {library} {was} and this is {now}, which may write other bytes: "
                 "install that version again, or name another output folder"
             )
-    for leftover in plan_file.parent.glob("*.tmp"):
-        leftover.unlink()
     return dict(begun)
 
 
@@ -111,13 +103,11 @@ def _versions() -> dict[str, str | None]:
 
 
 def write_file(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file by an atomic rename; returns its entry for the manifest."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    """Write a file, whole or not at all; returns its entry for the manifest."""
+    with whole_file(path) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import tarfile
 import threading
 import warnings
@@ -22,15 +21,16 @@ from multiprocessing import connection
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode, encode_jpeg
+from alexnet_dist.data.odd_files import UnusableImageError, crop_square, decode, encode_jpeg
 from alexnet_dist.data.packed import INDEX_ROW, WORK_FOLDER, crc_of, shard_name
-from alexnet_dist.data.sums import Sums
+from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import whole_file
 from alexnet_dist.packing.sources import Sample
 
 if TYPE_CHECKING:
@@ -82,7 +82,6 @@ def start_worker(progress: "Synchronized[int]", stop: Event) -> None:
     """
     global _progress, _stop
     _progress, _stop = progress, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's remarks on odd files; what matters raises
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -97,47 +96,43 @@ def start_worker(progress: "Synchronized[int]", stop: Event) -> None:
 
 def make_shard(job: ShardJob) -> None:
     """Write and publish one shard and its record. Raises UserError where a source's file has gone or the disk is full."""
-    final = job.output / shard_name(job.split, job.number)
-    temporary = job.output / WORK_FOLDER / f"{final.name}.{os.getpid()}.tmp"
+    path = job.output / shard_name(job.split, job.number)
     try:
-        record = _write_shard(job, temporary)
-        os.replace(temporary, final)
-        _write_record(job, record)
+        with whole_file(path) as file:
+            rows, sums, skipped = _pack(job, file)
+            file.flush()
+            os.fsync(file.fileno())
+        with open(path, "rb") as written:
+            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+        _write_record(job, ShardRecord(rows, sums, skipped, path.stat().st_size, sha256))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no room is left for {job.output}: make room and run the same command again") from None
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _write_shard(job: ShardJob, path: Path) -> ShardRecord:
+def _pack(job: ShardJob, file: BinaryIO) -> tuple[np.ndarray, Sums | None, tuple[tuple[str, str], ...]]:
+    """Write the shard's samples; returns the first three fields of its record."""
     rows: list[tuple[int, int, int, int, int]] = []
     skipped: list[tuple[str, str]] = []
     sums = None if job.statistics_size is None else Sums.zero(job.statistics_size)
-    with open(path, "w+b") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for position, sample in enumerate(job.samples, job.first):
-                if _stop is not None and _stop.is_set():
-                    raise StoppedError
-                try:
-                    encoded, square = _image_of(job, sample)
-                except UnusableImageError as reason:
-                    skipped.append((sample.name, str(reason)))
-                else:
-                    key = sample_key(position, sample.name)
-                    offset = _add_member(tar, f"{key}.jpg", encoded)
-                    _add_member(tar, f"{key}.cls", str(sample.label).encode())
-                    rows.append((offset, len(encoded), crc_of(encoded), job.number, sample.label))
-                    if sums is not None and square is not None:
-                        sums.add_image(square)
-                _count_sample()
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return ShardRecord(np.array(rows, INDEX_ROW), sums, tuple(skipped), size, sha256)
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for position, sample in enumerate(job.samples, job.first):
+            if _stop is not None and _stop.is_set():
+                raise StoppedError
+            try:
+                encoded, square = _image_of(job, sample)
+            except UnusableImageError as reason:
+                skipped.append((sample.name, str(reason)))
+            else:
+                key = sample_key(position, sample.name)
+                offset = _add_member(tar, f"{key}.jpg", encoded)
+                _add_member(tar, f"{key}.cls", str(sample.label).encode())
+                rows.append((offset, len(encoded), crc_of(encoded), job.number, sample.label))
+                if sums is not None and square is not None:
+                    sums.add_images(np.asarray(square)[None])
+            _count_sample()
+    return np.array(rows, INDEX_ROW), sums, tuple(skipped)
 
 
 def sample_key(position: int, name: str) -> str:
@@ -150,11 +145,11 @@ def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]
     """The JPEG to store, and the square for the statistics (None where none is wanted)."""
     original = _read(sample)
     if job.size is not None:
-        square = cut_square(decode(original, draft_size=job.size)[0], job.size)
+        square = crop_square(decode(original, draft_size=job.size)[0], job.size)
         return encode_jpeg(square, job.quality), square
     image, plain = decode(original)
     kept = plain and _dali_takes(original, *image.size)
-    square_or_none = None if job.statistics_size is None else cut_square(image, job.statistics_size)
+    square_or_none = None if job.statistics_size is None else crop_square(image, job.statistics_size)
     return original if kept else encode_jpeg(image, job.quality), square_or_none
 
 
@@ -221,12 +216,10 @@ def _write_record(job: ShardJob, record: ShardRecord) -> None:
             "pixels": record.sums.pixels.astype(np.uint32),
             "products": record.sums.products,
         }
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with whole_file(path) as file:
         np.savez(file, **arrays)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_record(output: Path, split: str, number: int) -> ShardRecord:

@@ -6,18 +6,16 @@ import os
 import re
 import tarfile
 import urllib.error
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from alexnet_dist.data.images import ImageFolder, open_folder
 from alexnet_dist.data.packed import ClassName
 from alexnet_dist.errors import UserError
-
-SOURCES = ("ilsvrc2012", "imagefolder", "cifar10", "imagenette")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -65,12 +63,10 @@ def list_source(source: str, root: Path, wants_originals: bool, pool: Executor) 
     `wants_originals` matters to Imagenette alone: which of its editions to download where none is under `root`.
     Raises UserError where files are missing or do not belong together.
     """
-    if source in ("ilsvrc2012", "imagefolder") and not root.is_dir():
-        raise UserError(f"root={root} is no folder: set it to the folder that holds the source's files")
     if source == "ilsvrc2012":
         return _list_ilsvrc2012(root, pool)
     if source == "imagefolder":
-        return _list_image_folder(root)
+        return _list_class_folders(root, {})
     if source == "cifar10":
         return _list_cifar10(root)
     return _list_imagenette(root, wants_originals)
@@ -80,6 +76,8 @@ def list_source(source: str, root: Path, wants_originals: bool, pool: Executor) 
 
 
 def _list_ilsvrc2012(root: Path, pool: Executor) -> Source:
+    if not root.is_dir():
+        raise UserError(f"root={root} is no folder: set it to the folder that holds the source's files")
     for name in (TRAIN_ARCHIVE, VAL_ARCHIVE, DEVKIT_ARCHIVE):
         if not (root / name).is_file():
             raise UserError(f"{root} lacks {name}: put the three ILSVRC2012 archives there, as image-net.org gives them")
@@ -182,53 +180,23 @@ def list_tar(path: Path, offset: int = 0, length: int | None = None) -> list[tup
 # ------------------------------------------------------------------------------------------------- a folder per class
 
 
-def _list_image_folder(root: Path) -> Source:
-    if not (root / "train").is_dir():
-        raise UserError(f"{root} has no folder train/ with a folder for each class: set root to the folder that holds it")
-    names = _subfolders(root / "train")
-    return _list_tree(root, tuple(ClassName(name, name) for name in names))
+def _list_class_folders(root: Path, words: Mapping[str, str]) -> Source:
+    """root/train/<class>/... and, where it is there, root/val/<class>/...; `words` of a class where they are not its name."""
+    train, val = open_folder(root)
+    classes = tuple(ClassName(name, words.get(name, name)) for name in train.classes)
+    return Source(classes, _samples(train), _samples(val))
 
 
-def _list_tree(root: Path, classes: tuple[ClassName, ...]) -> Source:
-    """root/train/<class>/... and, where it is there, root/val/<class>/..."""
-    labels = {entry.id: label for label, entry in enumerate(classes)}
-    splits: dict[str, list[Sample]] = {"train": [], "val": []}
-    for split, samples in splits.items():
-        folder = root / split
-        if split == "val" and not folder.is_dir():
-            continue
-        for name in _subfolders(folder):
-            if name not in labels:
-                raise UserError(f"{folder / name} is a class that {root / 'train'} has not: remove it or add the class there")
-            samples.extend(_files(folder, name, labels[name]))
-    if not splits["train"]:
-        raise UserError(
-            f"{root / 'train'} holds no image in a class folder (files that end in {', '.join(IMAGE_SUFFIXES)}): "
-            "set root to the folder that holds train/<class>/<image>"
-        )
-    return Source(classes, splits["train"], splits["val"])
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(split_folder: Path, class_name: str, label: int) -> Iterator[Sample]:
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): let this user read it, or remove it")
-
-    for folder, subfolders, names in os.walk(split_folder / class_name, followlinks=True, onerror=refuse):
-        subfolders.sort()
-        for name in sorted(names):
-            if name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES):
-                continue
-            path = os.path.join(folder, name)
-            try:
-                length = os.stat(path).st_size if os.access(path, os.R_OK) else -1
-            except OSError:
-                length = -1
-            yield Sample(os.path.relpath(path, split_folder), label, path, 0, length)
+def _samples(images: ImageFolder) -> list[Sample]:
+    samples = []
+    for index, label in enumerate(images.labels.tolist()):
+        path = images.name(index)
+        try:
+            length = os.stat(path).st_size if os.access(path, os.R_OK) else -1
+        except OSError:
+            length = -1
+        samples.append(Sample(images.file(index), label, path, 0, length))
+    return samples
 
 
 # -------------------------------------------------------------------------------------------------- torchvision's sets
@@ -268,5 +236,5 @@ def _list_imagenette(root: Path, wants_originals: bool) -> Source:
             f"Imagenette is not whole under {root} and could not be downloaded ({error}): "
             f"put {editions[size]}.tgz or the folder {editions[size]} there"
         ) from None
-    classes = tuple(ClassName(wnid, words[0]) for wnid, words in zip(train.wnids, train.classes, strict=True))
-    return _list_tree(root / editions[size], classes)
+    words = {wnid: names[0] for wnid, names in zip(train.wnids, train.classes, strict=True)}
+    return _list_class_folders(root / editions[size], words)

@@ -1,6 +1,8 @@
 """Maps cross between processes by point-to-point messages, which travel while the caller computes."""
 
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +16,9 @@ class Crossing:
     delays them. Tensors travel in the dtype `wire`, or as they are (None), and arrive in their own. Without `overlap`, `begin`
     waits for the messages itself: to measure what it is good for.
 
-    The crossing counts what it sends and how long the computation waits for it; `read` returns both.
+    The crossing counts what it sends and how long the computation waits for it; `read` returns both. Of what is captured in a
+    CUDA graph it counts nothing but what `replayed` tells of, and measures the last replay for all. `watch`, while somebody
+    watches, is told "send" when messages begin, "wait" and "arrived" around each time that the computation waits for them.
     """
 
     def __init__(self, group: dist.ProcessGroup, wire: torch.dtype | None = None, overlap: bool = True) -> None:
@@ -26,13 +30,18 @@ class Crossing:
         self._ranks = dist.get_process_group_ranks(group)
         self._bytes = 0
         self._seconds = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._captured_bytes, self._replays = 0, 0
+        self._captured_events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.watch: Callable[[str], None] = lambda what: None
 
     def begin(self, outgoing: list[torch.Tensor]) -> "Arrival":
         """Begin to send outgoing[i] to rank i of the group. `wait` of what is returned gives what each rank sent here.
 
         One symmetric batch of messages: asymmetric ones can hang NCCL. This rank's own entry stays as it is.
         """
+        if self.size > 1:
+            self.watch("send")
         own = outgoing[self.index]
         arrival = Arrival(self, list(outgoing), _dense_order(own))
         operations = []
@@ -45,7 +54,10 @@ class Crossing:
                 # gloo tells a sender when it may begin, and would tell it behind what this process sends.
                 operations.append(dist.P2POp(dist.irecv, received, self._ranks[i], self.group))
                 operations.append(dist.P2POp(dist.isend, sent, self._ranks[i], self.group))
-                self._bytes += sent.numel() * sent.element_size()
+                if sent.is_cuda and torch.cuda.is_current_stream_capturing():
+                    self._captured_bytes += sent.nbytes
+                else:
+                    self._bytes += sent.nbytes
         arrival.works = dist.batch_isend_irecv(operations) if operations else []
         if not self.overlap:
             arrival.finish()
@@ -60,12 +72,22 @@ class Crossing:
 
     def read(self) -> tuple[int, float]:
         """Bytes this process sent, and seconds its computation stood waiting, since the last call. Synchronises CUDA."""
-        for start, end in self._events:
-            end.synchronize()
-            self._seconds += start.elapsed_time(end) / 1000
+        if self._events:
+            self._events[-1][1].synchronize()
+        self._add_up()
+        if self._replays:
+            self._captured_events[-1][1].synchronize()
+            waited = sum(start.elapsed_time(end) for start, end in self._captured_events) / 1000
+            self._seconds += self._replays * waited
+            self._bytes += self._replays * self._captured_bytes
         result = self._bytes, self._seconds
-        self._bytes, self._seconds, self._events = 0, 0.0, []
+        self._bytes, self._seconds, self._replays = 0, 0.0, 0
         return result
+
+    def replayed(self) -> None:
+        """The graph in which crossings were captured has been replayed."""
+        if self._captured_events:
+            self._replays += 1
 
     def restore(self, counted: tuple[int, float]) -> None:
         """Set the counts to what an earlier `read` returned: what has crossed since is not counted."""
@@ -74,17 +96,28 @@ class Crossing:
 
     def wait_for(self, works: list[dist.Work], on_cuda: bool) -> None:
         """Wait, on the current stream where the messages are a GPU's, and count the time."""
+        self.watch("wait")
         if on_cuda:
-            started, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            captured = torch.cuda.is_current_stream_capturing()
+            if not captured:  # of a stream that is being captured nothing may be asked
+                self._add_up()
+            started, ended = (torch.cuda.Event(enable_timing=True, external=captured) for _ in range(2))
             started.record()
         begin = time.perf_counter()
         for work in works:
             work.wait()
         if on_cuda:
             ended.record()
-            self._events.append((started, ended))
+            (self._captured_events if captured else self._events).append((started, ended))
         else:
             self._seconds += time.perf_counter() - begin
+        self.watch("arrived")
+
+    def _add_up(self) -> None:
+        """Count the waiting that is over: nobody may read it for a whole validation, and no event is to be kept so long."""
+        while self._events and self._events[0][1].query():
+            start, end = self._events.popleft()
+            self._seconds += start.elapsed_time(end) / 1000
 
 
 @dataclass

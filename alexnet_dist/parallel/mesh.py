@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alexnet_dist.errors import RunFailed, Stopped, UserError
-from alexnet_dist.parallel import flight_recorder
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
-from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection
+from alexnet_dist.parallel.ordered_sum import OrderedSum
+from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, record_flight, refusal
+from alexnet_dist.parallel.process import world_size
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.
 SETUP_SECONDS = 1800.0
@@ -54,14 +55,35 @@ def plan_layout(processes: int, towers: int) -> Layout:
     )
 
 
+def default_processes(towers: int, device: str) -> int:
+    """How many processes a net is started in: one a tower, or where GPUs are fewer the most that divide the towers and have a GPU
+    each."""
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    return max(count for count in range(1, towers + 1) if towers % count == 0 and count <= (gpus or towers))
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Rows under way."""
+
+    whole: torch.Tensor
+    work: dist.Work
+
+    def wait(self) -> torch.Tensor:
+        """All processes' rows; on a GPU it is the current stream that waits."""
+        self.work.wait()
+        return self.whole
+
+
 @dataclass(frozen=True)
 class Mesh:
     """This process's place: its device, its replica and share, and the groups of its replica and of its share.
 
-    `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same
-    processes for collectives, `training_group` and `validation_group` for the threads of the two feeds, which run ahead each in
-    its own time; `replica_group` joins the holders of the same share. `host_group` joins all processes over gloo, for small CPU
-    tensors that they agree on, `checkpoint_group` for the thread that writes checkpoints. `peers` says when one of them is lost.
+    `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same processes
+    for collectives, `crops_group` for the exchange of crops, which goes on beside a step; `replica_group` joins the holders of
+    the same share, whose gradients `over_replicas` adds over a group of its own. `host_group` joins all processes over gloo,
+    for small CPU tensors that they agree on, `checkpoint_group` for the thread that writes checkpoints. `peers` says when one
+    of them is lost.
     """
 
     layout: Layout
@@ -70,9 +92,9 @@ class Mesh:
     devices: DeviceMesh
     crossing: Crossing
     tower_group: dist.ProcessGroup
-    training_group: dist.ProcessGroup
-    validation_group: dist.ProcessGroup
+    crops_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
+    over_replicas: OrderedSum
     host_group: dist.ProcessGroup
     checkpoint_group: dist.ProcessGroup
     peers: Peers
@@ -85,11 +107,13 @@ class Mesh:
     def share(self) -> int:
         return self.rank % self.layout.shares
 
-    def gather_rows(self, part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        """[n, ...] of every process of this replica -> [shares * n, ...] in tower order, over one of the feeds' groups."""
+    def gather_rows(self, part: torch.Tensor) -> "Gathering":
+        """Begin to gather [n, ...] of every process of this replica -> [shares * n, ...] in tower order."""
         whole = part.new_empty(self.layout.shares * part.shape[0], *part.shape[1:])
-        dist.all_gather(list(whole.chunk(self.layout.shares)), part.contiguous(), group=group)
-        return whole
+        parts = list(whole.chunk(self.layout.shares))
+        work = dist.all_gather(parts, part.contiguous(), group=self.crops_group, async_op=True)
+        assert work is not None
+        return Gathering(whole, work)
 
     def gather_columns(self, part: torch.Tensor) -> torch.Tensor:
         """[N, C] of every process of this replica -> [N, shares * C] in tower order; no gradient flows."""
@@ -105,34 +129,19 @@ class Mesh:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def warm_up(self) -> None:
+        """Let each group of the device's pass something, one after another: NCCL makes the connections of a group with its first
+        messages, and those of two groups at a time may wait for each other."""
+        for group in (self.tower_group, self.replica_group, self.crops_group):
+            dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+        self.crossing.begin([torch.zeros(1, device=self.device)] * self.layout.shares).wait()
+        self.crossing.read()
+        self.over_replicas.begin(torch.zeros(self.layout.replicas, device=self.device))
+        self.over_replicas.finish()
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         dist.barrier()
-
-
-def pick_device(wanted: str, local_rank: int) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> the device of the node's `local_rank`-th process: a GPU of its own, or the CPU.
-
-    Raises:
-        UserError: CUDA is asked for where there is none, or there are more processes than GPUs.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local_rank} of this node has no GPU of its own: {torch.cuda.device_count()} are visible; "
-            "start fewer processes on the node, or use device=cpu"
-        )
-    return torch.device("cuda", local_rank)
-
-
-def share_cores(shares: int) -> int:
-    """How many of the cores that this process may run on fall to it when so many share them; at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // shares)
 
 
 @contextmanager
@@ -147,13 +156,14 @@ def join_mesh(
     Raises:
         UserError: the world size does not fit the towers.
         LostPeerError: a connection to a peer broke; which one it was has been said.
+        RunFailed: NCCL will not have these processes or GPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     layout = plan_layout(world, towers)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-        flight_recorder.turn_on()
+        record_flight()
     limit = datetime.timedelta(seconds=max(timeout, SETUP_SECONDS))
     store, rank, world = (dist.HashStore(), 0, 1) if world == 1 else next(dist.rendezvous("env://", timeout=limit))
     store = _fresh_part(store, rank, world)
@@ -161,6 +171,9 @@ def join_mesh(
     try:
         yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
     except Exception as error:
+        if refused := refusal(error):
+            peers.leave(failed=True)
+            raise RunFailed(refused) from error
         if broken_connection(error):
             peers.explain(error)
             raise LostPeerError from error
@@ -227,25 +240,43 @@ def _join(
     cuda = device.type == "cuda"
     gloo = "gloo" if cuda else shared_gloo()  # beside a GPU its threads are in nobody's way
     backend = "cpu:gloo,cuda:nccl" if cuda else gloo
-    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes, timeout=limit)
+    own = device if cuda else None  # NCCL's groups are made at once, and not by their first messages
+    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes, timeout=limit, device_id=own)
+    return join_groups(layout, rank, device, peers, limit, gloo, wire, overlap)
+
+
+def join_groups(
+    layout: Layout,
+    rank: int,
+    device: torch.device,
+    peers: Peers,
+    limit: datetime.timedelta,
+    host_backend: str,
+    wire: torch.dtype | None = None,
+    overlap: bool = True,
+) -> Mesh:
+    """The mesh and its groups, of the processes that have met in torch's default group; `host_backend` is for CPU tensors."""
     devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
-    pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
-    own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(3)]
-    crossing_group, training_group, validation_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
-    host_group, checkpoint_group = (dist.new_group(backend=gloo, timeout=limit) for _ in range(2))
+    shares = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
+    replicas = [list(range(share, layout.processes, layout.shares)) for share in range(layout.shares)]
+    own_groups = [dist.new_subgroups_by_enumeration(ranks, timeout=limit)[0] for ranks in (shares, shares, replicas)]
+    crossing_group, crops_group, sums_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
+    host_group, checkpoint_group = (dist.new_group(backend=host_backend, timeout=limit) for _ in range(2))
     assert isinstance(host_group, dist.ProcessGroup)
     assert isinstance(checkpoint_group, dist.ProcessGroup)
-    return Mesh(
+    mesh = Mesh(
         layout=layout,
         rank=rank,
         device=device,
         devices=devices,
         crossing=Crossing(crossing_group, wire, overlap),
         tower_group=devices.get_group("tower"),
-        training_group=training_group,
-        validation_group=validation_group,
+        crops_group=crops_group,
         replica_group=devices.get_group("replica"),
+        over_replicas=OrderedSum(sums_group),
         host_group=host_group,
         checkpoint_group=checkpoint_group,
         peers=peers,
     )
+    mesh.warm_up()
+    return mesh

@@ -17,10 +17,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch._C import _distributed_c10d
 
 from alexnet_dist.errors import tell
-from alexnet_dist.parallel import flight_recorder
 
 # EX_TEMPFAIL of sysexits.h: the same command may succeed when it is started again.
 LOST = 75
@@ -28,6 +29,9 @@ LOST = 75
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
 _GRACE_SECONDS = 4.0
+_RECORDING_SECONDS = 3.0
+# What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
+_FIRST_SECONDS = 300.0
 
 
 class LostPeerError(Exception):
@@ -45,6 +49,7 @@ class Peers:
         self.recordings: Path | None = None
         self._step, self._pieces = 0, 0
         self._expected_since: float | None = None
+        self._expected_within = timeout
         self._beats: dict[int, tuple[bytes, float]] = {}
         self._pidfds: dict[int, int] = {}
         self._found = threading.Event()
@@ -62,11 +67,12 @@ class Peers:
     def progressed(self, step: int | None = None) -> None:
         """A step or another piece of work is done (`step` are in all); the next is expected within the timeout.
 
-        The first pieces of a process may take longer: kernels are chosen and connections made.
+        The first two of a process may take longer, as long as _FIRST_SECONDS.
         """
         self._step = self._step if step is None else step
         self._pieces += 1
-        self._expected_since = time.monotonic() if self._pieces > 2 else None
+        self._expected_within = self._timeout if self._pieces > 2 else max(self._timeout, _FIRST_SECONDS)
+        self._expected_since = time.monotonic()
 
     def rest(self) -> None:
         """Nothing is expected until `progressed` is called again."""
@@ -94,7 +100,7 @@ class Peers:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
         if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
             silent = self._silent()
-            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({str(error).splitlines()[0][:100]})"
+            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({_one_line(error)})"
             self._say(who)
         self._closed.set()
 
@@ -142,7 +148,7 @@ class Peers:
             self._write_recording()
         if self._store.check(["lost"]):
             self._end(None)
-        if self._expected_since is not None and time.monotonic() - self._expected_since > self._timeout:
+        if self._expected_since is not None and time.monotonic() - self._expected_since > self._expected_within:
             self._give_up_waiting()
 
     def _gone(self, rank: int) -> None:
@@ -152,7 +158,8 @@ class Peers:
             self._end(None)
 
     def _give_up_waiting(self) -> None:
-        waited = f"for {self._timeout:g} seconds (parallel.timeout)"
+        setting = " (parallel.timeout)" if self._expected_within == self._timeout else ""
+        waited = f"for {self._expected_within:g} seconds{setting}"
         silent = self._silent()
         self._store.set("hanging", "")
         self._write_recording()
@@ -168,7 +175,7 @@ class Peers:
 
     def _write_recording(self) -> None:
         if self.recordings:
-            flight_recorder.write_down(self.recordings, self._rank)
+            _write_flight(self.recordings, self._rank)
             self.recordings = None
 
     def _silent(self) -> list[int]:
@@ -193,9 +200,47 @@ class Peers:
             tell(f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays")
 
 
+def record_flight() -> None:
+    """Let NCCL, before its first group is made and unless the environment says otherwise, keep a list of its last messages and
+    collectives: torch's flight recorder."""
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3")
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+
+
+def _write_flight(folder: Path, rank: int) -> None:
+    """Write this process's list to `folder`/rank_<rank>, a pickle that torch's analyser reads; nothing where it keeps none.
+
+    NCCL would write it after its own timeout, but the processes of a run that hangs are ended before. Whatever keeps the list
+    from being written must not keep the process: it is waited for a few seconds at most.
+    """
+    if int(os.environ.get("TORCH_FR_BUFFER_SIZE", "0")) <= 0:
+        return
+
+    def write() -> None:
+        dump = getattr(_distributed_c10d, "_dump_nccl_trace" if torch.cuda.is_initialized() else "_dump_fr_trace")
+        with suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            (folder / f"rank_{rank}").write_bytes(dump())
+
+    writing = threading.Thread(target=write, name="flight recorder", daemon=True)
+    writing.start()
+    writing.join(_RECORDING_SECONDS)
+
+
 def broken_connection(error: Exception) -> bool:
     """Whether an error is that of a connection to another process, which gloo reports as a plain RuntimeError."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def refusal(error: Exception) -> str | None:
+    """What NCCL says, whole, where it will not do what it is asked: that is a matter of the machine or its settings, and no
+    connection has broken."""
+    return _one_line(error) if isinstance(error, dist.DistBackendError) and "ncclInvalid" in str(error) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -4,7 +4,6 @@ All processes measure the same thing at the same time, since they share memory a
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,25 +14,21 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.kernels.tail import Kernels
-from alexnet_dist.model.cost import Cost, costs
-from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import Mesh, join_mesh, pick_device
+from alexnet_dist.parallel.mesh import Mesh, join_mesh
+from alexnet_dist.parallel.process import enter_process
+from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
-from alexnet_dist.settings import OptimizerSettings, ParallelSettings, Positive, check, strict
+from alexnet_dist.settings import ParallelSettings, Positive, check, strict
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import WIRES, keep_freed_memory, load_kernels, loss_of, set_precision, set_threads
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.step import WIRES, load_kernels
 
-# A rate that leaves the net as it is: on one batch it would soon have no gradients left but denormal ones, which take a CPU long.
-_UPDATE = OptimizerSettings(lr=1e-9, momentum=0.9, weight_decay=0.0005, bias_lr_multiplier=1.0, bias_weight_decay=True)
 _STREAM_VALUES = 1 << 24  # 64 MB in fp32, twice: beyond the caches
 _MESSAGE_VALUES = 1 << 21  # 8 MB
 _MESSAGES = 10
@@ -59,15 +54,12 @@ def run(config: dict[str, Any]) -> None:
     """Measure, as one process of the mesh that RANK and WORLD_SIZE name."""
     settings = check(ProbeSettings, config)
     table = build_table(settings.model)
-    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
-    set_threads(settings.parallel.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     parallel = settings.parallel
+    device = enter_process(settings.device, settings.precision, table.towers, parallel.threads).device
     with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
         with Display(mesh.rank or settings.quiet) as display:
-            kernels = load_kernels(settings.native, device, display.say)
-            if device.type == "cpu":
-                keep_freed_memory()
-            machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)
+            native = load_kernels(settings.native, device, display.say)
+            machine = measure(table, settings.batch_size, settings.precision, mesh, native, settings.rounds, display)
         if mesh.rank == 0:
             Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
 
@@ -80,18 +72,21 @@ def read(path: Path) -> Machine:
 
 
 def measure(
-    table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None, rounds: int, display: Display
+    table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool, rounds: int, display: Display
 ) -> Machine:
     """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    set_precision(precision, mesh.device)
     layers, shares = costs(table), mesh.layout.shares
     turns: dict[str, Callable[[], float]] = {
-        "conv": partial(_seconds, _products([cost for cost in layers if cost.layer.kind == "conv"], batch, mesh, dtype), mesh),
-        "fc": partial(_seconds, _products([cost for cost in layers if cost.layer.kind == "fc"], batch, mesh, dtype), mesh),
+        **{
+            kind: partial(
+                _seconds, work.products([layer for layer in table.layers if layer.kind == kind], batch, mesh, dtype), mesh
+            )
+            for kind in ("conv", "fc")
+        },
         "streaming": partial(_seconds, _stream(mesh.device), mesh),
         "launches": partial(_seconds, _launches(mesh.device), mesh),
-        "step": partial(_unexposed, training_step(table, batch, precision, mesh, kernels), mesh),
+        "step": partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh),
     }
     taken: dict[str, list[float]] = {name: [] for name in turns}
     for done in range((rounds + 1) * len(turns)):
@@ -122,24 +117,10 @@ def measure(
     )
 
 
-def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None) -> Callable[[], None]:
+def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool) -> Callable[[], None]:
     """A step of this process's share as the trainer takes it, always on the same images."""
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(mesh.device)
-    net.initialise(0)
-    optimizer = build_optimizer(net, _UPDATE, mesh.tower_group, compiled=kernels is not None)
-    autocast = set_precision(precision, mesh.device)
-    generator = torch.Generator().manual_seed(0)
-    images = (50 * torch.randn(batch, 3, table.input_size, table.input_size, generator=generator)).to(mesh.device)
-    images = images.contiguous(memory_format=torch.channels_last)  # as the feed gives them
-    labels = torch.randint(table.classes, (batch,), generator=generator).to(mesh.device)
-
-    def step() -> None:
-        loss, _ = loss_of(net, images, labels, DropoutKey(0, 0), mesh, autocast)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    return work.training_step(net, *work.random_batch(table, batch, mesh.device), mesh.tower_group, precision)
 
 
 def step_seconds(step: Callable[[], None], mesh: Mesh) -> float:
@@ -152,29 +133,6 @@ def _unexposed(step: Callable[[], None], mesh: Mesh) -> float:
     mesh.crossing.read()
     whole = _seconds(step, mesh)
     return whole - mesh.crossing.read()[1]
-
-
-def _products(layers: list[Cost], batch: int, mesh: Mesh, dtype: torch.dtype) -> Callable[[], None]:
-    """This process's products of the layers and both their gradients, on random values."""
-    held = layers[0].layer.towers // mesh.layout.shares if layers else 0
-    work = []
-    for cost in layers:
-        layer, shape = cost.layer, cost.layer.weight_shape
-        weight = torch.randn(layer.filters // layer.towers, *shape[1:], device=mesh.device, dtype=dtype, requires_grad=True)
-        size = layer.in_size + layer.pad_end - layer.pad
-        x = torch.randn(batch, shape[1], *(() if layer.kind == "fc" else (size, size)), device=mesh.device, dtype=dtype)
-        if layer.kind == "conv":
-            x = x.contiguous(memory_format=torch.channels_last)
-        work.append((layer, x.requires_grad_(cost.input_gradient), weight))
-
-    def step() -> None:
-        for layer, x, weight in work:
-            for _ in range(held):
-                made = F.conv2d(x, weight, None, layer.stride, layer.pad) if layer.kind == "conv" else F.linear(x, weight)
-                made.backward(made.detach())
-                x.grad = weight.grad = None
-
-    return step
 
 
 def _stream(device: torch.device) -> Callable[[], torch.Tensor]:
@@ -211,15 +169,13 @@ def _cross(mesh: Mesh, outgoing: list[torch.Tensor]) -> None:
     mesh.crossing.begin(outgoing).wait()
 
 
-def _seconds(work: Callable[[], object], mesh: Mesh) -> float:
+def _seconds(done: Callable[[], object], mesh: Mesh) -> float:
     """Of this process's work, which all processes begin at once."""
     dist.barrier(group=mesh.host_group)
-    if mesh.device.type == "cuda":
-        torch.cuda.synchronize(mesh.device)
+    work.wait_for_gpu(mesh)
     begun = time.perf_counter()
-    work()
-    if mesh.device.type == "cuda":
-        torch.cuda.synchronize(mesh.device)
+    done()
+    work.wait_for_gpu(mesh)
     return time.perf_counter() - begun
 
 

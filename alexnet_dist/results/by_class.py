@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from alexnet_dist import text
 from alexnet_dist.results.predictions import Predictions
 
 TABLE_WIDTH = 110  # a narrow terminal may fold the table's lines, but nothing is cut
@@ -24,7 +23,7 @@ class ClassErrors:
     """
 
     class_id: str
-    words: str
+    name: str
     images: int
     top1_error: float
     top5_error: float
@@ -37,7 +36,7 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
     best = predictions.best(5)
     right = best == predictions.labels[:, None]
     rows = []
-    for label, (class_id, words) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
+    for label, (class_id, name) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
         own = predictions.labels == label
         if not own.any():
             continue
@@ -46,12 +45,12 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
         other, times = int(taken_for.argmax()), int(taken_for.max())
         rows.append(
             ClassErrors(
-                class_id=str(class_id),
-                words=str(words),
+                class_id=text.printable(str(class_id)),
+                name=text.printable(str(name)),
                 images=int(own.sum()),
                 top1_error=1 - float(right[own, 0].mean()),
                 top5_error=1 - float(right[own].any(axis=1).mean()),
-                confused_with=str(predictions.classes[other]) if times else "",
+                confused_with=text.printable(str(predictions.classes[other])) if times else "",
                 confused=times,
             )
         )
@@ -60,19 +59,15 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
 
 def table(rows: Sequence[ClassErrors]) -> Table:
     """The rows as a table for a terminal."""
-    with_ids = any(row.class_id != row.words for row in rows)
-    shown = Table(box=box.SIMPLE)
-    if with_ids:
-        shown.add_column("id", no_wrap=True)
-    shown.add_column("class", overflow="fold")
-    for heading in ("images", "top-1 error", "top-5 error"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("most often taken for", overflow="fold")
+    with_ids = any(row.class_id != row.name for row in rows)
+    numbers = ("images", "top-1 error", "top-5 error")
+    cells = []
     for row in rows:
         confused = f"{row.confused_with} ({row.confused})" if row.confused else ""
-        cells = (row.words, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
-        shown.add_row(*map(Text, (row.class_id, *cells) if with_ids else cells))
-    return shown
+        own = (row.name, f"{row.images}", f"{row.top1_error:.2%}", f"{row.top5_error:.2%}", confused)
+        cells.append((row.class_id, *own) if with_ids else own)
+    headings = ("class", *numbers, "most often taken for")
+    return text.table("", ("id", *headings) if with_ids else headings, cells, numbers)
 
 
 def write_csv(rows: Sequence[ClassErrors], file: BinaryIO) -> None:
@@ -82,5 +77,5 @@ def write_csv(rows: Sequence[ClassErrors], file: BinaryIO) -> None:
     writer.writerow(["class_id", "class", "images", "top1_error", "top5_error", "confused_with", "confused"])
     for row in rows:
         errors = f"{row.top1_error:.6f}", f"{row.top5_error:.6f}"
-        writer.writerow([row.class_id, row.words, row.images, *errors, row.confused_with, row.confused])
+        writer.writerow([row.class_id, row.name, row.images, *errors, row.confused_with, row.confused])
     file.write(text.getvalue().encode())

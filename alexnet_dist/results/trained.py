@@ -1,12 +1,11 @@
 """A checkpoint as others use it: what its run was, which classes its outputs stand for, and its net and preprocessing."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from alexnet_dist.checks import check_net
 from alexnet_dist.data.images import Images, Relabelled
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
@@ -14,8 +13,10 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.settings import Settings, check_net
-from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint, read_state
+from alexnet_dist.settings import Settings
+from alexnet_dist.text import printable
+from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint
+from alexnet_dist.training.state import SavedState
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Trained:
     """A checkpoint, what its state.json says, and the settings of its run."""
 
     checkpoint: Path
-    state: Mapping[str, Any]
+    state: SavedState
     settings: Settings
 
     @property
@@ -32,13 +33,13 @@ class Trained:
 
     @property
     def classes(self) -> list[str]:
-        """In words, by label; the net may have more outputs."""
-        return self.state["classes"]
+        """Their names by label, to be shown; the net may have more outputs."""
+        return [printable(name) for name in self.state.classes]
 
     @property
     def class_ids(self) -> list[str]:
         """As the data set calls them, by label."""
-        return self.state.get("class_ids") or self.classes
+        return self.state.class_ids
 
 
 def open_trained(where: str) -> Trained:
@@ -50,8 +51,8 @@ def open_trained(where: str) -> Trained:
     checkpoint = find_checkpoint(Path(where))
     if checkpoint is None:
         raise UserError(f"checkpoint={where} holds no checkpoint: name a run folder or a step-... folder")
-    state = read_state(checkpoint)
-    return Trained(checkpoint, state, check_net(state["config"]))
+    state = SavedState.read(checkpoint)
+    return Trained(checkpoint, state, check_net(state.config))
 
 
 def load_trained(trained: Trained, device: torch.device, mesh: Mesh | None = None) -> tuple[Net, Preprocess]:
@@ -63,10 +64,10 @@ def load_trained(trained: Trained, device: torch.device, mesh: Mesh | None = Non
     table, data = trained.table, trained.settings.data
     net = Net(table) if mesh is None else Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
     net.to(device)
-    preprocess = Preprocess(data.size, table.input_size, data.colour).to(device)
+    preprocess = Preprocess(data.size, table.input_size, data.mean).to(device)
     if mesh is None or mesh.rank == 0:
         check_sound(trained.checkpoint)
-    load_checkpoint(trained.checkpoint, dict(trained.state), mesh, net, preprocess)
+    load_checkpoint(trained.checkpoint, trained.state, mesh, net, preprocess)
     return net, preprocess
 
 
@@ -98,6 +99,6 @@ def number_as(trained: Trained, images: Images) -> Images:
     )
 
 
-def same_classes(state: Mapping[str, Any], images: Images) -> bool:
+def same_classes(state: SavedState, images: Images) -> bool:
     """Whether a checkpoint's classes are those of the images, in their order, by name or by id."""
-    return list(images.classes) == state["classes"] or list(images.class_ids) == state.get("class_ids")
+    return list(images.classes) == state.classes or list(images.class_ids) == state.class_ids

@@ -1,7 +1,7 @@
 """Error rates over a validation set, of one net or several averaged, from one view or ten, every image counted once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,12 @@ import torch.distributed as dist
 from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.process import Autocast
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.step import Autocast
+from alexnet_dist.tracking.record import Record
+from alexnet_dist.training.sizes import layer_sizes
+from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.weights import weights_hash
 
 # Told of each batch: sample indices int64 [b], -1 where a row pads the batch, and probabilities float32 [b, classes].
 Keep = Callable[[torch.Tensor, torch.Tensor], None]
@@ -48,17 +52,41 @@ class Voter:
         return total / views, views
 
 
-def validate(
-    net: Net,
-    batches: ValidationFeed,
-    views_of: Callable[[torch.Tensor], Iterator[torch.Tensor]],
-    mesh: Mesh,
-    autocast: Autocast,
-    display: Display,
-    between_batches: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:
-    """The figures of one net: `measure` with it alone."""
-    return measure([Voter(net, views_of, autocast)], batches, mesh, display, between_batches)
+@dataclass(frozen=True)
+class Validation:
+    """The validations of a run: of the centre view after every `every` epochs, and one that closes it.
+
+    `pause` is entered meanwhile; `between_batches` may raise to end it, on all ranks alike.
+    """
+
+    state: TrainingState
+    every: int
+    batches: ValidationFeed
+    mesh: Mesh
+    autocast: Autocast
+    display: Display
+    record: Record
+    pause: Callable[[], AbstractContextManager[None]]
+    between_batches: Callable[[], object]
+
+    def at_boundary(self) -> bool:
+        """Validate where an epoch that wants it has just ended; whether it was so."""
+        if not self.state.validation_due(self.every):
+            return False
+        figures = self.validate(views=1)
+        self.state.note_validation(figures["top1_error"])
+        return True
+
+    def validate(self, views: int) -> dict[str, Any]:
+        """Measure the net as it is, and record the figures."""
+        state = self.state
+        with self.pause():
+            voter = Voter(state.net, state.preprocess.views(views), self.autocast)
+            figures = measure([voter], self.batches, self.mesh, self.display, self.between_batches)
+            figures["layers"] = layer_sizes(state.net, state.optimizer, self.mesh)
+        figures = {"kind": "val", "step": state.step, "epoch": state.epochs_done, **figures}
+        self.record.validation(figures)
+        return figures
 
 
 def measure(
@@ -72,9 +100,10 @@ def measure(
     """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions), the number of images and of views.
 
     Several voters' probabilities are averaged (paper, section 6: "averaging the predictions of five similar CNNs"), and `each`
-    holds the three figures of every one alone. `batches` yields uint8 pixels [b, 3, size, size], int64 labels [b] and sample
-    indices [b]; rows labelled -1 pad a batch and count for nothing. Counts are summed over the replicas, so all ranks return the
-    same figures. The display shows how far it is. `between_batches` may raise to end it, on all ranks alike.
+    holds the three figures of every one alone. `weights` is the short hash of the net, of several a list. `batches` yields
+    uint8 pixels [b, 3, size, size], int64 labels [b] and sample indices [b]; rows labelled -1 pad a batch and count for
+    nothing. Counts are summed over the replicas, so all ranks return the same figures. The display shows how far it is.
+    `between_batches` may raise to end it, on all ranks alike.
     """
     alone = len(voters) == 1
     sums = torch.zeros(1 if alone else 1 + len(voters), 4, dtype=torch.float64, device=mesh.device)
@@ -95,10 +124,12 @@ def measure(
         dist.all_reduce(sums, group=mesh.replica_group)
     mesh.peers.rest()
     together, *each = (_figures(row) for row in sums.tolist())
+    hashes = [weights_hash(voter.net.parameters(), mesh, mesh.host_group) for voter in voters]
+    together["weights"] = hashes[0] if alone else hashes
     return {**together, "images": int(sums[0, 0]), "views": views, **({} if alone else {"each": each})}
 
 
-def _figures(counted: list[float]) -> dict[str, float]:
+def _figures(counted: list[float]) -> dict[str, Any]:
     images, loss, wrong1, wrong5 = counted
     return {"loss": loss / images, "top1_error": wrong1 / images, "top5_error": wrong5 / images}
 

@@ -1,86 +1,90 @@
 """What a person sees of a run: a live display in a terminal, plain lines elsewhere. Rank 0 alone shows it."""
 
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from alexnet_dist.text import duration, flop_rate, views_of
+
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_OF_A_PACE = 900.0  # the time left follows the pace of the last quarter of an hour
+_PACE_AFTER = 3.0  # seconds
 _SEPARATOR = " · "
+
+
+class _Bar(Progress):
+    """A bar with the latest figures below it."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.figures, style="dim")
 
 
 class Display:
     """Progress of a run or a part of it.
 
     In a terminal a bar moves with the latest figures below it, and what is said stands above; warnings are yellow. In a log
-    file a line is printed every few seconds at most. Quiet on ranks other than 0, and where the log file's disk takes no more.
+    file a line is printed every few seconds at most. Quiet on ranks other than 0. `clock` gives seconds.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = Console(stderr=False, highlight=False, quiet=rank != 0, soft_wrap=True)
-        self._progress = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
             console=self.console,
             expand=True,
-            auto_refresh=False,
+            transient=True,
+            get_time=clock,
+            speed_estimate_period=_SECONDS_OF_A_PACE,
+            disable=rank != 0 or not self.console.is_terminal,
         )
-        self._figures = Text(style="dim")
-        self._live: Live | None = None
-        if self.console.is_terminal and rank == 0:
-            shown = Group(self._progress, self._figures)
-            self._live = Live(shown, console=self.console, refresh_per_second=8, transient=True)
+        self._clock = clock
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._last_line = 0.0
+        self._last_line = -_SECONDS_BETWEEN_LINES
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        with suppress(OSError):
-            self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
+        self.console.print(text, markup=False, style="yellow" if text.startswith("warning: ") else None)
 
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
-        """How far `what` is, with its latest figures and the time left at the pace so far."""
-        now = time.monotonic()
-        begun, first = self._begun.setdefault(what, (now, done))
-        if done < first:  # begun anew, as each validation is
-            begun, first = self._begun[what] = now, done
-        left = _time_left(now - begun, done - first, total - done)
-        if self._live:
-            self._show_live(what, done, total, figures, left)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
+        """How far `what` is, with its latest figures and, once there is a pace, the time left."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total, left="")
+        task = self._bar.tasks[self._tasks[what]]
+        if done < task.completed:  # begun anew, as each validation is
+            self._bar.reset(task.id, total=total)
+        self._bar.update(task.id, completed=done, total=total)
+        seconds = task.time_remaining if (task.elapsed or 0) >= _PACE_AFTER else None
+        left = f"{duration(seconds)} left" if seconds else ""
+        for other in self._bar.tasks:
+            self._bar.update(other.id, visible=other is task and done < total, left=left)
+        self._bar.figures = figures.replace("  ", _SEPARATOR) or self._bar.figures
+        if self._bar.disable and self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = self._clock()
             self.say("  ".join(part for part in (f"{what} {done}/{total}", figures, left) if part))
 
-    def _show_live(self, what: str, done: int, total: int, figures: str, left: str) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total, left="")
-        for name, task in self._tasks.items():
-            self._progress.update(task, visible=name == what and done < total)
-        self._progress.update(self._tasks[what], completed=done, total=total, left=left)
-        if figures:
-            self._figures.plain = figures.replace("  ", _SEPARATOR)
-
     def __enter__(self) -> "Display":
-        if self._live:
-            self._live.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+        self._bar.stop()
 
 
 def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | None) -> str:
-    """The figures of a `train` record in a line: epoch, loss, error, images/s, the crossings' share of the step's time, memory;
-    and the top-1 error of the last validation, if there was one."""
+    """The figures of a `train` record in a line: epoch, loss, error, images/s, FLOP/s, the crossings' share of the step's time,
+    memory; and the top-1 error of the last validation, if there was one."""
     share = record["crossing_exposed_seconds"] / record["step_seconds"]
+    peak = record["peak_share"]
     parts = [f"epoch {record['epoch']:.2f}", f"loss {record['loss']:.4f}"]
     if "top1_error" in record:
         parts.append(f"error {record['top1_error']:.2%}")
@@ -88,6 +92,7 @@ def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | N
         parts.append(f"validation error {last_validation['top1_error']:.2%}")
     parts += [
         f"{record['images_per_second']:.0f} images/s",
+        flop_rate(record["flops_per_second"]) + ("" if peak is None else f" ({peak:.0%} of the peak)"),
         f"crossings {share:.1%} of the time",
         f"{record['peak_memory_bytes'] / 1e9:.2f} GB",
     ]
@@ -96,18 +101,8 @@ def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | N
 
 def validation_figures(record: dict[str, Any]) -> str:
     """The figures of a `val` record in a line."""
-    views = "ten views" if record["views"] == 10 else "centre view"
     return (
         f"validation after epoch {record['epoch']:g}, step {record['step']}: top-1 error {record['top1_error']:.2%}, "
-        f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views})"
+        f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views_of(record)}); "
+        f"weights {record['weights']}"
     )
-
-
-def _time_left(seconds: float, done: int, to_do: int) -> str:
-    """At the pace of `done` pieces in so many seconds; empty while there is no pace yet, and at the end."""
-    if done <= 0 or to_do <= 0:
-        return ""
-    left = round(seconds / done * to_do)
-    if left >= 86400:
-        return f"{left // 86400} d {left % 86400 // 3600} h left"
-    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if left >= 3600 else f"{left // 60}:{left % 60:02} left"

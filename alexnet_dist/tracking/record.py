@@ -1,35 +1,38 @@
 """The record of a run: what rank 0 shows, writes to metrics.jsonl and tells W&B. Other ranks record nothing."""
 
 import json
-import os
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from alexnet_dist.errors import Stopped
+from alexnet_dist.files import whole_file
 from alexnet_dist.settings import TrackingSettings
 from alexnet_dist.tracking import starts
 from alexnet_dist.tracking.display import Display, training_figures, validation_figures
 from alexnet_dist.tracking.metrics import MetricsFile
+from alexnet_dist.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from alexnet_dist.tracking.wandb_run import WandbRun
 
 
+TIMELINE = "timeline.json"
 _FINISH_SECONDS = 120.0  # for W&B, while the run's other processes wait
 
 
 class Record:
     """Takes the run's figures, one dictionary each time; `kind` is `train`, `activity` or `val`.
 
-    `wandb` is the run in W&B, where there is one. Wherever a figure is a list, it has an entry for each tower.
+    `config` is the configuration that trains the run. `wandb` is the run in W&B, where there is one. Wherever a figure is a list,
+    it has an entry for each tower.
     """
 
-    def __init__(self, run_dir: Path, settings: TrackingSettings, config: dict[str, Any], display: Display) -> None:
-        self.run_dir = run_dir
+    def __init__(self, folder: RunFolder, settings: TrackingSettings, config: dict[str, Any], display: Display) -> None:
+        self.folder = folder.path
+        self._folder = folder
         self.display = display
         self._settings = settings
         self._config = config
@@ -39,26 +42,29 @@ class Record:
         self._validated: dict[str, Any] | None = None
         self._ended = False
 
-    def open(self, resumed: dict[str, Any] | None, device: torch.device, step: int) -> None:
-        """Begin at `step`, or go on where the checkpoint stood whose state is `resumed`; rank 0 alone calls this."""
+    def open(self, step: int, metrics_bytes: int, device: torch.device, processes: int, overrides: Sequence[str]) -> None:
+        """Begin at `step`, or go on there behind the first `metrics_bytes` of metrics.jsonl."""
+        if self._folder.rank:
+            return
         self._step = step
-        self._write_configuration()
-        self._metrics = MetricsFile(self.run_dir / "metrics.jsonl")
-        self._metrics.rewind(resumed["metrics_bytes"] if resumed else 0)
+        self._write_file("config.json", self._config)
+        self._metrics = MetricsFile(self._folder.path / "metrics.jsonl")
+        self._metrics.rewind(metrics_bytes)
         # A restart goes on with the same run in W&B, even where there was no checkpoint yet.
-        wandb_id = next((start["wandb_id"] for start in reversed(starts.read_starts(self.run_dir)) if start["wandb_id"]), None)
+        before = reversed(starts.read_starts(self._folder.path))
+        wandb_id = next((start["wandb_id"] for start in before if start["wandb_id"]), None)
         if self._settings.kind == "wandb":
             from alexnet_dist.tracking.wandb_run import WandbRun  # not at the top: without W&B nothing of it is loaded
 
             seconds = _FINISH_SECONDS * (10 if self._settings.artifacts else 1)
-            self.wandb = WandbRun(self._settings, self._config, self.run_dir, wandb_id, finish_seconds=seconds)
+            self.wandb = WandbRun(self._settings, self._config, self._folder.path, wandb_id, finish_seconds=seconds)
             if self.wandb.unreachable:
                 self.display.say(f"W&B cannot be reached ({self.wandb.unreachable}): the run is recorded offline")
             wandb_id = self.wandb.id
-        self._note(starts.note_start, device, self._config["run"].get("overrides", []), wandb_id)
+        self._note(starts.note_start, device, processes, overrides, wandb_id)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the record."""
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the record: `metrics_bytes` and `wandb_id`."""
         return {
             "metrics_bytes": self._metrics.size if self._metrics else 0,
             "wandb_id": self.wandb.id if self.wandb else None,
@@ -72,6 +78,11 @@ class Record:
     def activity(self, record: dict[str, Any]) -> None:
         """The sizes of a step's activations and of the gradients that come back."""
         self._write(record)
+
+    def timeline(self, told: dict[str, Any]) -> None:
+        """When the parts of a step began and ended; it has a file of its own."""
+        if self._metrics:
+            self._write_file(TIMELINE, told, indent=None)
 
     def validation(self, record: dict[str, Any]) -> None:
         """The figures of a validation."""
@@ -104,18 +115,17 @@ class Record:
             elif folder:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
 
-    def _write_configuration(self) -> None:
-        path, partial = self.run_dir / "config.json", self.run_dir / ".config.json.partial"
+    def _write_file(self, name: str, content: dict[str, Any], indent: int | None = 1) -> None:
+        path = self._folder.path / name
         try:
-            partial.write_text(json.dumps(self._config, indent=1) + "\n")
-            os.replace(partial, path)
+            with whole_file(path) as file:
+                file.write(json.dumps(content, indent=indent).encode() + b"\n")
         except OSError as error:
-            partial.unlink(missing_ok=True)
             self.display.say(f"warning: {path} cannot be written ({error.strerror}); the run goes on")
 
     def _note(self, note: Callable[..., None], *what: Any) -> None:
         try:
-            note(self.run_dir, self._step, *what)
+            note(self._folder.path, self._step, *what)
         except OSError as error:
             self.display.say(f"warning: {starts.FILE} cannot be written ({error.strerror})")
 

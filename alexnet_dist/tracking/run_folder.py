@@ -1,73 +1,90 @@
-"""The folder of a run: who names it, and that no two live runs share it."""
+"""The folder of a run: how it gets its name, that no two live runs share it, and what a run leaves in it as its outcome."""
 
-import fcntl
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from alexnet_dist.errors import UserError, tell
+from alexnet_dist.files import LOCK, locked_folder, make_new_folder
 
-WORD = "stopped"
-
-
-def new_run_name(model: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A name under runs/ for a run that was given none.
-
-    The processes that one torchrun or one SLURM job starts, and starts again after a fault, find the same name; every
-    other start gets a new one.
-    """
-    job = environment.get("SLURM_JOB_ID")
-    if job:
-        return f"{model}-slurm-{job}"
-    torchrun = environment.get("TORCHELASTIC_RUN_ID", "none")
-    if torchrun != "none":
-        return f"{model}-{torchrun[:8]}"
-    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}"
+# `done`: the run is complete and saved. `signal`: it ended because of a signal, has saved what it had done, and can go on.
+Outcome = Literal["done", "signal"]
+_FILE = "stopped"
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it for this process until the end; the lock goes with the process, whatever ends it.
+def name_run_folder(model: str, job: str | None) -> Path:
+    """A folder under runs/ for a run that was given none: that of `job`, which its restarts find again, or a new one, made here.
 
     Raises:
-        UserError: a live run holds it, or it cannot be made or written.
+        UserError: it cannot be made.
     """
+    if job:
+        return Path("runs") / f"{model}-{job}"
+    wanted = Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        return make_new_folder(wanted)
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): set run.dir to another") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"the run folder {folder} is in use by a live run: stop that run or set run.dir to another") from None
-        except OSError as error:
-            raise UserError(
-                f"the run folder {folder} cannot be locked ({error.strerror}): its file system takes no locks (Lustre wants the "
-                "mount option flock); set run.dir to another"
-            ) from None
-        yield
+        raise _unusable(wanted, error) from None
 
 
-def leave_word(folder: Path, word: str | None) -> None:
-    """Write `word` into the folder's file `stopped`, where a batch script finds it; None takes the file away.
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder as rank `rank` of the run sees it: rank 0 alone holds it and writes in it."""
 
-    `done`: the run is complete. `signal`: it ended because of a signal, has saved what it had done, and can go on. No
-    file: it failed, or lives, or the disk took none.
-    """
-    if word is None:
-        (folder / WORD).unlink(missing_ok=True)
-        return
-    try:
-        (folder / WORD).write_text(word + "\n")
-    except OSError as error:
-        (folder / WORD).unlink(missing_ok=True)
-        tell(f"warning: {folder / WORD} cannot be written ({error.strerror}), so a batch script will not find '{word}' there")
+    path: Path
+    rank: int = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder is there, and this run's alone until the end; one that is empty when the run is refused is taken away.
+
+        Raises:
+            UserError: a live run holds it, or it cannot be made or written.
+        """
+        if self.rank:
+            yield
+            return
+        with ExitStack() as holding:
+            try:
+                holding.enter_context(locked_folder(self.path))
+            except BlockingIOError:
+                raise UserError(
+                    f"the run folder {self.path} is in use by a live run: stop that run or set run.dir to another"
+                ) from None
+            except OSError as error:
+                raise _unusable(self.path, error) from None
+            try:
+                yield
+            except UserError:
+                if [entry.name for entry in self.path.iterdir()] == [LOCK]:
+                    (self.path / LOCK).unlink()
+                    self.path.rmdir()
+                raise
+
+    def leave(self, outcome: Outcome | None) -> None:
+        """Write the outcome into the file `stopped`, where a batch script finds it; None (it lives, or failed) takes it away."""
+        if self.rank:
+            return
+        file = self.path / _FILE
+        file.unlink(missing_ok=True)
+        if outcome:
+            try:
+                file.write_text(outcome + "\n")
+            except OSError as error:
+                file.unlink(missing_ok=True)
+                tell(f"warning: {file} cannot be written ({error.strerror}), so a batch script will not find '{outcome}' there")
 
 
-def read_word(folder: Path) -> str | None:
-    """The word that the last run left, or None."""
-    return (folder / WORD).read_text().strip() if (folder / WORD).is_file() else None
+def read_outcome(folder: Path) -> str | None:
+    """The outcome that the last run left, or None."""
+    return (folder / _FILE).read_text().strip() if (folder / _FILE).is_file() else None
+
+
+def _unusable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the run folder {folder} cannot be made, written or locked ({error.strerror}): set run.dir to another "
+        "(Lustre takes locks where it is mounted with flock)"
+    )

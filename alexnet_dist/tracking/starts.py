@@ -1,9 +1,9 @@
 """starts.jsonl: a line for each start of a run and each end that it lived to see. Unlike metrics.jsonl it is never rewound."""
 
 import json
-import os
 import socket
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 FILE = "starts.jsonl"
 
 
-def note_start(run_dir: Path, step: int, device: torch.device, overrides: list[str], wandb_id: str | None) -> None:
+def note_start(
+    run_dir: Path, step: int, device: torch.device, processes: int, overrides: Sequence[str], wandb_id: str | None
+) -> None:
     """Note a start at `step`: where, in how many processes, with what overrides and versions. Raises OSError."""
     _append(
         run_dir,
@@ -22,9 +24,9 @@ def note_start(run_dir: Path, step: int, device: torch.device, overrides: list[s
             "step": step,
             "host": socket.gethostname(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "processes": processes,
             "wandb_id": wandb_id,
-            "overrides": overrides,
+            "overrides": list(overrides),
             "versions": {name: version(name) for name in ("alexnet-dist", "torch", "nvidia-dali-cuda130")},
         },
     )

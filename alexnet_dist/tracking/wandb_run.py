@@ -1,19 +1,16 @@
 """The run in Weights & Biases: one run a job, and rank 0 alone talks to it."""
 
-import netrc
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
-from urllib.parse import urlparse
+from typing import Any
 
 import wandb
 
+from alexnet_dist.errors import UserError
+from alexnet_dist.launching.wandb_account import Mode, init_seconds, wanted_mode
 from alexnet_dist.settings import TrackingSettings
-
-Mode = Literal["online", "offline", "disabled", "shared"]
 
 # Names, what they stand against, and what the run's summary keeps of them beside the last value.
 _METRICS = (
@@ -38,6 +35,9 @@ class WandbRun:
     send what is left, over a network that may be gone; 0: all the time it needs.
 
     Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
+
+    Raises:
+        UserError: it is to be online and nobody is logged in.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class WandbRun:
             resume="allow" if run_id else None,
             dir=folder,
             config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=_init_seconds(), finish_timeout=finish_seconds),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=init_seconds(), finish_timeout=finish_seconds),
         )
         self.unreachable = ""
         self.lost = False
@@ -71,6 +71,8 @@ class WandbRun:
             self.unreachable = str(error).splitlines()[0]
             wandb.teardown()  # W&B's process holds the id of the run that it could not begin
             self._run = start(mode="offline")
+        except wandb.errors.UsageError as error:
+            raise UserError(f"W&B: {error}") from None
         for name, against, summary in _METRICS:
             self._run.define_metric(name, step_metric=against, summary=summary)
 
@@ -125,7 +127,7 @@ def named_figures(record: dict[str, Any]) -> dict[str, Any]:
     for key, value in record.items():
         if isinstance(value, dict):
             figures.update(_by_tower(value, ""))
-        elif key not in ("kind", "step", "epoch", "time"):
+        elif key not in ("kind", "step", "epoch", "time") and value is not None:
             figures[f"{kind}/{key}"] = value
     return figures
 
@@ -136,22 +138,3 @@ def _by_tower(values: dict[str, Any], before: str) -> Iterator[tuple[str, float]
             yield from _by_tower(value, f"{before}{key}/")
         else:
             yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value) if figure is not None)
-
-
-def _init_seconds() -> float:
-    """WANDB_INIT_TIMEOUT where it is set; else a minute."""
-    return float(os.environ.get("WANDB_INIT_TIMEOUT", "60"))
-
-
-def wanted_mode() -> Mode:
-    """WANDB_MODE where it is set; else online with a login (WANDB_API_KEY or a netrc entry), offline without."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return cast(Mode, mode)
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-    return "online" if host and logins.authenticators(host) else "offline"

@@ -1,4 +1,5 @@
-"""Checkpoints: one form whatever the layout, complete or absent. This file reads them; saving.py writes them.
+"""Checkpoints: one form whatever the layout, complete or absent. This file reads them, saving.py writes them, and resuming.py
+chooses the one from which a run goes on.
 
     <run>/checkpoints/step-00001234/   torch.distributed.checkpoint's files, state.json and sha256sums
     <run>/checkpoints/latest           the name of the newest complete one
@@ -8,14 +9,9 @@ Parameters and momentum stand under the whole net's names, sharded over the towe
 """
 
 import hashlib
-import json
-import os
 import pickle
-import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -24,9 +20,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
+from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.training.state import STATE, SavedState
 
-FORMAT = 3
 SUMS = "sha256sums"
 
 
@@ -37,49 +34,12 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 def find_checkpoint(where: Path) -> Path | None:
     """The checkpoint that a path means: itself, or the newest of a run folder; None if there is none."""
-    return where if (where / "state.json").is_file() else next(iter(list_checkpoints(where)), None)
-
-
-def check_resume(resume: str, run_dir: Path) -> None:
-    """Raises UserError for `resume=none` in a folder that holds checkpoints, and where a folder without one is named."""
-    own = find_checkpoint(run_dir)
-    if resume == "none" and own:
-        raise UserError(f"{run_dir} holds a run already ({own.name}): set run.dir to another folder, or resume=auto to go on")
-    if resume not in ("auto", "none") and find_checkpoint(Path(resume)) is None:
-        raise UserError(f"resume={resume} is no checkpoint: name a step-... folder or a run folder that holds one")
-
-
-def choose_checkpoint(resume: str, run_dir: Path, warn: Callable[[str], None]) -> Path | None:
-    """What a run goes on from: the run folder's own newest sound checkpoint (`auto`), nothing (`none`), or the one named.
-
-    Of a run folder, checkpoints whose files are damaged are passed over with a warning; in the run's own they are set
-    aside under another name. One that a kill caught between two names is put back.
-
-    Raises:
-        UserError: as `check_resume`; the step-... folder named is damaged, or all checkpoints of the run folder are.
-    """
-    for replaced in (run_dir / "checkpoints").glob(".step-*.replaced"):
-        name = replaced.with_name(replaced.stem.removeprefix("."))
-        if not name.exists():
-            os.rename(replaced, name)
-    check_resume(resume, run_dir)
-    if resume == "none":
-        return None
-    own = _newest_sound(run_dir, warn, set_aside=True)
-    if resume == "auto":
-        return own
-    named = Path(resume)
-    if own and _begun_from(own, named):
-        return own  # a restarted run that began from the named checkpoint has got further since
-    if (named / "state.json").is_file():
-        check_sound(named)
-        return named
-    return _newest_sound(named, warn, set_aside=False)
+    return where if (where / STATE).is_file() else next(iter(list_checkpoints(where)), None)
 
 
 def check_sound(checkpoint: Path) -> None:
     """Raises UserError when a checkpoint's files are not those that were written."""
-    if damage := _damage(checkpoint):
+    if damage := damage_of(checkpoint):
         raise UserError(f"{checkpoint} is damaged ({damage}): take another checkpoint")
 
 
@@ -92,25 +52,9 @@ def sums_of(folder: Path, pattern: str) -> str:
     return "".join(lines)
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of its run beside the tensors.
-
-    Raises:
-        UserError: it is not a checkpoint that this program can read.
-    """
-    try:
-        state = json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} holds no readable checkpoint ({error}): name a step-... folder or a run folder") from None
-    if state.get("format") != FORMAT:
-        raise UserError(f"{checkpoint} has checkpoint format {state.get('format')}, this program reads format {FORMAT}")
-    return state
-
-
-def _check_same_net(checkpoint: Path, state: dict[str, Any], net: Net) -> None:
+def check_same_net(checkpoint: Path, saved: SavedState, table: Table) -> None:
     """Raises UserError, naming the first parameter that differs, when a checkpoint is of another net."""
-    ours = {name: list(shape) for name, shape in net.table.parameter_shapes().items()}
-    theirs = state["shapes"]
+    ours, theirs = shapes_of(table), saved.shapes
     for name in [*ours, *theirs]:
         if ours.get(name) != theirs.get(name):
             raise UserError(
@@ -119,9 +63,14 @@ def _check_same_net(checkpoint: Path, state: dict[str, Any], net: Net) -> None:
             )
 
 
+def shapes_of(table: Table) -> dict[str, list[int]]:
+    """As state.json has them."""
+    return {name: list(shape) for name, shape in table.parameter_shapes().items()}
+
+
 def load_checkpoint(
     checkpoint: Path,
-    saved: dict[str, Any],
+    saved: SavedState,
     mesh: Mesh | None,
     net: Net,
     preprocess: torch.nn.Module,
@@ -129,12 +78,12 @@ def load_checkpoint(
 ) -> None:
     """Read parameters, the data's statistics and, given an optimizer, its momentum into place, on all ranks.
 
-    `saved` is what `read_state` returned. Without a mesh this process reads the whole net alone.
+    Without a mesh this process reads the whole net alone.
 
     Raises:
         UserError: the checkpoint is of another net, or its files are damaged or incomplete.
     """
-    _check_same_net(checkpoint, saved, net)
+    check_same_net(checkpoint, saved, net.table)
     try:
         dcp.FileSystemReader(checkpoint).read_metadata()
         with warnings.catch_warnings():
@@ -183,41 +132,12 @@ def run_tensors(
     return tensors
 
 
-def _begun_from(own: Path, named: Path) -> bool:
-    """Whether the run of the checkpoint `own` began from a run folder or checkpoint."""
-    begun_from = read_state(own).get("resumed_from")
-    return begun_from is not None and (Path(begun_from) == named or Path(begun_from).parent.parent == named)
-
-
-def _newest_sound(run_dir: Path, warn: Callable[[str], None], set_aside: bool) -> Path | None:
-    damaged: dict[Path, str] = {}
-    for checkpoint in list_checkpoints(run_dir):
-        damage = _damage(checkpoint)
-        if damage is None:
-            break
-        damaged[checkpoint] = damage
-    else:
-        if damaged:
-            newest, damage = next(iter(damaged.items()))
-            raise UserError(
-                f"{run_dir} has no checkpoint that is whole ({newest.name}: {damage}): mend it, or set run.dir to another folder"
-            )
-        return None
-    for passed_over, damage in damaged.items():
-        warn(f"warning: {passed_over} is damaged ({damage}) and is passed over for {checkpoint.name}")
-        if set_aside:
-            aside = passed_over.with_name(f"damaged-{passed_over.name}")
-            shutil.rmtree(aside, ignore_errors=True)  # of the same step, damaged earlier
-            os.rename(passed_over, aside)
-    return checkpoint
-
-
-def _damage(checkpoint: Path) -> str | None:
+def damage_of(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
         lines = (checkpoint / SUMS).read_text().splitlines(keepends=True)
         names = [line.rstrip("\n").partition("  ")[2] for line in lines]
-        if not {"state.json", ".metadata"} <= set(names):
+        if not {STATE, ".metadata"} <= set(names):
             return f"{SUMS} is not whole"
         changed = (name for name, line in zip(names, lines, strict=True) if sums_of(checkpoint, name) != line)
         return next((f"{name} is not as it was written" for name in changed), None)

@@ -1,12 +1,10 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
-from alexnet_dist.data.images import Images, open_folder
+from alexnet_dist.data.images import Images, open_folder, set_aside
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
@@ -14,6 +12,7 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.state import SavedState
 
 QUICKSTART_FOLDER = Path("data/quickstart")
 
@@ -48,25 +47,35 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
 
 
 def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
-    """The training and validation images of a folder, packed or of class folders. Raises UserError as `open_images` does."""
-    if data.source == "packed" or (data.source != "imagefolder" and is_packed(root)):
-        train, validation = open_packed(root)
-        if not len(validation):
-            raise UserError(f"the packed set {root} has no validation images: prepare it again from a source that has val/")
+    """The training and validation images of a folder, packed or of class folders; where it has none for validation, every
+    `data.val_every`-th of each class is set aside. Raises UserError as `open_images` does."""
+    packed = data.source == "packed" or (data.source != "imagefolder" and is_packed(root))
+    train, validation = open_packed(root) if packed else open_folder(root)
+    if len(validation):
         return train, validation
-    return open_folder(root, data.val_every)
+    if data.val_every is None:
+        raise UserError(
+            f"{root} has no validation images: give it a val/ beside train/ (and pack it again where it is packed), or set "
+            "data.val_every=10 to set every tenth training image aside"
+        )
+    rest, aside = set_aside(train, data.val_every)
+    if not len(aside):
+        raise UserError(
+            f"no class of {root} has {data.val_every} images, so data.val_every={data.val_every} sets none aside: set it lower"
+        )
+    return rest, aside
 
 
-def check_same_data(checkpoint: Path, saved: dict[str, Any], images: Images) -> None:
+def check_same_data(checkpoint: Path, saved: SavedState, images: Images) -> None:
     """Raises UserError when a checkpoint's run was in the middle of other images than these."""
     if not same_classes(saved, images):
         raise UserError(
-            f"{checkpoint} tells {len(saved['classes'])} classes apart and the images' {len(images.classes)} are others, or in "
+            f"{checkpoint} tells {len(saved.classes)} classes apart and the images' {len(images.classes)} are others, or in "
             "another order: give the same data.root"
         )
-    if saved["training_images"] not in (len(images), None):  # imported weights have seen none of these
+    if saved.training_images not in (len(images), None):  # imported weights have seen none of these
         raise UserError(
-            f"{checkpoint} was made with {saved['training_images']} training images and these are {len(images)}: "
+            f"{checkpoint} was made with {saved.training_images} training images and these are {len(images)}: "
             "give the same data.root and data.val_every"
         )
 
@@ -96,11 +105,6 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
     Raises:
         UserError: the images do not fill a batch.
     """
-    if len(images) < settings.trainer.batch_size:
-        raise UserError(
-            f"there are {len(images)} training images, fewer than a batch: "
-            f"set trainer.batch_size to at most {len(images)}, not {settings.trainer.batch_size}"
-        )
     part, parts = (mesh.share, mesh.layout.shares) if settings.data.share_decoding else (0, 1)
     return TrainFeed(
         images,
@@ -115,8 +119,9 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
         mirror=settings.data.mirror,
         threads=settings.data.threads or threads,
         device=mesh.device,
-        exchange=partial(mesh.gather_rows, group=mesh.training_group) if parts > 1 else None,
+        exchange=mesh.gather_rows if parts > 1 else None,
         start=start,
+        decoder_options=decoder_options(settings.data),
     )
 
 
@@ -132,5 +137,16 @@ def validation_feed(settings: Settings, images: Images, mesh: Mesh, threads: int
         size=settings.data.size,
         threads=settings.data.threads or threads,
         device=mesh.device,
-        exchange=partial(mesh.gather_rows, group=mesh.validation_group) if mesh.layout.shares > 1 else None,
+        exchange=mesh.gather_rows if mesh.layout.shares > 1 else None,
+        decoder_options=decoder_options(settings.data),
     )
+
+
+def decoder_options(data: DataSettings) -> dict[str, float]:
+    """What is set of how a GPU decodes, by DALI's names."""
+    options = {
+        "hw_decoder_load": data.hardware_decoder,
+        "device_memory_padding": data.device_memory_padding,
+        "host_memory_padding": data.host_memory_padding,
+    }
+    return {name: value for name, value in options.items() if value is not None}

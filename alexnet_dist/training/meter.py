@@ -1,4 +1,5 @@
-"""How fast a run is: images a second, bytes crossed, time spent waiting for crossings, memory."""
+"""What a run's lines say: how fast it is (images a second, bytes crossed, time spent waiting for crossings, memory), and its
+training error."""
 
 import resource
 import time
@@ -9,16 +10,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.training.peaks import peak_of
 
 
 class Meter:
     """Counts steps between two readings; pauses (validation, checkpoints) are left out of the time."""
 
-    def __init__(self, mesh: Mesh, batch_size: int, towers: int) -> None:
+    def __init__(self, mesh: Mesh, batch_size: int, table: Table, precision: str) -> None:
         self._mesh = mesh
-        self._towers = towers
+        self._table = table
         self._batch_size = batch_size
+        peak = peak_of(torch.cuda.get_device_name(mesh.device), precision) if mesh.device.type == "cuda" else None
+        self._peak = peak and peak * mesh.layout.processes
         self._restart()
 
     def _restart(self) -> None:
@@ -40,35 +45,76 @@ class Meter:
     def read(self, loss: torch.Tensor) -> dict[str, Any]:
         """Figures of the steps since the last reading; every rank takes part and gets the same.
 
-        `loss` is this replica's mean of the last step. Returns the mean loss over replicas, images a second, bytes that
-        a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory of the largest
-        process in bytes (of its GPU, or its resident set). Where each tower has a process of its own, `towers` holds the
-        tower's own waiting (mean over replicas) and peak memory (of the replica that held most).
+        `loss` is the last step's, the same on every rank. Returns it, images a second, bytes that a process sent and seconds it
+        waited in crossings a step, seconds a step, and the peak memory of the largest process in bytes (of its GPU, or its
+        resident set); FLOP a second of the net's products, and what share that is of the GPUs' peak (None where it is not known).
+        Where each tower has a process of its own, `towers` holds the tower's own waiting (mean over replicas) and peak memory (of
+        the replica that held most).
         """
         sent, waited = self._mesh.crossing.read()
         seconds = time.perf_counter() - self._begun - self._paused
         layout = self._mesh.layout
         own = torch.tensor([waited, peak_memory(self._mesh.device)], dtype=torch.float64, device=loss.device)
-        own = torch.cat([loss.detach().double().reshape(1), own])
-        everyone = own.new_empty(3 * layout.processes)
+        everyone = own.new_empty(2 * layout.processes)
         dist.all_gather(list(everyone.chunk(layout.processes)), own)
-        losses, waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 3).unbind(dim=2)
+        waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 2).unbind(dim=2)
         steps = max(self._steps, 1)
+        images_per_second = self._steps * self._batch_size / seconds
+        flops = images_per_second * self._table.training_flops
         figures: dict[str, Any] = {
-            "loss": losses.mean().item(),
-            "images_per_second": self._steps * self._batch_size / seconds,
+            "loss": loss.item(),
+            "images_per_second": images_per_second,
+            "flops_per_second": flops,
+            "peak_share": flops / self._peak if self._peak else None,
             "crossing_bytes": sent // steps,
             "crossing_exposed_seconds": waits.mean().item() / steps,
             "step_seconds": seconds / steps,
             "peak_memory_bytes": int(peaks.max()),
         }
-        if layout.shares > 1 and layout.shares == self._towers:
+        if layout.shares > 1 and layout.shares == self._table.towers:
             figures["towers"] = {
                 "crossing_exposed_seconds": (waits.mean(dim=0) / steps).tolist(),
                 "peak_memory_bytes": peaks.amax(dim=0).long().tolist(),
             }
         self._restart()
         return figures
+
+
+class ErrorCount:
+    """The training error: images trained on since the last line of metrics.jsonl, and how many of them were guessed wrong, over
+    all replicas.
+
+    Each image is guessed in passing: by the parameters of its own step, before the update, with dropout and from the crop that it
+    is trained on.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._group = mesh.replica_group
+        self._wrong, self._images = 0, 0
+        self._own_wrong = torch.zeros((), dtype=torch.int64, device=mesh.device)
+
+    def add(self, wrong: torch.Tensor, images: int) -> None:
+        """A step over `images` images of all replicas; `wrong`, an integer scalar, counts this replica's."""
+        self._own_wrong += wrong
+        self._images += images
+
+    def total(self) -> tuple[int, int]:
+        """Images guessed wrong and images; every rank takes part and gets the same."""
+        dist.all_reduce(self._own_wrong, group=self._group)
+        self._wrong += int(self._own_wrong)
+        self._own_wrong.zero_()
+        return self._wrong, self._images
+
+    def restore(self, total: tuple[int, int]) -> None:
+        """Go on from what `total` returned."""
+        self._wrong, self._images = total
+        self._own_wrong.zero_()
+
+    def read(self) -> float:
+        """The share of images guessed wrong, and begin anew; every rank takes part and gets the same."""
+        wrong, images = self.total()
+        self.restore((0, 0))
+        return wrong / images
 
 
 def peak_memory(device: torch.device) -> int:

@@ -4,13 +4,13 @@ A checkpoint is complete or absent: it is written under another name, summed, an
 What goes wrong meanwhile (a full disk, a folder that cannot be written) costs a warning, and the checkpoint before stays.
 """
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +23,77 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from alexnet_dist.errors import RunFailed, Stopped
+from alexnet_dist.files import whole_file
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import CheckpointSettings
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import FORMAT, SUMS, list_checkpoints, reason_of, run_tensors, sums_of
-from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.checkpoint import STATE, SUMS, list_checkpoints, reason_of, run_tensors, sums_of
+from alexnet_dist.training.state import SavedState, TrainingState
+from alexnet_dist.training.weights import weights_hash
 
 
 class Checkpoints:
     """The checkpoints of the run in `run_dir`, as this rank takes part in writing them.
 
-    `saved_step` is the step of the last one begun. Within it nothing of an earlier start is left half written, and the two
-    pointers are right for `state`, from which the run goes on. At its end the last checkpoint is waited for, unless a peer is
-    lost.
+    `describe` gives what a checkpoint of this moment says in state.json; every rank takes part. `saved_step` is the step of the
+    last one begun, None before the first; `pause` is entered while the training waits. Within it nothing of an earlier start is
+    left half written, and the two pointers are right for `state`, from which the run goes on. At its end the last checkpoint is
+    waited for, unless a peer is lost.
     """
 
-    def __init__(self, run_dir: Path, settings: CheckpointSettings, mesh: Mesh, display: Display, state: TrainingState) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: CheckpointSettings,
+        mesh: Mesh,
+        display: Display,
+        state: TrainingState,
+        describe: Callable[[], SavedState],
+        saved_step: int | None = None,
+        pause: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._folder = run_dir / "checkpoints"
         self._settings = settings
         self._mesh = mesh
         self._display = display
+        self._state, self._describe, self._pause = state, describe, pause
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[bool] | None = None
-        self.saved_step = self._complete_step = state.step
-        self._best_step = state.best_step
+        self.saved_step = self._complete_step = saved_step
         self._begun = time.monotonic()
-
-    def step_due(self, step: int) -> bool:
-        """Whether `checkpoint.every` asks for one at this step."""
-        return self._settings.every is not None and step % self._settings.every == 0
 
     def time_due(self) -> bool:
         """Whether `checkpoint.minutes` have passed by this rank's clock."""
         minutes = self._settings.minutes
         return minutes is not None and time.monotonic() - self._begun >= 60 * minutes
 
-    def save(self, state: TrainingState, extra: dict[str, Any], best: bool = False) -> None:
-        """Begin to write a checkpoint, by all ranks, when the one before is written.
+    def at_boundary(self, last_step: int, time_is_up: bool, validated: bool) -> None:
+        """Save where it is due: at the last step, every so many steps, when for some rank the time is up; and once more where a
+        validation has changed what is remembered."""
+        step, every = self._state.step, self._settings.every
+        due = time_is_up or step == last_step or (every is not None and step % every == 0)
+        if validated or (due and step not in (0, self.saved_step)):
+            self.save()
 
-        `extra` is what state.json holds beside the run's own numbers (the configuration, the record's position).
-        """
+    def save(self) -> None:
+        """Begin to write a checkpoint, by all ranks, when the one before is written."""
+        with self._pause():
+            self.wait()
+            state = self._state
+            self.saved_step, self._begun = state.step, time.monotonic()
+            tensors = run_tensors(self._mesh, state.net, state.preprocess, state.optimizer, copy=True)
+            copied = torch.cuda.Event() if self._mesh.device.type == "cuda" else None
+            if copied:
+                copied.record()
+            self._writing = self._thread.submit(self._write, self._describe(), tensors, copied)
+
+    def finish(self) -> bool:
+        """Wait until this step is saved, trying again where it could not be; whether it is."""
         self.wait()
-        self.saved_step, self._begun = state.step, time.monotonic()
-        shapes = {name: list(shape) for name, shape in state.net.table.parameter_shapes().items()}
-        written = {"format": FORMAT, **state.numbers(), "shapes": shapes, **extra}
-        tensors = run_tensors(self._mesh, state.net, state.preprocess, state.optimizer, copy=True)
-        copied = torch.cuda.Event() if self._mesh.device.type == "cuda" else None
-        if copied:
-            copied.record()
-        self._writing = self._thread.submit(self._write, state.step, tensors, written, best, copied)
+        if self.saved_step != self._state.step:
+            self.save()
+            self.wait()
+        return self.saved_step == self._state.step
 
     def wait(self) -> None:
         """Until the last checkpoint is written or given up; `saved_step` is then the step of the last complete one."""
@@ -93,25 +115,25 @@ class Checkpoints:
         elif self._mesh.rank == 0:
             self._remove_unfinished()
 
-    def _write(
-        self, step: int, tensors: dict[str, Any], written: dict[str, Any], best: bool, copied: torch.cuda.Event | None
-    ) -> bool:
+    def _write(self, written: SavedState, tensors: dict[str, Any], copied: torch.cuda.Event | None) -> bool:
         """In the thread, on all ranks; whether the checkpoint is complete."""
-        name = f"step-{step:08d}"
+        name = f"step-{written.step:08d}"
         partial = self._folder / f".{name}.partial"
         rank = self._mesh.rank
         try:
             self._together(lambda: _make_anew(partial) if rank == 0 else None)
-            with _stream_of_its_own(copied):
+            with _stream_of_its_own(self._mesh.device, copied):
                 self._together(lambda: _check_finite(tensors))
+                parameters = (parameter.to_local() for parameter in tensors["net"].values())
+                weights = weights_hash(parameters, self._mesh, self._mesh.checkpoint_group)
                 dcp.save(tensors, storage_writer=_Writer(partial), process_group=self._mesh.checkpoint_group)
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
-            self._together(lambda: self._publish(partial, name, written, sums, best) if rank == 0 else None)
+            self._together(lambda: self._publish(partial, name, replace(written, weights=weights), sums) if rank == 0 else None)
         except (CheckpointException, _NotWrittenError) as error:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 self._display.say(
-                    f"warning: no checkpoint of step {step} could be written to {self._folder} ({reason_of(error)}); "
+                    f"warning: no checkpoint of step {written.step} could be written to {self._folder} ({reason_of(error)}); "
                     "the run goes on, and the checkpoint before stays"
                 )
             return False
@@ -131,10 +153,10 @@ class Checkpoints:
             raise _NotWrittenError(problems[0])
         return [result for result, _ in answers]
 
-    def _publish(self, partial: Path, name: str, written: dict[str, Any], sums: list[str], best: bool) -> None:
-        (partial / "state.json").write_text(json.dumps(written, indent=1))
-        (partial / SUMS).write_text("".join([*sums, sums_of(partial, ".metadata"), sums_of(partial, "state.json")]))
-        for written_here in (partial / "state.json", partial / SUMS, partial):
+    def _publish(self, partial: Path, name: str, written: SavedState, sums: list[str]) -> None:
+        written.write(partial)
+        (partial / SUMS).write_text("".join([*sums, sums_of(partial, ".metadata"), sums_of(partial, STATE)]))
+        for written_here in (partial / STATE, partial / SUMS, partial):
             _to_disk(written_here)
         replaced = self._folder / f".{name}.replaced"
         if (self._folder / name).exists():
@@ -143,20 +165,19 @@ class Checkpoints:
         _to_disk(self._folder)
         shutil.rmtree(replaced, ignore_errors=True)
         self._point("latest", name)
-        if best:
+        if written.best_step == written.step:
             self._point("best", name)
         self._prune()
 
     def _point(self, pointer: str, name: str) -> None:
-        written = self._folder / f".{pointer}.partial"
-        written.write_text(name + "\n")
-        os.replace(written, self._folder / pointer)
+        with whole_file(self._folder / pointer) as file:
+            file.write(f"{name}\n".encode())
 
     def _mend_pointers(self) -> None:
         """A kill may have come between a checkpoint and its pointers, and what they name may have been set aside as damaged."""
         complete = [checkpoint.name for checkpoint in list_checkpoints(self._folder.parent)]
         newest = complete[0] if complete else None
-        best = None if self._best_step is None else f"step-{self._best_step:08d}"
+        best = None if self._state.best_step is None else f"step-{self._state.best_step:08d}"
         for name, target in (("latest", newest), ("best", best)):
             pointer = self._folder / name
             named = pointer.read_text().strip() if pointer.is_file() else None
@@ -211,7 +232,7 @@ def _check_finite(tensors: dict[str, dict[str, torch.Tensor]]) -> None:
         for name, tensor in group.items():
             own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
             if not own.isfinite().all():
-                raise _NotWrittenError(f"{name} is not finite")
+                raise _NotWrittenError(f"{name} holds NaN or infinite numbers")
 
 
 def _to_disk(path: Path) -> None:
@@ -224,11 +245,12 @@ def _to_disk(path: Path) -> None:
 
 
 @contextmanager
-def _stream_of_its_own(copied: torch.cuda.Event | None) -> Iterator[None]:
-    """On a GPU: behind the copies, and beside the training's own stream."""
+def _stream_of_its_own(device: torch.device, copied: torch.cuda.Event | None) -> Iterator[None]:
+    """On a GPU, which this thread enters first (a new thread's own is the first of the machine): behind the copies, and beside
+    the training's stream."""
     if copied is None:
         yield
         return
     copied.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
         yield

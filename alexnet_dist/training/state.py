@@ -1,14 +1,71 @@
-"""What a run is between two steps."""
+"""What a run is between two steps, and what a checkpoint says of it beside its tensors."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from alexnet_dist.data.views import Preprocess
+from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
-from alexnet_dist.training.error_count import ErrorCount
-from alexnet_dist.training.update import Schedule
+from alexnet_dist.training.meter import ErrorCount
+from alexnet_dist.training.update import MomentumSGD, Schedule
+
+FORMAT = 4
+STATE = "state.json"
+# What a run's state and a checkpoint's have in common, as it is.
+_NUMBERS = ("step", "epoch", "images", "validated", "skipped", "training_error", "best_error", "best_step")
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """state.json: what was trained, on what, and how far. With the numbers' defaults it is a run before its first step.
+
+    `shapes` are those of the whole net's parameters, `config` is the composed configuration, `classes` and `class_ids` name the
+    net's outputs by label. `training_images` is None where other images than this program's have been trained on (imported
+    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. `weights` is the
+    short hash of the parameters (training/weights.py). The numbers between are `TrainingState`'s.
+    """
+
+    shapes: dict[str, list[int]]
+    config: dict[str, Any]
+    classes: list[str]
+    class_ids: list[str]
+    training_images: int | None
+    resumed_from: str | None = None
+    step: int = 0
+    epoch: int = 0
+    images: int = 0
+    epochs_done: float = 0.0
+    validated: int = 0
+    skipped: int = 0
+    training_error: float = float("inf")
+    errors_since_line: tuple[int, int] = (0, 0)
+    best_error: float = float("inf")
+    best_step: int | None = None
+    schedule: dict[str, Any] = field(default_factory=dict)
+    metrics_bytes: int = 0
+    weights: str | None = None
+    wandb_id: str | None = None
+    format: int = FORMAT
+
+    def write(self, checkpoint: Path) -> None:
+        """Raises OSError."""
+        (checkpoint / STATE).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "SavedState":
+        """Raises UserError where the folder is no checkpoint that this program can read."""
+        try:
+            said = json.loads((checkpoint / STATE).read_text())
+            if said.get("format") != FORMAT:
+                raise UserError(f"{checkpoint} has checkpoint format {said.get('format')}, this program reads format {FORMAT}")
+            wrong, images = said.pop("errors_since_line")
+            return cls(**said, errors_since_line=(wrong, images))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{checkpoint} holds no readable checkpoint ({error}): name a step-... folder or a run folder"
+            ) from None
 
 
 @dataclass
@@ -22,10 +79,11 @@ class TrainingState:
     """
 
     net: Net
-    optimizer: torch.optim.Optimizer
+    optimizer: MomentumSGD
     schedule: Schedule
     preprocess: Preprocess
     errors: ErrorCount
+    images_per_epoch: int
     step: int = 0
     epoch: int = 0
     images: int = 0
@@ -35,50 +93,38 @@ class TrainingState:
     best_error: float = float("inf")
     best_step: int | None = None
 
-    def advance(self, images: int, images_per_epoch: int) -> None:
+    def advance(self, images: int) -> None:
         """A step over so many images is done; an epoch ends when too few for another batch are left of it."""
         self.step += 1
         self.images += images
-        if self.images + images > images_per_epoch:
+        if self.images + images > self.images_per_epoch:
             self.epoch, self.images = self.epoch + 1, 0
 
-    def epochs_done(self, images_per_epoch: int) -> float:
+    @property
+    def epochs_done(self) -> float:
         """Epochs done, with the fraction of the one under way."""
-        return self.epoch + self.images / images_per_epoch
+        return self.epoch + self.images / self.images_per_epoch
 
     def validation_due(self, every: int) -> bool:
         """Whether an epoch that is a multiple of `every` has just ended and was not validated yet."""
         return self.images == 0 and self.epoch > self.validated and self.epoch % every == 0
 
-    def note_validation(self, top1_error: float) -> bool:
-        """Tell the schedule of a validation; True when it is the best so far."""
+    def note_validation(self, top1_error: float) -> None:
+        """Tell the schedule of a validation, and whether it is the best so far."""
         self.validated = self.epoch
         self.schedule.after_validation(top1_error)
-        if top1_error >= self.best_error:
-            return False
-        self.best_error, self.best_step = top1_error, self.step
-        return True
+        if top1_error < self.best_error:
+            self.best_error, self.best_step = top1_error, self.step
 
-    def numbers(self) -> dict[str, Any]:
-        """All but the tensors, as it goes into a checkpoint's state.json; every rank takes part."""
-        return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "images": self.images,
-            "validated": self.validated,
-            "skipped": self.skipped,
-            "training_error": self.training_error,
-            "errors_since_line": self.errors.total(),
-            "best_error": self.best_error,
-            "best_step": self.best_step,
-            "schedule": self.schedule.state(),
-        }
+    def saved(self, origin: SavedState) -> SavedState:
+        """`origin` with the numbers of this moment; every rank takes part."""
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
+        return replace(origin, **numbers)
 
-    def load_numbers(self, numbers: dict[str, Any]) -> None:
-        """Go on from `numbers`."""
-        self.step, self.epoch, self.images = numbers["step"], numbers["epoch"], numbers["images"]
-        self.validated, self.skipped = numbers["validated"], numbers["skipped"]
-        self.training_error = numbers["training_error"]
-        self.errors.restore(tuple(numbers["errors_since_line"]))
-        self.best_error, self.best_step = numbers["best_error"], numbers["best_step"]
-        self.schedule.load_state(numbers["schedule"])
+    def go_on_from(self, saved: SavedState) -> None:
+        """Take over its numbers."""
+        for name in _NUMBERS:
+            setattr(self, name, getattr(saved, name))
+        self.errors.restore(saved.errors_since_line)
+        self.schedule.load_state(saved.schedule)

@@ -1,81 +1,144 @@
 """One step's arithmetic: what a process computes between a batch and its gradients."""
 
-import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from alexnet_dist.data.feed import Batch
+from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels import tail
 from alexnet_dist.kernels.native import CompilerError
-from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.launching.toolchain import find_toolchain
+from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.loss import split_cross_entropy
-from alexnet_dist.parallel.mesh import Mesh, share_cores
-
-Autocast = Callable[[], AbstractContextManager[None]]
+from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.ordered_sum import tree_sum
+from alexnet_dist.parallel.process import Autocast
+from alexnet_dist.training.gradients import Gradients
 
 # The values of parallel.wire.
 WIRES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def set_precision(kind: str, device: torch.device) -> Autocast:
-    """Set torch up for `fp32`, `tf32` or `bf16` products; returns the context that a forward pass runs in."""
-    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = kind == "tf32"
-    if kind == "bf16":
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext
-
-
-def set_threads(threads: int | str, shares: int) -> None:
-    """Give torch so many threads; `auto`: this machine's cores over `shares`."""
-    torch.set_num_threads(share_cores(shares) if isinstance(threads, str) else threads)
-
-
-def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None]) -> Kernels | None:
-    """The compiled operations of a CPU for `auto` and `on`; None for `off`, on a GPU, and with a warning where `auto` finds none.
+def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None]) -> bool:
+    """Make the device's fused operations ready, as `trainer.native` wants; whether they are to be used.
 
     Raises:
-        UserError: `on`, and they cannot be compiled here.
+        UserError: `on`, and they cannot be had here.
     """
-    if wanted == "off" or device.type != "cpu":
-        return None
+    if wanted == "off":
+        return False
     try:
-        return Kernels()
+        if device.type == "cpu":
+            tail.load(find_toolchain(), warn)
+        elif find_spec("triton") is None:
+            raise CompilerError("there is no Triton")
+        return True
     except CompilerError as error:
         if wanted == "on":
             raise UserError(f"trainer.native=on, but {error}: install one, or set trainer.native=auto") from None
         warn(f"warning: {error}: norms and poolings are torch's, which take longer (as with trainer.native=off)")
-        return None
+        return False
 
 
-# Parameters of glibc's mallopt, and its own values for them.
-_MALLOC_DEFAULTS = {-1: 128 * 1024, -2: 128 * 1024, -4: 65536}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
-_MALLOC_KEEPS = {-1: 2**31 - 1, -2: 2**28, -4: 0, -8: 1}  # and M_ARENA_MAX, which glibc takes once and for all
+def narrow_copies(net: Net, precision: str, native: bool, added: bool) -> dict[torch.Tensor, Copy]:
+    """Where products in bf16 are not a CPU's, with fused operations: the net's copies of its weights, which the update writes.
 
-
-def keep_freed_memory(keep: bool = True) -> None:
-    """Let malloc keep what a step frees for the next one, or give it back as glibc does by itself. Where malloc is not glibc's
-    nothing is changed.
-
-    A step's maps and gradients are large: each would be pages taken anew from the system, which cost a fifth of a step. Threads
-    that start afterwards share one arena: what those of a feed have freed would else lie idle in arenas of their own.
+    The weights' gradients stay bf16 then too, unless those of slices or replicas are `added`.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for parameter, value in (_MALLOC_KEEPS if keep else _MALLOC_DEFAULTS).items():
-        if mallopt is not None:
-            mallopt(parameter, value)
+    if not native or precision != "bf16" or next(net.parameters()).device.type == "cpu":
+        return {}
+    return net.keep_copies(torch.bfloat16, narrow_gradients=not added)
+
+
+class Step:
+    """The gradients of a step over a replica's batch, slice by slice; every rank takes part.
+
+    `slices` are those of the whole step (trainer.slices). Where the replicas do not divide them each computes the next whole
+    number of slices, and at least one.
+    """
+
+    def __init__(
+        self, net: Net, preprocess: Preprocess, mesh: Mesh, seed: int, batch_size: int, slices: int, autocast: Autocast
+    ) -> None:
+        """Raises UserError where a replica's images cannot be cut into its slices."""
+        self._net, self._preprocess, self._mesh, self._seed, self._autocast = net, preprocess, mesh, seed, autocast
+        replicas = mesh.layout.replicas
+        self.slices = -(-slices // replicas)
+        if batch_size % (replicas * self.slices):
+            raise UserError(
+                f"trainer.batch_size={batch_size} cannot be cut into {self.slices} slices for each of {replicas} replicas: "
+                f"take a multiple of {replicas * self.slices}"
+            )
+        self._first_row = mesh.replica * (batch_size // replicas)
+        self._parts = replicas * self.slices
+        self._gradients = Gradients(list(net.children()), self.slices, mesh.over_replicas)
+
+    def take(self, batch: Batch, step: int, colour: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave the gradients of the whole step's mean cross-entropy in the parameters' `grad`, and return that mean, the same
+        scalar on every rank, and how many of this replica's images are guessed wrong.
+
+        `batch` is the replica's, of the `step`-th step; with `colour` its images get their colour noise.
+        """
+        losses, wrong = [], []
+        mean = torch.zeros(())
+        for images, labels, key in self.inputs(batch, step, colour):
+            loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast, self._net.native)
+            losses.append(loss.detach())
+            wrong.append(wrong_here)
+            if len(losses) == self.slices:
+                mean = self._mean(losses)
+            (loss * (1 / self._parts)).backward()
+            self._gradients.next_slice()
+        self._gradients.finish()
+        return mean, torch.stack(wrong).sum()
+
+    def inputs(self, batch: Batch, step: int, colour: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor, DropoutKey]]:
+        """Of each slice the images that the net reads, float [n, 3, H, W], their labels, and the key of their dropout masks."""
+        first_row = self._first_row
+        for part in batch.slices(self.slices):
+            images = self._preprocess.of_training(part, colour, self._net.native, self._net.image_dtype)
+            yield images, part.labels, DropoutKey(self._seed, step, first_row)
+            first_row += len(part.labels)
+
+    def _mean(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        """Of the losses of all replicas' slices, added in the order of the tree."""
+        own = torch.stack(losses)
+        replicas = self._mesh.layout.replicas
+        everyone = [torch.empty_like(own) for _ in range(replicas)] if replicas > 1 else [own]
+        if replicas > 1:
+            dist.all_gather(everyone, own, group=self._mesh.replica_group)
+        return tree_sum(list(torch.cat(everyone))) / self._parts
+
+
+def same_bits(slices: int, replicas: int, threads: int) -> str:
+    """For which other numbers of processes a run would end with the same bits, in a sentence."""
+    layouts = [1 << power for power in range(slices.bit_length())]
+    if replicas not in layouts or slices == 1:
+        return f"the same bits whichever processes hold a replica; with another number than {replicas} they part by rounding"
+    return f"the same bits with {', '.join(map(str, layouts))} replicas and parallel.threads={threads}"
 
 
 def loss_of(
-    net: nn.Module, images: torch.Tensor, labels: torch.Tensor, key: DropoutKey, mesh: Mesh, autocast: Autocast
+    net: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    key: DropoutKey,
+    mesh: Mesh,
+    autocast: Autocast,
+    native: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy over this replica's images and how many of them are guessed wrong, the same scalars on every tower.
+    """Mean cross-entropy over these images and how many of them are guessed wrong, the same scalars on every tower.
 
-    `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the replica's images stand in the step's batch.
+    `images` float [N, 3, H, W], `labels` int64 [N]; `key` says where the images stand in the step's batch. `native`: by the fused
+    operations of a GPU.
     """
     with autocast():
         logits = net(images, key)
-    return split_cross_entropy(logits, labels, mesh.tower_group)
+    return split_cross_entropy(logits, labels, mesh.tower_group, native)

@@ -11,11 +11,12 @@ import torch.distributed as dist
 
 from alexnet_dist.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stopping:
-    """Within it, SIGINT, SIGTERM and SIGUSR1 on any rank end the run at a step boundary. A second SIGINT leaves at once.
+    """Within it, SIGINT, SIGTERM, SIGUSR1 and SIGHUP on any rank end the run at a step boundary. A second SIGINT leaves at once;
+    a SIGHUP that was ignored before, as under nohup, still is.
 
     Until the first boundary there is nothing to save: `before_the_first` is called with the signal's number, in a thread, and the
     process ends; a boundary that is reached meanwhile is not passed.
@@ -57,7 +58,8 @@ class Stopping:
         os.set_blocking(self._telling, False)
         # A thread hears of a signal even while the main thread, which alone runs handlers, waits for a peer.
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
-        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in SIGNALS}
+        heeded = [signum for signum in SIGNALS if (signum, signal.getsignal(signum)) != (signal.SIGHUP, signal.SIG_IGN)]
+        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         signal.set_wakeup_fd(self._telling, warn_on_full_buffer=False)
         return self
 

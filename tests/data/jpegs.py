@@ -42,7 +42,7 @@ class InMemory:
     def __init__(self, files: Sequence[bytes], labels: Sequence[int] | None = None) -> None:
         self._files = [np.frombuffer(file, np.uint8) for file in files]
         self.labels = np.zeros(len(files), np.int64) if labels is None else np.asarray(labels, np.int64)
-        self.classes = tuple(f"class{label}" for label in range(int(self.labels.max()) + 1))
+        self.classes = self.class_ids = tuple(f"class{label}" for label in range(int(self.labels.max()) + 1))
 
     def __len__(self) -> int:
         return len(self._files)

@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from alexnet_dist.data.decode import Cuts, decode
-from alexnet_dist.data.feed import AHEAD, Batch, TrainFeed, ValidationFeed
+from alexnet_dist.data.decode import Crops, decode
+from alexnet_dist.data.feed import Batch, TrainFeed, ValidationFeed
 from alexnet_dist.data.images import ImageFolder, open_folder
 from alexnet_dist.data.sampling import epoch_order
 from alexnet_dist.errors import UserError
+from alexnet_dist.parallel.mesh import Gathering
 from tests.data.jpegs import InMemory, encoded, make_folder, photo
 from tests.distributed.processes import run_processes
 
@@ -49,7 +51,7 @@ def take(images: ImageFolder, count: int = STEPS, **changes: Any) -> list[Batch]
 
 
 def test_batches_follow_the_plan(folder: Path) -> None:
-    train, _ = open_folder(folder, None)
+    train, _ = open_folder(folder)
     batches = take(train)
     assert [(batch.epoch, batch.index) for batch in batches] == [(e, i) for e in range(4) for i in range(2)]
     for batch in batches:
@@ -58,64 +60,66 @@ def test_batches_follow_the_plan(folder: Path) -> None:
         np.testing.assert_array_equal(batch.labels.numpy(), train.labels[expected])
         assert batch.pixels.shape == (16, 3, 32, 32)
         assert batch.pixels.dtype == torch.uint8
-        cuts = Cuts(batch.samples, batch.y.numpy(), batch.x.numpy(), batch.mirror.numpy())
-        request = ((cuts, None) for _ in range(1))
+        crops = Crops(batch.samples, batch.y.numpy(), batch.x.numpy(), batch.mirror.numpy())
+        request = ((crops, None) for _ in range(1))
         ((pixels, _),) = decode(train, request, size=40, crop=32, batch_size=16, threads=1, device=CPU)
         assert torch.equal(batch.pixels, pixels.permute(0, 3, 1, 2))
     assert len({int(batch.y[0]) for batch in batches} | {int(batch.x[0]) for batch in batches}) > 2
 
 
 def test_batches_do_not_depend_on_threads(folder: Path) -> None:
-    train, _ = open_folder(folder, None)
+    train, _ = open_folder(folder)
     assert all(map(same, take(train, threads=1), take(train, threads=8)))
 
 
 @pytest.mark.parametrize("start", [(0, 1), (1, 0), (2, 1), (0, 2)])
 def test_feed_goes_on_from_anywhere(folder: Path, start: tuple[int, int]) -> None:
-    train, _ = open_folder(folder, None)
+    train, _ = open_folder(folder)
     whole = take(train)
     resumed = take(train, STEPS - 2 * start[0] - start[1], start=start)
     assert all(map(same, whole[2 * start[0] + start[1] :], resumed))
 
 
 def test_mirroring_can_be_off(folder: Path) -> None:
-    train, _ = open_folder(folder, None)
+    train, _ = open_folder(folder)
     assert not any(batch.mirror.any() for batch in take(train, mirror=False))
 
 
 def in_processes(folder: Path, replicas: int, share: bool) -> tuple[list[Batch], list[tuple[torch.Tensor, ...]]]:
-    """What each process of a mesh takes: training batches, then a validation pass, each with a group of its own."""
+    """What each process of a mesh takes: training batches, and between them a validation pass."""
     dist.init_process_group("gloo")
     rank, parts = dist.get_rank(), dist.get_world_size() // replicas
     replica, part = divmod(rank, parts)
     members = [list(range(r * parts, (r + 1) * parts)) for r in range(replicas)]
-    train_group, val_group = (dist.new_subgroups_by_enumeration(members)[0] for _ in range(2))
+    group = dist.new_subgroups_by_enumeration(members)[0]
 
-    def exchange(group: dist.ProcessGroup) -> Any:
-        def gather(part: torch.Tensor) -> torch.Tensor:
-            whole = part.new_empty(parts * len(part), *part.shape[1:])
-            dist.all_gather_into_tensor(whole, part, group=group)
-            return whole
+    def gather(part: torch.Tensor) -> Gathering:
+        whole = part.new_empty(parts * len(part), *part.shape[1:])
+        return Gathering(whole, dist.all_gather(list(whole.chunk(parts)), part, group=group, async_op=True))
 
-        return gather if parts > 1 and share else None
-
-    train, val = open_folder(folder, None)
+    exchange = gather if parts > 1 and share else None
+    train, val = open_folder(folder)
     place = {"replica": replica, "replicas": replicas, "part": part, "parts": parts} if share else {
         "replica": replica, "replicas": replicas, "part": 0, "parts": 1
     }  # fmt: skip
-    batches = feed(train, **place, exchange=exchange(train_group))
+    batches = feed(train, **place, exchange=exchange)
     taken = [next(batches) for _ in range(5)]
-    passes = ValidationFeed(val, batch_size=6, **place, size=40, threads=1, device=CPU, exchange=exchange(val_group))  # type: ignore[arg-type]
+    passes = ValidationFeed(val, batch_size=6, **place, size=40, threads=1, device=CPU, exchange=exchange)  # type: ignore[arg-type]
     validated = list(passes)
     taken += [next(batches) for _ in range(STEPS - 5)]
     batches.close()
     dist.destroy_process_group()
-    return taken, validated
+    return [apart(batch) for batch in taken], [tuple(tensor.clone() for tensor in batch) for batch in validated]
+
+
+def apart(batch: Batch) -> Batch:
+    """With memory of its own for each field, as files have to have it."""
+    return replace(batch, **{name: value.clone() for name, value in vars(batch).items() if isinstance(value, torch.Tensor)})
 
 
 @pytest.mark.parametrize(("processes", "replicas", "share"), [(2, 1, True), (2, 1, False), (4, 2, True), (4, 1, True)])
 def test_batches_do_not_depend_on_processes(folder: Path, processes: int, replicas: int, share: bool) -> None:
-    train, val = open_folder(folder, None)
+    train, val = open_folder(folder)
     whole = take(train)
     results = run_processes(in_processes, processes, folder, replicas, share)
     rows = 16 // replicas
@@ -139,7 +143,7 @@ def check_coverage(replicas: list[list[tuple[torch.Tensor, ...]]], val: Any) -> 
     assert not pixels[~real].any()
     np.testing.assert_array_equal(labels[real].numpy(), val.labels[samples[real].numpy()])
     for row in torch.nonzero(real)[:, 0].tolist():
-        request = ((Cuts.whole(samples[row : row + 1].numpy()), None) for _ in range(1))
+        request = ((Crops.whole(samples[row : row + 1].numpy()), None) for _ in range(1))
         ((alone, _),) = decode(val, request, size=40, crop=40, batch_size=1, threads=1, device=CPU)
         assert torch.equal(pixels[row], alone[0].permute(2, 0, 1))
 
@@ -148,7 +152,7 @@ def check_coverage(replicas: list[list[tuple[torch.Tensor, ...]]], val: Any) -> 
     ("images", "batch_size", "replicas"), [(23, 8, 1), (1, 8, 1), (8, 8, 2), (9, 4, 4), (2, 64, 3), (7, 1, 1)]
 )
 def test_every_validation_image_counts_once(folder: Path, images: int, batch_size: int, replicas: int) -> None:
-    _, val = open_folder(folder, None)
+    _, val = open_folder(folder)
     files = InMemory([val.read(i).tobytes() for i in range(images)], val.labels[:images].tolist())
     taken = []
     for replica in range(replicas):
@@ -163,7 +167,7 @@ def test_every_validation_image_counts_once(folder: Path, images: int, batch_siz
 
 
 def test_validation_can_be_repeated_and_left_half_way(folder: Path) -> None:
-    _, val = open_folder(folder, None)
+    _, val = open_folder(folder)
     before = threading.active_count()
     passes = ValidationFeed(
         val, batch_size=4, replica=0, replicas=1, part=0, parts=1, size=40, threads=1, device=CPU, exchange=None
@@ -177,7 +181,7 @@ def test_validation_can_be_repeated_and_left_half_way(folder: Path) -> None:
 
 def test_close_leaves_no_thread(folder: Path) -> None:
     before = threading.active_count()
-    batches = feed(open_folder(folder, None)[0])
+    batches = feed(open_folder(folder)[0])
     next(batches)
     batches.close()
     batches.close()
@@ -186,23 +190,33 @@ def test_close_leaves_no_thread(folder: Path) -> None:
         next(batches)
 
 
+class Doubled:
+    """An exchange that is over at once."""
+
+    def __init__(self, part: torch.Tensor) -> None:
+        self.part = part
+
+    def wait(self) -> torch.Tensor:
+        return torch.cat([self.part, self.part])
+
+
 def test_exchanges_follow_from_what_was_taken(folder: Path) -> None:
-    """So the processes of a replica, which take the same batches, run the same number of collectives."""
+    """So the processes of a replica, which take the same batches, begin the same messages, each in its main thread."""
     exchanged = []
 
-    def exchange(part: torch.Tensor) -> torch.Tensor:
-        exchanged.append(len(part))
-        return torch.cat([part, part])
+    def exchange(part: torch.Tensor) -> Doubled:
+        exchanged.append((len(part), threading.current_thread()))
+        return Doubled(part)
 
-    for taken in (0, 3):
+    for taken in (0, 1, 3):
         exchanged.clear()
-        batches = feed(open_folder(folder, None)[0], parts=2, exchange=exchange)
+        batches = feed(open_folder(folder)[0], parts=2, exchange=exchange)
         for _ in range(taken):
             next(batches)
         if taken:
             time.sleep(0.2)
         batches.close()
-        assert exchanged == [8] * (taken + AHEAD)
+        assert exchanged == [(8, threading.main_thread())] * (taken + 1 if taken else 0)
 
 
 def test_undecodable_file_is_named(folder: Path) -> None:
@@ -219,7 +233,7 @@ def test_undecodable_file_is_named(folder: Path) -> None:
 
 
 def test_unreadable_file_is_named(tmp_path: Path) -> None:
-    train, _ = open_folder(make_folder(tmp_path, {"train": (20,)}), 5)
+    train, _ = open_folder(make_folder(tmp_path, {"train": (20,)}))
     Path(train.name(3)).unlink()
     with pytest.raises(UserError, match=r"0003\.JPEG cannot be read"):
         take(train, batch_size=16)
@@ -230,4 +244,4 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
 )
 def test_batch_that_cannot_be_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        feed(open_folder(folder, None)[0], **changes)
+        feed(open_folder(folder)[0], **changes)

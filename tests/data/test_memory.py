@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from alexnet_dist.parallel.process import keep_freed_memory
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import open_split
-from alexnet_dist.training.step import keep_freed_memory
 
 
 class Mallinfo(ctypes.Structure):
@@ -59,7 +59,7 @@ for _ in range(int(sys.argv[2])):
 
 
 def test_memory_stays_flat_over_forty_epochs(drawn_images: Path) -> None:
-    """The drawn images are scaled on the way, so that reading, decoding, scaling and cutting all have their turn."""
+    """The drawn images are scaled on the way, so that reading, decoding, scaling and mirroring all have their turn."""
     resident, in_use = printed(EPOCHS_OF_THE_FEED, drawn_images, WARM + EPOCHS)
     assert max(resident[WARM:]) - resident[WARM - 1] < 8 * MEGABYTE, [round(size / MEGABYTE) for size in resident]
     # After 1,000 batches of 64 images, 32 bytes an image would be seen.

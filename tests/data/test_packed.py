@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.packed import INDEX_ROW, is_packed, open_packed
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.packing.verify import check_shard
+from alexnet_dist.training.inputs import open_root
 from tests.packing.miniature import encoded, pack_here, photo, write_files
 
 
@@ -127,6 +130,24 @@ def test_a_set_without_validation_images_opens(tmp_path):
     train, val = open_packed(pack_here(source, tmp_path / "set"))
     assert (len(train), len(val)) == (1, 0)
     assert val.labels.shape == (0,)
+
+
+def test_a_set_without_validation_images_is_trained_with_some_set_aside(tmp_path):
+    source = write_files(tmp_path / "source", {f"train/{c}/{n}.jpg": encoded(photo(n)) for c in "ab" for n in range(6)})
+    packed = pack_here(source, tmp_path / "set")
+
+    def opened(*words):
+        return open_root(packed, check_settings(compose("train", ["data=imagenet", f"data.root={packed}", *words])).data)
+
+    with pytest.raises(UserError, match=r"has no validation images.*data\.val_every=10"):
+        opened()
+    with pytest.raises(UserError, match=r"data\.val_every=7 sets none aside"):
+        opened("data.val_every=7")
+    train, val = opened("data.val_every=3")
+    assert np.bincount(train.labels).tolist() == [4, 4]
+    assert np.bincount(val.labels).tolist() == [2, 2]
+    assert len({split.name(i) for split in (train, val) for i in range(len(split))}) == 12
+    assert all(split.read(i)[:2].tobytes() == b"\xff\xd8" for split in (train, val) for i in range(len(split)))
 
 
 OPEN_AND_MEASURE = """

@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_set_has_balanced_classes_of_real_jpegs(made: Path) -> None:
-    train, val = open_folder(made, None)
+    train, val = open_folder(made)
     assert len(train.classes) == 8
     assert np.bincount(train.labels).tolist() == [200] * 8
     assert np.bincount(val.labels).tolist() == [50] * 8
@@ -50,7 +50,7 @@ def test_set_that_is_there_is_reused(made: Path) -> None:
 
 
 def test_no_image_is_in_both_splits_and_no_mean_colour_gives_the_class_away(made: Path) -> None:
-    train, val = open_folder(made, None)
+    train, val = open_folder(made)
     digests = [hashlib.sha256(split.read(i).tobytes()).digest() for split in (train, val) for i in range(len(split))]
     assert len(set(digests)) == len(digests)
     colours = np.array(

@@ -12,13 +12,18 @@ from tests.data.jpegs import InMemory, encoded, photo
 CPU = torch.device("cpu")
 
 
+def quiet(done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+
 @pytest.fixture(scope="module")
 def files() -> list[bytes]:
     return [encoded(photo(seed, 48, 48 + seed % 5)) for seed in range(70)]
 
 
 def squares(files: list[bytes]) -> np.ndarray:
-    """float64 [n, 48, 48, 3]; rows to cut off are as torchvision's CenterCrop has it."""
+    """float64 [n, 48, 48, 3]; rows to leave out are as torchvision's CenterCrop has it."""
     images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(np.float64) for file in files]
     return np.stack([image[round((len(image) - 48) / 2) :][:48] for image in images])
 
@@ -40,22 +45,22 @@ def test_statistics_are_those_of_numpy(files: list[bytes]) -> None:
 
 
 def test_limit_takes_the_same_images_each_time(files: list[bytes]) -> None:
-    one, other = (gather(InMemory(files), 48, threads, CPU, 10) for threads in (1, 3))
+    one, other = (gather(InMemory(files), 48, threads, CPU, 10, quiet) for threads in (1, 3))
     assert one.images == 10
     np.testing.assert_array_equal(one.mean_image, other.mean_image)
     np.testing.assert_array_equal(one.eigenvectors, other.eigenvectors)
-    assert gather(InMemory(files[:5]), 48, 1, CPU, 10).images == 5
+    assert gather(InMemory(files[:5]), 48, 1, CPU, 10, quiet).images == 5
 
 
 def test_grey_images_have_one_component() -> None:
     grey = [encoded(photo(seed, 48, 48).convert("L")) for seed in range(3)]
-    found = gather(InMemory(grey), 48, 1, CPU, None)
+    found = gather(InMemory(grey), 48, 1, CPU, None, quiet)
     np.testing.assert_allclose(np.abs(found.eigenvectors[:, 0]), 3**-0.5, atol=1e-6)
     np.testing.assert_allclose(found.deviations[1:], 0, atol=1e-3)
 
 
 def test_saved_and_loaded(files: list[bytes], tmp_path: Path) -> None:
-    found = gather(InMemory(files), 48, 1, CPU, 4)
+    found = gather(InMemory(files), 48, 1, CPU, 4, quiet)
     found.save(tmp_path / "statistics.npz")
     loaded = Statistics.load(tmp_path / "statistics.npz")
     for field in ("mean_image", "eigenvectors", "deviations", "images"):

@@ -19,43 +19,67 @@ def statistics() -> Statistics:
     return Statistics(mean, vectors, np.array([60.0, 12.0, 4.0]), 9)
 
 
-def preprocess(statistics: Statistics, colour: bool = True) -> Preprocess:
-    made = Preprocess(SIZE, CROP, colour)
+def preprocess(statistics: Statistics, mean: str = "aligned", colour_divisor: float = 1.0) -> Preprocess:
+    made = Preprocess(SIZE, CROP, mean, colour_divisor)
     made.set_statistics(statistics)
     return made
 
 
-@pytest.mark.parametrize("colour", [True, False])
-def test_training_images_against_numpy(statistics: Statistics, colour: bool) -> None:
-    random = np.random.default_rng(1)
-    pixels = random.integers(0, 256, (12, CROP, CROP, 3), dtype=np.uint8)
+def drawn_batch() -> Batch:
     drawn = draws(0, 0, np.arange(12), SIZE - CROP + 1, True)
+    pixels = np.random.default_rng(1).integers(0, 256, (12, CROP, CROP, 3), dtype=np.uint8)
     to = torch.from_numpy
-    batch = Batch(
+    return Batch(
         0, 0, np.arange(12), to(pixels).permute(0, 3, 1, 2), to(np.zeros(12, np.int64)),
         to(drawn.y), to(drawn.x), to(drawn.mirror), to(drawn.colour),
     )  # fmt: skip
-    images = preprocess(statistics, colour).of_training(batch)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_training_images_against_numpy(statistics: Statistics, colour: bool) -> None:
+    batch = drawn_batch()
+    images = preprocess(statistics).of_training(batch, colour)
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
     for i in range(12):
-        mean = statistics.mean_image[:, drawn.y[i] : drawn.y[i] + CROP, drawn.x[i] : drawn.x[i] + CROP]
-        expected = pixels[i].transpose(2, 0, 1) - (mean[:, :, ::-1] if drawn.mirror[i] else mean)
+        y, x = int(batch.y[i]), int(batch.x[i])
+        mean = statistics.mean_image[:, y : y + CROP, x : x + CROP]
+        expected = batch.pixels[i].numpy() - (mean[:, :, ::-1] if batch.mirror[i] else mean)
         if colour:
-            expected = expected + (statistics.eigenvectors @ (drawn.colour[i] * statistics.deviations))[:, None, None]
+            expected = expected + (statistics.eigenvectors @ (batch.colour[i].numpy() * statistics.deviations))[:, None, None]
         np.testing.assert_allclose(images[i].numpy(), expected, atol=1e-4)
 
 
-def test_ten_views_are_corners_centre_and_mirrors(statistics: Statistics) -> None:
+@pytest.mark.parametrize("colour", [True, False])
+def test_training_images_as_in_the_authors_program(statistics: Statistics, colour: bool) -> None:
+    batch = drawn_batch()
+    images = preprocess(statistics, "centre", colour_divisor=1.1).of_training(batch, colour)
+    # convdata_jpeg.py: data_mean_crop is the centre of data_mean, and stays as it is where a chunk is flipped; with noise the
+    # sum is divided by 1.0 + color_noise_coeff, without it by nothing.
+    border = (SIZE - CROP) // 2
+    data_mean_crop = statistics.mean_image[:, border : border + CROP, border : border + CROP]
+    cropped = batch.pixels.numpy() - data_mean_crop
+    if colour:
+        noise = (batch.colour.numpy() * statistics.deviations) @ statistics.eigenvectors.T
+        cropped = (cropped + noise[:, :, None, None]) / (1.0 + 0.1)
+    np.testing.assert_allclose(images.numpy(), cropped, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["aligned", "centre"])
+def test_ten_views_are_corners_centre_and_mirrors(statistics: Statistics, mean: str) -> None:
     pixels = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
-    made = preprocess(statistics)
-    whole = pixels.numpy() - statistics.mean_image
+    made = preprocess(statistics, mean, colour_divisor=1.1)
     views = [view.numpy() for view in made.views(10)(pixels)]
     assert len(views) == 10
     expected = []
     for y, x in ((2, 2), (0, 0), (0, 4), (4, 0), (4, 4)):
-        cut = whole[:, :, y : y + CROP, x : x + CROP]
-        expected += [cut, cut[:, :, :, ::-1]]
+        crop = pixels.numpy()[:, :, y : y + CROP, x : x + CROP]
+        if mean == "aligned":
+            view = crop - statistics.mean_image[:, y : y + CROP, x : x + CROP]
+            expected += [view, view[:, :, :, ::-1]]
+        else:  # of every view the mean image's centre, unmirrored
+            centre = statistics.mean_image[:, 2 : 2 + CROP, 2 : 2 + CROP]
+            expected += [crop - centre, crop[:, :, :, ::-1] - centre]
     np.testing.assert_array_equal(np.stack(views), np.stack(expected))
     (centre,) = made.views(1)(pixels)
     np.testing.assert_array_equal(centre.numpy(), expected[0])
@@ -63,4 +87,4 @@ def test_ten_views_are_corners_centre_and_mirrors(statistics: Statistics) -> Non
 
 def test_mean_image_of_another_size_is_refused(statistics: Statistics) -> None:
     with pytest.raises(UserError, match=r"20 pixels a side and data\.size is 24"):
-        Preprocess(24, 16, True).set_statistics(statistics)
+        Preprocess(24, 16, "aligned").set_statistics(statistics)

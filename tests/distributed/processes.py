@@ -1,7 +1,9 @@
 """Start real processes over gloo for a test, and bring back what they return."""
 
 import os
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ def run_processes(entry: Callable[..., Any], processes: int, *arguments: Any) ->
     A failure in any process is raised here with its traceback.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_enter, (processes, folder, entry, arguments), nprocs=processes, start_method="spawn")
+        mp.start_processes(_enter, (processes, folder, entry, arguments), nprocs=processes, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
@@ -37,13 +39,11 @@ def _port(rank: int, folder: str) -> str:
     """A free port of this machine, chosen by rank 0 for all."""
     chosen = Path(folder) / "port"
     if rank == 0:
-        import socket
-
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             written = chosen.with_suffix(".partial")
             written.write_text(str(probe.getsockname()[1]))
             written.rename(chosen)
     while not chosen.exists():
-        pass
+        time.sleep(0.01)
     return chosen.read_text()

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.parallel.process import set_precision
+from alexnet_dist.training.step import load_kernels, loss_of
 from tests.distributed.processes import run_processes
 
 IMAGES, SEED, STEP = 2, 5, 3
+NARROW = ("model.layers.fc6.filters=256", "model.layers.fc7.filters=256")  # most parameters lie in the full connections
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 CLEAR = 1e-6  # some ten roundings of fp32
@@ -70,11 +71,11 @@ def _steps(overrides: list[str], batch: int) -> list[tuple[int, int, float, Grad
     """One process's replica, share, loss and gradients: by torch's own operations, then by those compiled here."""
     table = _table(overrides)
     with join_mesh(table.towers, CPU, timeout=120) as mesh:
-        return [_step(table, mesh, kernels, batch) for kernels in (None, Kernels())]
+        return [_step(table, mesh, native, batch) for native in (False, load_kernels("on", CPU, print))]
 
 
-def _step(table: Table, mesh: Mesh, kernels: Kernels | None, batch: int) -> tuple[int, int, float, Gradients]:
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels)
+def _step(table: Table, mesh: Mesh, native: bool, batch: int) -> tuple[int, int, float, Gradients]:
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native)
     net.initialise(SEED)
     images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch(table, batch))
     network: nn.Module = net
@@ -146,9 +147,9 @@ def _plain_paper() -> nn.Sequential:
         nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(),
         nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(),
-        nn.Linear(9216, 4096), nn.ReLU(), LinearDropout(5),
-        nn.Linear(4096, 4096), nn.ReLU(), LinearDropout(6),
-        nn.Linear(4096, 1000),
+        nn.Linear(9216, 256), nn.ReLU(), LinearDropout(5),
+        nn.Linear(256, 256), nn.ReLU(), LinearDropout(6),
+        nn.Linear(256, 1000),
     )  # fmt: skip
 
 
@@ -159,9 +160,9 @@ def _plain_net145() -> nn.Sequential:
         nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
         nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(),
         nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.MaxPool2d(3, 2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(9216, 4096), nn.ReLU(), LinearDropout(5),
-        nn.Linear(4096, 4096), nn.ReLU(), LinearDropout(6),
-        nn.Linear(4096, 1000),
+        nn.Linear(9216, 256), nn.ReLU(), LinearDropout(5),
+        nn.Linear(256, 256), nn.ReLU(), LinearDropout(6),
+        nn.Linear(256, 1000),
     )  # fmt: skip
 
 
@@ -181,8 +182,8 @@ def _plain_tiny_of_four_towers(norm_towers: int = 4) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("overrides", "plain"),
     [
-        (["model=paper"], _plain_paper),
-        (["model=net145"], _plain_net145),
+        (["model=paper", *NARROW], _plain_paper),
+        (["model=net145", *NARROW], _plain_net145),
         (["model=tiny", "model.towers=4"], _plain_tiny_of_four_towers),
         (["model=tiny", "model.towers=4", "+model.operations.lrn.reads=all"], partial(_plain_tiny_of_four_towers, 1)),
     ],

@@ -9,7 +9,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.settings import OptimizerSettings
-from alexnet_dist.training.update import build_optimizer, set_learning_rate
+from alexnet_dist.training.update import build_optimizer
 from tests.distributed.processes import run_processes
 
 SETTINGS = OptimizerSettings(
@@ -41,7 +41,7 @@ def _steps(share: Share, tower_group: dist.ProcessGroup | None) -> dict[str, tor
     net = _net(share)
     optimizer = build_optimizer(net, SETTINGS, tower_group)
     for step, lr in enumerate(RATES):
-        set_learning_rate(optimizer, lr)
+        optimizer.set_rates(lr)
         gradients = _gradients(step)
         for name, parameter in net.named_parameters():
             parameter.grad = gradients[name][share.rows(len(gradients[name]))].clone()

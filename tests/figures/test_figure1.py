@@ -61,13 +61,14 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
         return str(refused.value)
 
     assert "sweep is not set" in refusal()
-    assert "holds no runs" in refusal(sweep=str(tmp_path / "nowhere"))
+    assert "holds no run folders" in refusal(sweep=str(tmp_path / "nowhere"))
     sweep = _make_sweep(tmp_path / "a", RUNS[:1])
     assert "figure1.jpeg2" in refusal(sweep=str(sweep), output="figure1.jpeg2")
     assert "cannot be written" in refusal(sweep=str(sweep), output=str(tmp_path / "no" / "folder.svg"))
     (sweep / "0" / "metrics.jsonl").write_text("")
     assert "no line of training" in refusal(sweep=str(sweep))
     config = json.loads((sweep / "0" / "config.json").read_text())
-    config["model"]["operations"]["max"] = {"kind": "tanh"}
+    config["model"]["operations"]["other"] = {"kind": "tanh"}
+    next(iter(config["model"]["layers"].values()))["then"].append("other")
     (sweep / "0" / "config.json").write_text(json.dumps(config))
     assert "relu and tanh" in refusal(sweep=str(sweep))

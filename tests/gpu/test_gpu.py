@@ -14,8 +14,9 @@ from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
-from alexnet_dist.parallel.mesh import join_mesh, pick_device
-from alexnet_dist.training.step import loss_of, set_precision
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import pick_device, set_precision
+from alexnet_dist.training.step import loss_of
 from tests.distributed.processes import run_processes
 
 pytestmark = [
@@ -60,7 +61,7 @@ def test_two_towers_over_nccl_agree_with_one_process(precision: str, tolerance: 
 
 
 def test_the_gpu_decoder_gives_the_cpu_s_crops_within_a_grey_level_or_two(drawn_images: Path) -> None:
-    images, _ = open_folder(drawn_images, None)
+    images, _ = open_folder(drawn_images)
     batches = []
     for device in (torch.device("cpu"), torch.device("cuda", 0)):
         feed = TrainFeed(

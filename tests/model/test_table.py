@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.table import Table, TableError, build_table
+from alexnet_dist.model.table import Table, build_table
 
 
 def _config(model: str) -> dict[str, Any]:
@@ -68,14 +69,24 @@ def test_norms_that_read_all_towers_send_the_maps_at_their_edges() -> None:
         ("layers.conv1.kernel", 500, "layer conv1"),
         ("operations.pool.kernel", 40, "shrinks below one pixel in pool"),
         ("layers.conv4.strides", 1, "layer conv4 has the unknown key 'strides'"),
-        ("layers.conv2.reads", "image", "layer conv2 has reads image"),
+        ("layers.conv2.reads", "image", "layer conv2 has reads 'image'"),
         ("layers.fc6.then", ["relu", "drop"], "layer fc6 is followed by 'drop'"),
         ("layers.fc7.then", ["lrn"], "layer fc7 is fully connected"),
         ("layers.fc8.then", ["relu"], "layer fc8 is the last"),
-        ("layers.conv5.weight_std", -1, "layer conv5 needs weight_std"),
-        ("layers.conv5.filters", None, "layer conv5 needs filters"),
+        ("layers.conv5.weight_std", -1, "layer conv5 has weight_std -1"),
+        ("layers.conv5.filters", None, "layer conv5 has filters None"),
+        ("layers.conv5.filters", 2.5, "layer conv5 has filters 2.5"),
+        ("layers.conv1", {"kind": "conv", "reads": "image"}, "layer conv1 needs filters"),
+        ("layers.conv2", 5, "layer conv2 is 5 and not a set of keys"),
+        ("layers", {}, "the model has layers {}"),
         ("operations.lrn.size", 4, "operation lrn has size 4"),
-        ("operations.lrn.reads", "some", "operation lrn has reads some"),
+        ("operations.lrn.reads", "some", "operation lrn has reads 'some'"),
+        ("operations.lrn", {"size": 5}, "operation lrn needs kind"),
+        ("operations.pool.pad", 2, "operation pool has pad 2, more than half its kernel 3"),
+        ("operations.pool.pad", True, "operation pool has pad True"),
+        ("operations.pool.round", "sideways", "operation pool has round 'sideways'"),
+        ("layers.conv2.weight_std", "she", "layer conv2 has weight_std 'she'"),
+        ("operations.pool.rounds", "up", "operation pool has the unknown key 'rounds'"),
         ("operations.lrn.kind", "batchnorm", "operation lrn has kind 'batchnorm'"),
         ("operations.dropout.p", 1.0, "operation dropout has p 1.0"),
         ("operations.lrn", {"kind": "response_norm", "reads": "all", "size": 99, "alpha": 1, "beta": 1, "k": 1}, "48 maps a"),
@@ -89,5 +100,5 @@ def test_a_table_that_cannot_be_is_refused_by_name(path: str, value: Any, said: 
     for key in keys[:-1]:
         node = node[key]
     node[keys[-1]] = value
-    with pytest.raises(TableError, match=said.replace("'", ".")):
+    with pytest.raises(UserError, match=said.replace("'", ".")):
         build_table(config)

@@ -16,11 +16,13 @@ import scipy.io
 from PIL import Image
 
 from alexnet_dist.data.packed import SPLITS
-from alexnet_dist.data.sums import Sums
+from alexnet_dist.data.statistics import Sums
 from alexnet_dist.packing.output_folder import begin, locked, publish
 from alexnet_dist.packing.shards import make_shard, read_record
 from alexnet_dist.packing.sources import list_source
-from alexnet_dist.prepare import Options, plan_shards, what_it_is_made_of
+from alexnet_dist.prepare import PrepareSettings, plan_shards, what_it_is_made_of
+from alexnet_dist.settings import check
+from tests.forked import run_forked
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -61,8 +63,13 @@ def odd_but_good(image: Image.Image) -> dict[str, tuple[bytes, Image.Image]]:
     grey = image.convert("L")
     palette = image.quantize(64)
     sixteen_bit = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    see_through = image.copy()
-    see_through.putalpha(128)
+    alpha = Image.linear_gradient("L").resize(image.size)
+    see_through, grey_alpha = image.copy(), grey.copy()
+    see_through.putalpha(alpha)
+    grey_alpha.putalpha(alpha)
+    white = Image.new("RGB", image.size, "white")
+    over_white = Image.composite(image, white, alpha)
+    holes = np.where(np.asarray(palette)[..., None] < 20, 255, np.asarray(palette.convert("RGB"))).astype(np.uint8)
     lying = Image.Exif()
     lying[0x0112] = 6
     broken_exif = encoded(image, exif=b"Exif\0\0" + b"\xff" * 40)
@@ -74,7 +81,11 @@ def odd_but_good(image: Image.Image) -> dict[str, tuple[bytes, Image.Image]]:
         "png": (encoded(image, "PNG"), image),
         "png16": (encoded(sixteen_bit, "PNG"), grey.convert("RGB")),
         "palette": (encoded(palette, "PNG"), palette.convert("RGB")),
-        "alpha": (encoded(see_through, "PNG"), Image.blend(image, Image.new("RGB", image.size, "white"), 0.5)),
+        "alpha": (encoded(see_through, "PNG"), over_white),
+        "alphatiff": (encoded(see_through, "TIFF"), over_white),
+        "alphawebp": (encoded(see_through, "WEBP", lossless=True, exact=True), over_white),
+        "greyalpha": (encoded(grey_alpha, "PNG"), Image.composite(grey.convert("RGB"), white, alpha)),
+        "holes": (encoded(palette, "PNG", transparency=bytes([0] * 20)), Image.fromarray(holes)),
         "turned": (encoded(image.transpose(Image.Transpose.ROTATE_90), exif=lying), image),
         "brokenexif": (broken_exif, image),
         "gif": (encoded(palette, "GIF"), palette.convert("RGB")),
@@ -148,26 +159,17 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def pack_here(root: Path, output: Path, **changes: Any) -> Path:
     """What `prepare` does with an ImageFolder, in this process."""
-    settings: dict[str, Any] = {
-        "source": "imagefolder",
-        "root": root,
-        "output": output,
-        "size": 48,
-        "quality": 95,
-        "max_skipped": 1.0,
-        "workers": 1,
-        "samples_per_shard": 8,
-    }
-    options = Options(**settings | changes)
+    words = {"source": "imagefolder", "size": 48, "quality": 95, "max_skipped": 1.0, "workers": 1, "samples_per_shard": 8}
+    settings = check(PrepareSettings, {**words, "root": str(root), "output": str(output), **changes})
     with ThreadPoolExecutor(1) as pool, locked(output):
-        source = list_source(options.source, root, options.size is None, pool)
-        plan = begin(output, what_it_is_made_of(options, source))
+        source = list_source(settings.source, root, settings.side is None, pool)
+        plan = begin(output, what_it_is_made_of(settings, source))
         assert plan is not None
-        jobs = list(plan_shards(options, source))
+        jobs = list(plan_shards(settings, source))
         for job in jobs:
             make_shard(job)
         records = {split: [read_record(output, split, job.number) for job in jobs if job.split == split] for split in SPLITS}
-        sums = Sums.zero(options.size or 256)
+        sums = Sums.zero(settings.side or 256)
         for record in records["train"]:
             assert record.sums is not None
             sums.add(record.sums)
@@ -176,7 +178,7 @@ def pack_here(root: Path, output: Path, **changes: Any) -> Path:
 
 
 def run_prepare(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(prepare_command(*overrides), capture_output=True, text=True, timeout=120, check=False)
+    return run_forked("prepare", *overrides, cwd=Path.cwd(), timeout=120)
 
 
 def prepare_command(*overrides: str) -> list[str]:

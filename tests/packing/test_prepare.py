@@ -18,7 +18,7 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 from torchvision.transforms.functional import center_crop
 
-from alexnet_dist.data.odd_files import UnusableImageError, cut_square, decode
+from alexnet_dist.data.odd_files import UnusableImageError, crop_square, decode
 from alexnet_dist.data.packed import PackedImages, open_packed, read_statistics
 from alexnet_dist.errors import UserError
 from alexnet_dist.packing.shards import ShardJob, make_shard
@@ -110,12 +110,12 @@ def test_every_odd_file_is_taken_right_or_named(tmp_path):
 
     answer = run_prepare(*common)
     assert answer.returncode == 2
-    assert "4 of 16 files were skipped, more than max_skipped=0.001" in answer.stderr
+    assert "4 of 20 files were skipped, more than max_skipped=0.001" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert (tmp_path / "set" / "skipped.tsv").exists()
     answer = run_prepare(*common, "max_skipped=0.5")
     assert answer.returncode == 0, answer.stderr
-    assert "12 of 16 files packed, 4 skipped" in answer.stdout
+    assert "16 of 20 files packed, 4 skipped" in answer.stdout
 
     header, *lines = (tmp_path / "set" / "skipped.tsv").read_text().splitlines()
     assert header == "split\tfile\treason"
@@ -128,7 +128,7 @@ def test_every_odd_file_is_taken_right_or_named(tmp_path):
     shown = {name: image for name, (_, image) in good.items()} | {"plain": picture}
     assert {stem_of(images, index) for index in range(len(images))} == set(shown)
     for index in range(len(images)):
-        expected = np.asarray(cut_square(shown[stem_of(images, index)], 48)).astype(int)
+        expected = np.asarray(crop_square(shown[stem_of(images, index)], 48)).astype(int)
         # Quality 100 at half the colour resolution, and twice where the file was a JPEG: some grey levels.
         assert np.abs(pixels_of(images, index) - expected).mean() < 4, stem_of(images, index)
 
@@ -142,7 +142,7 @@ def test_originals_are_kept_where_dali_shows_them_as_they_are(tmp_path):
     picture = photo(4, 64, 48)
     good = odd_but_good(picture)
     files = {f"train/odd/{name}.JPEG": data for name, (data, _) in good.items()}
-    output = pack_here(write_files(tmp_path / "source", files), tmp_path / "set", size=None)
+    output = pack_here(write_files(tmp_path / "source", files), tmp_path / "set", size="keep")
     images, _ = open_packed(output)
     assert len(images) == len(good)
     kept = set()
@@ -167,15 +167,15 @@ def test_the_stored_square_is_torchvisions_resize_and_center_crop(tmp_path):
         shorter = min(width, height)
         whole = picture.resize((int(40 * width / shorter), int(40 * height / shorter)), Image.Resampling.BICUBIC)
         expected = np.asarray(center_crop(whole, [40, 40])).astype(int)
-        assert np.abs(np.asarray(cut_square(picture, 40)).astype(int) - expected).max() <= 1
+        assert np.abs(np.asarray(crop_square(picture, 40)).astype(int) - expected).max() <= 1
 
 
 def test_decoding_at_a_fraction_changes_next_to_nothing():
     whole = encoded(photo(5, 1200, 900))
-    exact = np.asarray(cut_square(decode(whole)[0], 100)).astype(int)
+    exact = np.asarray(crop_square(decode(whole)[0], 100)).astype(int)
     drafted, _ = decode(whole, draft_size=100)
     assert drafted.size == (300, 225)
-    assert np.abs(np.asarray(cut_square(drafted, 100)).astype(int) - exact).mean() < 1
+    assert np.abs(np.asarray(crop_square(drafted, 100)).astype(int) - exact).mean() < 1
 
 
 def test_statistics_are_those_of_numpy_on_the_same_images(tmp_path):
@@ -216,7 +216,7 @@ def test_a_thousand_mutated_jpegs_are_decoded_or_named():
             except UnusableImageError as reason:
                 reasons.append(str(reason))
             else:
-                assert (image.mode, cut_square(image, 16).size) == ("RGB", (16, 16))
+                assert (image.mode, crop_square(image, 16).size) == ("RGB", (16, 16))
                 decoded += 1
     assert all(reason and "\n" not in reason for reason in reasons)
     assert decoded > 100
@@ -274,7 +274,7 @@ def started(tmp_path: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("packed"):
+        if line.startswith("packing"):
             return process
     pytest.fail(f"it ended before it packed anything: {process.communicate()}")
 
@@ -308,13 +308,14 @@ def test_interrupted_it_says_so_and_leaves_no_process(tmp_path):
     ("overrides", "said"),
     [
         (["bogus=1"], "bogus"),
-        (["+bogus=1"], "bogus is no option"),
-        (["size=huge"], "size=huge"),
-        (["quality=101"], "quality=101"),
-        (["max_skipped=2"], "max_skipped=2"),
-        (["workers=0"], "workers=0"),
-        (["source=flickr"], "source=flickr"),
-        (["root=null"], "root= is missing"),
+        (["+bogus=1"], "bogus: is not a setting"),
+        (["size=huge"], "size: "),
+        (["size=4"], "size: input should be greater than or equal to 8, not 4"),
+        (["quality=101"], "quality: input should be less than or equal to 100, not 101"),
+        (["max_skipped=2"], "max_skipped: "),
+        (["workers=0"], "workers: "),
+        (["source=flickr"], "source: input should be 'ilsvrc2012', 'imagefolder'"),
+        (["root=null"], "root: "),
         (["root=/nowhere"], "/nowhere is no folder"),
     ],
 )
@@ -389,6 +390,6 @@ def test_three_hundred_photographs_go_through_the_ilsvrc2012_layout(tmp_path):
     for index in range(0, 300, 15):
         wnid = images.class_ids[images.labels[index]]
         original = decode(train[wnid][f"{wnid}_1.JPEG"])[0]
-        differences.append(np.abs(pixels_of(images, index) - np.asarray(cut_square(original, 256)).astype(int)).mean())
+        differences.append(np.abs(pixels_of(images, index) - np.asarray(crop_square(original, 256)).astype(int)).mean())
     # What quality 95 with colour at half resolution costs photographs of this kind: 2.2 grey levels.
     assert np.mean(differences) < 3

@@ -11,7 +11,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.packing.sources import Sample, Source, list_source
-from tests.packing.miniature import encoded, photo, write_files, write_ilsvrc2012
+from tests.packing.miniature import write_files, write_ilsvrc2012
 
 WORDS = {"n02000003": "crane", "n02000001": "tench, Tinca tinca", "n02000002": "crane"}
 
@@ -84,21 +84,6 @@ def test_archives_that_do_not_belong_together_are_refused(archives, tmp_path):
         listed("ilsvrc2012", archives)
 
 
-def test_an_image_folder_is_listed_by_sorted_classes_and_image_suffixes(tmp_path):
-    jpeg = encoded(photo(1))
-    files = ["train/b/2.jpg", "train/b/1.JPEG", "train/b/deep/3.png", "train/a/x.webp", "val/b/4.jpg"]
-    write_files(tmp_path, dict.fromkeys(files, jpeg) | {"train/a/notes.txt": b"", "train/a/.hidden.jpg": jpeg})
-    source = listed("imagefolder", tmp_path)
-    assert [entry.id for entry in source.classes] == ["a", "b"]
-    assert [(sample.name, sample.label) for sample in source.train] == [
-        ("a/x.webp", 0),
-        ("b/1.JPEG", 1),
-        ("b/2.jpg", 1),
-        ("b/deep/3.png", 1),
-    ]
-    assert [(sample.name, sample.label) for sample in source.val] == [("b/4.jpg", 1)]
-
-
 def test_the_fingerprint_follows_the_files_and_not_the_place(tmp_path):
     for place in ("one", "two"):
         write_files(tmp_path / place, {"train/a/1.jpg": b"1234", "train/b/1.jpg": b"12"})
@@ -112,19 +97,6 @@ def test_a_link_to_nothing_is_listed_as_unreadable(tmp_path):
     write_files(tmp_path, {"train/a/1.jpg": b"1"})
     (tmp_path / "train/a/2.jpg").symlink_to(tmp_path / "nowhere")
     assert [sample.length for sample in listed("imagefolder", tmp_path).train] == [1, -1]
-
-
-@pytest.mark.parametrize(
-    ("files", "said"),
-    [
-        ({"a/1.jpg": b"1"}, "no folder train/"),
-        ({"train/a/1.txt": b"1"}, "holds no image"),
-        ({"train/a/1.jpg": b"1", "val/b/1.jpg": b"1"}, "b is a class that"),
-    ],
-)
-def test_a_folder_that_is_no_image_folder_is_refused(tmp_path, files, said):
-    with pytest.raises(UserError, match=said):
-        listed("imagefolder", write_files(tmp_path, files))
 
 
 def test_imagenette_is_read_from_its_folder(tmp_path):

@@ -1,9 +1,10 @@
 """Where the processes of a replica may stand."""
 
 import pytest
+import torch
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.parallel.mesh import check_place, plan_layout
+from alexnet_dist.parallel.mesh import check_place, default_processes, plan_layout
 
 
 def _refused(processes: int, towers: int, rank: int, local_rank: int, here: int, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -45,3 +46,13 @@ def test_the_towers_of_a_replica_must_stand_on_one_node(
 def test_ranks_dealt_out_to_the_nodes_in_turn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     places = [(0, 2), (0, 2), (1, 2), (1, 2)]  # srun --distribution=cyclic
     assert any(_refused(4, 2, rank, *place, monkeypatch) for rank, place in enumerate(places))
+
+
+@pytest.mark.parametrize(("towers", "gpus", "processes"), [(4, 3, 2), (4, 8, 4), (2, 0, 2), (3, 2, 1)])
+def test_as_many_processes_as_divide_the_towers_and_have_a_gpu(
+    towers: int, gpus: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert default_processes(towers, "auto") == processes
+    assert default_processes(towers, "cpu") == towers
+    plan_layout(processes, towers)

@@ -70,8 +70,11 @@ class Started:
 
 
 @contextmanager
-def started(command: tuple[str, ...], *words: str, cwd: Path) -> Iterator[Started]:
-    """`command` with the words and run.dir=run, without W&B, in a process group of its own; ended when the test is."""
+def started(command: tuple[str, ...], *words: str, cwd: Path, stdout: int | None = None) -> Iterator[Started]:
+    """`command` with the words and run.dir=run, without W&B, in a process group of its own; ended when the test is.
+
+    Its output goes to a log, or its standard output to another file.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     environment |= {"ALEXNET_DIST_TEST": (marker := f"{cwd}-{time.monotonic_ns()}"), "OMP_NUM_THREADS": "1"}
     log = cwd / "log"
@@ -81,7 +84,7 @@ def started(command: tuple[str, ...], *words: str, cwd: Path) -> Iterator[Starte
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=output if stdout is None else stdout,
             stderr=output,
             process_group=0,
             # A shell starts background jobs with SIGINT ignored, and that would be inherited.

@@ -1,4 +1,4 @@
-"""A loss that is infinite or no number stops the run and is traced to its layer, or its update is left out."""
+"""A loss that is NaN or infinite stops the run and is traced to its layer, or its update is left out."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.training.bad_numbers import where_it_began
-from alexnet_dist.training.step import set_precision
 from tests.commands import read_metrics, read_tensors, run_command, train
 from tests.distributed.processes import run_processes
 from tests.reliability import kills
@@ -35,9 +35,9 @@ def _places() -> list[str]:
             net.initialise(0)
             if mesh.share == tower:
                 net.get_submodule(layer).bias.data[0] = torch.nan
-            found.append(where_it_began(net, images, DropoutKey(0, 1), mesh, set_precision("fp32", cpu)))
+            found.append(where_it_began(net, [(images, images, DropoutKey(0, 1))], mesh, set_precision("fp32", cpu)))
         images[0, 0, 0, 0] = torch.inf
-        found.append(where_it_began(net, images, DropoutKey(0, 1), mesh, set_precision("fp32", cpu)))
+        found.append(where_it_began(net, [(images, images, DropoutKey(0, 1))], mesh, set_precision("fp32", cpu)))
     return found
 
 
@@ -47,7 +47,7 @@ def test_the_layer_and_its_tower_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "kept"), [(TOO_FAST, "run keeps the checkpoint of step 1"), (OVERFLOWING, "run has no checkpoint yet")]
+    ("rate", "kept"), [(TOO_FAST, "; the checkpoint of step 1 stays"), (OVERFLOWING, "; there is no checkpoint yet")]
 )
 def test_the_run_stops_before_the_update_and_keeps_no_bad_checkpoint(
     rate: tuple[str, ...], kept: str, few_images: Path, tmp_path: Path
@@ -55,13 +55,13 @@ def test_the_run_stops_before_the_update_and_keeps_no_bad_checkpoint(
     done = run_command("train", "tracking=none", *kills.RUN, *STEPS, *rate, f"data.root={few_images}", cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: the loss is not finite at step 2: activations first went bad in conv"), line
+    assert line.startswith("error: the loss is NaN or infinite at step 2: activations first went bad in conv"), line
     assert line.endswith(kept), line
     if rate == TOO_FAST:
         assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / "run").values())
     else:
         assert "warning: no checkpoint of step 1 could be written to run/checkpoints (" in done.stdout
-        assert " is not finite); the run goes on" in done.stdout
+        assert " holds NaN or infinite numbers); the run goes on" in done.stdout
         assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
@@ -70,7 +70,7 @@ def test_the_run_stops_before_the_update_and_keeps_no_bad_checkpoint(
 def test_an_update_that_is_skipped_is_counted_and_changes_nothing(processes: int, few_images: Path, tmp_path: Path) -> None:
     words = (*kills.RUN, *STEPS, *TOO_FAST, "trainer.on_nan=skip", f"data.root={few_images}", f"parallel.processes={processes}")
     done = train(*words, cwd=tmp_path)
-    assert "warning: the loss is not finite at step 5; its update is left out (4 so far)" in done.stdout
+    assert "warning: the loss is NaN or infinite at step 5; its update is left out (4 so far)" in done.stdout
     records = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]
     assert [record["skipped_updates"] for record in records] == [0, 1, 2, 3, 4]
     assert records[-1]["loss"] is None

@@ -7,8 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from alexnet_dist.checks import check_settings
+from alexnet_dist.data.views import Preprocess
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.model.net import Net
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.checkpoint import shapes_of
+from alexnet_dist.training.meter import ErrorCount
+from alexnet_dist.training.saving import Checkpoints
+from alexnet_dist.training.state import SavedState, TrainingState
+from alexnet_dist.training.update import Schedule, build_optimizer
 from tests.commands import run_command, train
+from tests.forked import run_forked
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, started
 
@@ -25,7 +38,7 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, few_i
     (checkpoints / "damaged-step-00000060" / "of an earlier time").mkdir(parents=True)
     # A kill between the two names of a checkpoint that replaces one of the same step.
     (checkpoints / "step-00000040").rename(checkpoints / ".step-00000040.replaced")
-    evaluated = run_command("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
+    evaluated = run_forked("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
     assert evaluated.returncode == 2
     assert "is damaged (__1_0.distcp is not as it was written)" in evaluated.stderr
     done = train(*kills.RUN, f"data.root={few_images}", kills.SIXTY, "checkpoint.keep=5", "run.dir=run", cwd=tmp_path)
@@ -62,6 +75,50 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+def test_a_run_whose_last_step_cannot_be_saved_is_not_done(small_disk: Path, few_images: Path, tmp_path: Path) -> None:
+    words = ("tracking=none", "run.report=false", *kills.RUN, f"data.root={few_images}", f"run.dir={small_disk}/run")
+    done = run_command("train", *words, "trainer.max_steps=12", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("warning: no checkpoint of step 12 could be written") == 2, "it was tried again"
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: the last step, 12, could not be saved, so the run is not done"), said
+    assert said.endswith(f"with run.dir={small_disk}/run it goes on from step 10")
+    assert "done:" not in done.stdout
+    assert not (small_disk / "run" / "stopped").exists()
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    again = run_command("train", *words, "trainer.max_steps=12", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "step-00000010: step 10" in again.stdout
+    assert (small_disk / "run" / "stopped").read_text() == "done\n"
+
+
+def test_the_last_save_succeeds_when_it_is_tried_again(tmp_path: Path) -> None:
+    config = compose("train", ["model=tiny"])
+    settings = check_settings(config)
+    table, cpu = settings.table(), torch.device("cpu")
+    (tmp_path / "checkpoints").write_text("in the way until a warning is given")
+    said = []
+
+    class Helped(Display):
+        def say(self, text: str) -> None:
+            said.append(text)
+            (tmp_path / "checkpoints").unlink()
+
+    with join_mesh(table.towers, cpu, timeout=60) as mesh:
+        net = Net(table)
+        net.initialise(0)
+        optimizer = build_optimizer(net, settings.optimizer)
+        preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
+        state = TrainingState(net, optimizer, Schedule(settings.schedule, 0.1), preprocess, ErrorCount(mesh), images_per_epoch=64)
+        state.advance(32)
+        saved = state.saved(SavedState(shapes_of(table), config, ["a"], ["a"], 64))
+        with Checkpoints(tmp_path, settings.checkpoint, mesh, Helped(rank=0), state, lambda: saved) as checkpoints:
+            checkpoints.at_boundary(last_step=1, time_is_up=False, validated=False)
+            assert checkpoints.finish()
+    assert len(said) == 1
+    assert SavedState.read(tmp_path / "checkpoints" / "step-00000001").step == 1
+
+
 @pytest.mark.slow
 def test_a_full_disk_costs_a_warning_and_not_the_run(small_disk: Path, complete: Path, few_images: Path) -> None:
     words = (*kills.RUN, f"data.root={few_images}")
@@ -76,9 +133,10 @@ def test_a_full_disk_costs_a_warning_and_not_the_run(small_disk: Path, complete:
         assert full <= run.last_step() < full + 200, "the disk was not full"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "latest", "step-00000010"]
     assert not (run.run_dir / "stopped").exists()
-    with started(PLAIN, *words, kills.SIXTY, cwd=small_disk) as run:  # it begins on the full disk as well
+    with started(PLAIN, *words, kills.SIXTY, cwd=small_disk) as run:  # it begins on the full disk as well, and cannot be saved
         run.wait_until(lambda: len(run.ranks()) == 2)
-        assert run.end() == 0
+        assert run.end() == 1
+    assert not (run.run_dir / "stopped").exists()
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     with started(PLAIN, *words, kills.SIXTY, cwd=small_disk) as run:
         assert run.end() == 0, run.said()

@@ -1,14 +1,21 @@
 """Signals end a run at a step boundary, with a checkpoint from which it goes on as if it had not been stopped."""
 
+import fcntl
 import json
+import os
 import signal
+import subprocess
+import sys
+import termios
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.reliability import kills
-from tests.reliability.started import PLAIN, TORCHRUN, started
+from tests.reliability.started import PLAIN, TORCHRUN, Started, started
 
 
 @pytest.mark.slow
@@ -60,6 +67,73 @@ def test_a_second_ctrl_c_leaves_at_once(few_images: Path, tmp_path: Path) -> Non
         assert run.end() == 130
         assert run.said().splitlines()[-1] == "ended by SIGINT"
         assert not (run.run_dir / "stopped").exists()
+
+
+def test_when_its_terminal_closes_a_run_is_saved(few_images: Path, tmp_path: Path) -> None:
+    ours, terminal = os.openpty()
+    words = ("tracking=none", "run.report=false", "run.dir=run", *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000")
+    with subprocess.Popen(
+        [*PLAIN, *words],
+        cwd=tmp_path,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "ALEXNET_DIST_TEST": (marker := str(tmp_path)), "TERM": "xterm"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(terminal)
+        shown = threading.Thread(target=_read_all, args=(ours,), daemon=True)  # or the terminal's buffer fills
+        shown.start()
+        run = Started(process, tmp_path / "no log", tmp_path / "run", marker)
+        run.wait_for_step(3)
+        os.close(ours)
+        assert run.end() == 128 + signal.SIGHUP
+    assert (run.run_dir / "stopped").read_text() == "signal\n"
+    assert (run.run_dir / "checkpoints" / f"step-{run.last_step():08d}").is_dir()
+
+
+def test_under_nohup_a_run_outlives_its_terminal(few_images: Path, tmp_path: Path) -> None:
+    with started(("nohup", *PLAIN), *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
+        run.wait_for_step(3)
+        os.killpg(run.process.pid, signal.SIGHUP)
+        for rank in run.ranks():
+            rank.send_signal(signal.SIGHUP)
+        at = run.last_step()
+        run.wait_for_step(at + 5)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 143
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_reader_that_leaves_costs_nothing_but_the_output(interrupted: bool, few_images: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    steps = "trainer.max_steps=5000" if interrupted else "trainer.max_steps=5"
+    with started(PLAIN, *kills.RUN, f"data.root={few_images}", steps, cwd=tmp_path, stdout=writer) as run:
+        os.close(writer)
+        assert os.read(reader, 10), "the first line"
+        os.close(reader)
+        if interrupted:
+            run.wait_for_step(3)
+            run.press_ctrl_c()
+        assert run.end() == (130 if interrupted else 0), run.said()
+    assert run.said() == "", "nothing on standard error"
+    assert (run.run_dir / "stopped").read_text() == ("signal\n" if interrupted else "done\n")
+
+
+def test_a_command_whose_reader_has_left_ends_well(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "alexnet_dist.model", "model=tiny"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def _read_all(file: int) -> None:
+    with suppress(OSError):
+        while os.read(file, 65536):
+            pass
 
 
 @pytest.mark.slow

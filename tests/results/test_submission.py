@@ -61,17 +61,17 @@ def test_packed_archives_folders_and_nets_of_another_order_give_the_devkit_s_num
     by_id = Relabelled(packed, sorted(WORDS))
     assert _first_numbers(packed, tmp_path / "relabelled.txt", None, numbered=by_id) == expected
     devkit = archives / "ILSVRC2012_devkit_t12.tar.gz"
-    assert _first_numbers(open_folder(folder, None)[1], tmp_path / "folder.txt", devkit) == expected
+    assert _first_numbers(open_folder(folder)[1], tmp_path / "folder.txt", devkit) == expected
 
 
 def test_wordnet_classes_without_the_devkit_and_a_missing_image_are_refused(archives: Path, folder: Path, tmp_path: Path) -> None:
-    images = open_folder(folder, None)[1]
+    images = open_folder(folder)[1]
     with pytest.raises(UserError, match="name it with devkit=ILSVRC2012_devkit_t12"):
         plan_submission(images, None, print)
     (folder / "val" / VAL[1] / "ILSVRC2012_val_00000002.JPEG").rename(tmp_path / "away")
     (folder / "val" / VAL[1] / "ILSVRC2012_val_00000009.JPEG").write_bytes((tmp_path / "away").read_bytes())
     with pytest.raises(UserError, match="image 2 of the challenge is missing"):
-        plan_submission(open_folder(folder, None)[1], archives / "ILSVRC2012_devkit_t12.tar.gz", print)
+        plan_submission(open_folder(folder)[1], archives / "ILSVRC2012_devkit_t12.tar.gz", print)
 
 
 def test_relabelled_images_are_the_same_images(archives: Path, tmp_path: Path) -> None:

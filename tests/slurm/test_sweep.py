@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.launching.sweep_job import sweep_jobs
-from tests.commands import read_metrics, run_command
+from tests.commands import read_metrics
+from tests.forked import run_forked
 from tests.slurm.cluster import Cluster
 
+pytestmark = pytest.mark.xdist_group("slurm")  # two clusters at once would give their jobs the same numbers
 SCRIPT = Path(__file__).parents[2] / "slurm" / "sweep.sbatch"
 SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.max_steps=2", "trainer.log_every=1")
 
@@ -26,7 +28,7 @@ def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
 
 
 def test_a_number_beyond_the_sweep_is_a_sentence(tmp_path: Path) -> None:
-    done = run_command("sweep_job", "3", "optimizer.lr=0.005,0.01,0.02", cwd=tmp_path)
+    done = run_forked("launching.sweep_job", "3", "optimizer.lr=0.005,0.01,0.02", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: the sweep has no job 3, its jobs are 0 to 2: submit it with --array=0-2\n"
 

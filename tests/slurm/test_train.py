@@ -12,9 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.commands import read_metrics, run_command
+from tests.commands import read_metrics
+from tests.forked import ranks, run_forked
 from tests.slurm.cluster import Cluster
 
+pytestmark = pytest.mark.xdist_group("slurm")  # two clusters at once would give their jobs the same numbers
 SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SMALL = (
     *("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
@@ -133,7 +135,7 @@ def test_scancel_leaves_a_usable_checkpoint_and_ends_the_job(cluster: Cluster, f
     stopped = re.search(r"stopped by SIGTERM at step (\d+)", _said(tmp_path, job))
     assert stopped, _said(tmp_path, job)
     assert _state(run_dir)["step"] == int(stopped[1]) == read_metrics(run_dir)[-1]["step"]
-    done = run_command("evaluate", f"checkpoint={run_dir}", "views=1", cwd=tmp_path)
+    done = run_forked("evaluate", f"checkpoint={run_dir}", "views=1", cwd=tmp_path, environments=ranks(1))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["step"] == int(stopped[1])
 

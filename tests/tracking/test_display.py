@@ -5,6 +5,10 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
+from alexnet_dist.tracking.display import Display
+
 SHOWN = """
 import time
 from alexnet_dist.tracking.display import Display
@@ -41,7 +45,6 @@ def test_in_a_terminal_a_bar_moves_and_what_is_said_stays_in_colour() -> None:
     assert "━" in seen
     assert "4/5" in seen
     assert "epoch 0.10 · loss 2.3026" in seen
-    assert "0:00 left" in seen
     assert "\x1b[33mwarning: something" in seen
     assert "\x1b[2K" in seen, "the bar is wiped"
 
@@ -49,6 +52,24 @@ def test_in_a_terminal_a_bar_moves_and_what_is_said_stays_in_colour() -> None:
 def test_in_a_log_it_is_plain_lines_and_no_more_than_one_every_few_seconds() -> None:
     done = subprocess.run([sys.executable, "-c", SHOWN.format(rank=0)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["training 1/5  epoch 0.10  loss 2.3026", "warning: something", "done"]
+
+
+def test_the_time_left_waits_for_a_pace_follows_it_and_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    display = Display(rank=0, clock=lambda: now)
+
+    def shown(done: int, after: float) -> str:
+        nonlocal now
+        now += after
+        display.show("validation", done, 8)
+        return capsys.readouterr().out.strip()
+
+    assert shown(1, after=0) == "validation 1/8"
+    assert shown(2, after=10) == "validation 2/8  1 min 00 s left"
+    assert shown(8, after=60) == "validation 8/8"
+    assert shown(1, after=1500) == "validation 1/8", "half an hour later another one begins"
+    assert shown(2, after=6) == "validation 2/8  36 s left"
+    assert shown(3, after=12) == "validation 3/8  45 s left", "the mean of both"
 
 
 def test_other_ranks_are_quiet() -> None:

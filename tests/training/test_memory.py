@@ -7,7 +7,7 @@ import sys
 TURNS = """
 import threading
 import psutil, torch
-from alexnet_dist.training.step import keep_freed_memory
+from alexnet_dist.parallel.process import keep_freed_memory
 
 keep_freed_memory()
 all_started = threading.Barrier(8)

@@ -6,17 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_dist.settings import OptimizerSettings, ScheduleSettings
-from alexnet_dist.training.update import (
-    CompiledUpdate,
-    Schedule,
-    Update,
-    build_optimizer,
-    lars_rates,
-    set_learning_rate,
-    update_fused,
-    update_in_blocks,
-)
+from alexnet_dist.settings import LayerRates, OptimizerSettings, Phase, ScheduleSettings
+from alexnet_dist.training.update import Schedule, build_optimizer, lars_rates
 
 
 def test_steps_follow_the_paper_s_rule_across_a_change_of_rate() -> None:
@@ -28,7 +19,7 @@ def test_steps_follow_the_paper_s_rule_across_a_change_of_rate() -> None:
     velocity = {name: torch.zeros_like(value) for name, value in expected.items()}
     for step in range(12):
         lr = 0.01 if step < 6 else 0.001
-        set_learning_rate(optimizer, lr)
+        optimizer.set_rates(lr)
         for name, parameter in net.named_parameters():
             parameter.grad = torch.randn(parameter.shape, dtype=torch.double, generator=generator)
             eps, decay = (2 * lr, 0.0) if name == "bias" else (lr, 0.0005)
@@ -38,6 +29,48 @@ def test_steps_follow_the_paper_s_rule_across_a_change_of_rate() -> None:
         optimizer.step()
         for name, parameter in net.named_parameters():
             assert torch.allclose(parameter, expected[name], rtol=1e-12, atol=1e-14), (step, name)
+
+
+def test_a_layer_s_own_rates_and_those_of_phases_in_plain_torch() -> None:
+    settings = OptimizerSettings(
+        lr=0.1, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=2, bias_weight_decay=False,
+        layers={"0": LayerRates(lr=0.5), "1": LayerRates(weight_decay=0.0, momentum=0.5, bias_momentum=0.25)},
+    )  # fmt: skip
+    phases = (
+        Phase(epoch=1, lr=0.1, layers={"1": LayerRates(bias_lr=3.0)}),
+        Phase(epoch=2, bias_lr=1.0, layers={"0": LayerRates(freeze=True)}),
+        Phase(epoch=3, layers={"0": LayerRates(freeze=False)}),
+    )
+    # By epoch, layer and parameter: rate, momentum, decay.
+    rules = [
+        {"0.weight": (0.05, 0.9, 0.01), "0.bias": (0.1, 0.9, 0), "1.weight": (0.1, 0.5, 0), "1.bias": (0.2, 0.25, 0)},
+        {"0.weight": (0.005, 0.9, 0.01), "0.bias": (0.01, 0.9, 0), "1.weight": (0.01, 0.5, 0), "1.bias": (0.06, 0.25, 0)},
+        {"0.weight": None, "0.bias": None, "1.weight": (0.01, 0.5, 0), "1.bias": (0.6, 0.25, 0)},
+        {"0.weight": (0.005, 0.9, 0.01), "0.bias": (0.1, 0.9, 0), "1.weight": (0.01, 0.5, 0), "1.bias": (0.6, 0.25, 0)},
+    ]
+    generator = torch.Generator().manual_seed(1)
+    net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    optimizer = build_optimizer(net, settings)
+    schedule = Schedule(ScheduleSettings(kind="constant", phases=phases), settings.lr)
+    expected = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    velocity = {name: torch.zeros_like(value) for name, value in expected.items()}
+    for step in range(8):
+        optimizer.set_rates(schedule.learning_rate(step / 2), schedule.phase(step / 2))
+        for name, parameter in net.named_parameters():
+            parameter.grad = torch.randn(parameter.shape, dtype=torch.double, generator=generator)
+            if rule := rules[step // 2][name]:
+                lr, momentum, decay = rule
+                velocity[name] = momentum * velocity[name] - lr * (parameter.grad + decay * expected[name])
+                expected[name] = expected[name] + velocity[name]
+        optimizer.step()
+        for name, parameter in net.named_parameters():
+            assert torch.allclose(parameter, expected[name], rtol=1e-12, atol=1e-14), (step, name)
+
+
+def test_layers_with_the_same_rates_are_updated_together() -> None:
+    settings = OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=2, bias_weight_decay=False)
+    optimizer = build_optimizer(nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))), settings)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [5, 5]
 
 
 def test_a_plateau_divides_the_rate_by_ten_three_times_at_most() -> None:
@@ -69,33 +102,40 @@ def test_a_rate_that_changes_at_every_step_leaves_the_velocity_as_it_was() -> No
     nn.init.zeros_(net.weight)
     optimizer = build_optimizer(net, settings)
     for lr in (1.0, 0.0, 3.0):
-        set_learning_rate(optimizer, lr)
+        optimizer.set_rates(lr)
         net.weight.grad, net.bias.grad = torch.full((1, 1), -1.0).double(), torch.zeros(1).double()
         optimizer.step()
     assert net.weight.item() == 1 + 0.5 + (0.25 + 3)
 
 
-@pytest.mark.parametrize("update", [update_fused, CompiledUpdate()], ids=["fused", "compiled"])
-def test_other_kernels_follow_the_rule_that_the_blocks_do(update: Update) -> None:
-    generator = torch.Generator().manual_seed(1)
-    shapes = [(7, 3, 5, 5), (300, 1000), (11,)]
-    weights, gradients, velocities = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3))
-    theirs = [[tensor.clone() for tensor in tensors] for tensors in (weights, gradients, velocities)]
-    update_in_blocks(weights, gradients, velocities, lr=0.3, momentum=0.9, decay=0.01)
-    update(*theirs, 0.3, 0.9, 0.01)
-    for expected, own in zip((*weights, *velocities), (*theirs[0], *theirs[2]), strict=True):
-        assert torch.allclose(own, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("update", [update_in_blocks, CompiledUpdate()], ids=["blocks", "compiled"])
-def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(update: Update) -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(native: bool) -> None:
     generator = torch.Generator().manual_seed(2)
-    whole = [torch.randn(90, 1003, generator=generator) for _ in range(3)]
-    half = [tensor[45:].clone() for tensor in whole]
-    for weight, gradient, velocity in (whole, half):
-        update([weight], [gradient], [velocity], 0.3, 0.9, 0.01)
-    assert torch.equal(whole[0][45:], half[0])
-    assert torch.equal(whole[2][45:], half[2])
+    settings = OptimizerSettings(lr=0.3, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=1, bias_weight_decay=False)
+    weight, *gradients = (torch.randn(90, 1003, generator=generator) for _ in range(4))
+    ends = []
+    for rows in (slice(None), slice(45, None)):
+        net = nn.Linear(1003, len(weight[rows]), bias=False)
+        net.weight.data.copy_(weight[rows])
+        optimizer = build_optimizer(net, settings, native=native)
+        for gradient in gradients:
+            net.weight.grad = gradient[rows].clone()
+            optimizer.step()
+        ends.append((net.weight.data, optimizer.state[net.weight]["momentum_buffer"]))
+    for whole, half in zip(*ends, strict=True):
+        assert torch.equal(whole[45:], half)
+
+
+def test_a_step_that_is_not_finite_is_left_out() -> None:
+    settings = OptimizerSettings(lr=0.3, momentum=0.0, weight_decay=0.01, bias_lr_multiplier=1, bias_weight_decay=False)
+    net = nn.Linear(3, 2)
+    optimizer = build_optimizer(net, settings, native=True)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    for finite in (0.0, 1.0):
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, torch.nan if not finite else 1.0)
+        optimizer.step(torch.tensor(finite))
+        assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True)) == (not finite)
 
 
 def test_a_weight_or_gradient_of_zeros_takes_plain_steps_under_lars() -> None:

@@ -1,0 +1,157 @@
+"""What a layer of a checkpoint's net makes of the images of a data set: features for other programs, a row an image.
+
+python -m alexnet_dist.features checkpoint=runs/x layer=fc7 output=fc7.npy
+python -m alexnet_dist.features checkpoint=runs/x layer=fc7 split=train data.root=/data/others output=fc7.parquet
+
+The authors' program had it as shownet.py --write-features, and read it with findsimilar.py.
+"""
+
+import csv
+import io
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from alexnet_dist.checks import check_settings
+from alexnet_dist.data.images import Images
+from alexnet_dist.errors import UserError
+from alexnet_dist.files import check_new, write_new
+from alexnet_dist.formats.arrays import need
+from alexnet_dist.launching.commands import command
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.process import pick_device, share_cores
+from alexnet_dist.results.trained import Trained, load_trained, open_trained
+from alexnet_dist.settings import FilePath, Positive, check, strict
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validation_feed
+
+
+@checked_dataclass(frozen=True, config=strict)
+class FeaturesData:
+    """Where the images are; what is null is as the checkpoint was trained."""
+
+    root: FilePath | None
+    val_every: int | None
+    threads: Positive | None
+
+
+@checked_dataclass(frozen=True, config=strict)
+class FeaturesSettings:
+    """What conf/features.yaml may say."""
+
+    checkpoint: FilePath | None
+    layer: str
+    output: FilePath | None
+    split: Literal["val", "train"]
+    batch_size: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    data: FeaturesData
+
+
+@dataclass(frozen=True)
+class Features:
+    """`rows` float32 [n, units], in the order of `images`, a split of n images with the labels of their own folders."""
+
+    rows: np.ndarray
+    images: Images
+
+    def names(self) -> list[str]:
+        return [self.images.name(index) for index in range(len(self.images))]
+
+    def classes(self) -> list[str]:
+        return [self.images.class_ids[label] for label in self.images.labels]
+
+
+def run(config: dict[str, Any]) -> None:
+    """Compute the features of the centre view of every image, and write them."""
+    wanted = check(FeaturesSettings, config)
+    if wanted.checkpoint is None or wanted.output is None:
+        raise UserError("checkpoint and output are not set: name a run folder with checkpoint=... and a new file with output=...")
+    output = check_new("output", wanted.output, ".npy", ".parquet")
+    if output.suffix == ".npy":
+        check_new("output", str(output.with_suffix(".csv")))
+    else:
+        need("pyarrow", f"output={wanted.output}", extra="parquet")
+    trained = _overridden(open_trained(wanted.checkpoint), wanted)
+    names = [layer.name for layer in trained.table.layers]
+    if wanted.layer not in names:
+        raise UserError(f"layer={wanted.layer} is none of the net's: they are {', '.join(names)}")
+    features = compute(trained, wanted.layer, wanted.split)
+    write_npy(output, features) if output.suffix == ".npy" else write_parquet(output, features)
+    print(f"{output}: what {wanted.layer} makes of {len(features.rows)} images, {features.rows.shape[1]} values each")
+
+
+def compute(trained: Trained, layer: str, split: str) -> Features:
+    """The features of a split, by this process alone."""
+    settings = trained.settings
+    device = pick_device(settings.device, local_rank=0)
+    threads = share_cores(1)
+    torch.set_num_threads(threads)
+    with join_mesh(trained.table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
+        images = open_root(Path(settings.data.root or QUICKSTART_FOLDER), settings.data)[split == "val"]
+        net, preprocess = load_trained(trained, device)
+        handed_on: list[torch.Tensor] = []
+        net.get_submodule(layer).register_forward_hook(
+            lambda _layer, _inputs, outputs: handed_on.append(torch.cat(outputs, dim=1).flatten(1).float().cpu())
+        )
+        feed = validation_feed(settings, images, mesh, threads)
+
+        rows = np.empty((0, 0), np.float32)
+        with torch.inference_mode(), closing(iter(feed)) as passing:
+            for done, (pixels, _, samples) in enumerate(passing, 1):
+                for view in preprocess.centre_view(pixels):
+                    net(view)
+                batch, real = handed_on.pop().numpy(), (samples >= 0).cpu().numpy()
+                if not rows.size:
+                    rows = np.empty((len(images), batch.shape[1]), np.float32)
+                rows[samples.cpu().numpy()[real]] = batch[real]
+                display.show("features", done, len(feed))
+        return Features(rows, images)
+
+
+def write_npy(output: Path, features: Features) -> None:
+    """The rows as .npy, and beside it as .csv what each row is of."""
+    said = io.StringIO()
+    lines = csv.writer(said)
+    lines.writerow(("row", "image", "class"))
+    lines.writerows(zip(range(len(features.rows)), features.names(), features.classes(), strict=True))
+    write_new(output, lambda file: np.save(file, features.rows))
+    write_new(output.with_suffix(".csv"), lambda file: file.write(said.getvalue().encode()))
+
+
+def write_parquet(output: Path, features: Features) -> None:
+    """The columns image, class and features, the last a list of float32."""
+    import pyarrow
+    from pyarrow import parquet
+
+    values = pyarrow.FixedSizeListArray.from_arrays(features.rows.ravel(), features.rows.shape[1])
+    columns = {"image": features.names(), "class": features.classes(), "features": values}
+    write_new(output, lambda file: parquet.write_table(pyarrow.table(columns), file))
+
+
+def _overridden(trained: Trained, wanted: FeaturesSettings) -> Trained:
+    """The checkpoint under what is said here in place of its run's settings."""
+    of_run = trained.state.config
+    data = {key: value for key, value in vars(wanted.data).items() if value is not None}
+    if "root" in data:
+        data["source"] = "auto"
+    evaluation = {"views": 1, "batch_size": wanted.batch_size}
+    return replace(
+        trained,
+        settings=check_settings(
+            {**of_run, "device": wanted.device, "data": {**of_run["data"], **data}, "evaluation": evaluation}
+        ),
+    )
+
+
+def main() -> None:
+    command("features", run)
+
+
+if __name__ == "__main__":
+    main()

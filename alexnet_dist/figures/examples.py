@@ -1,0 +1,118 @@
+"""What the net makes of the images: predictions, confusion and nearest neighbours.
+
+They are kept in examples.json beside the figures, so that the page and W&B can be made again without the images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from alexnet_dist.checks import check_settings
+from alexnet_dist.data.images import Images
+from alexnet_dist.data.views import Preprocess
+from alexnet_dist.errors import UserError
+from alexnet_dist.figures.neighbours import Neighbourhood, find_neighbours
+from alexnet_dist.figures.predictions import Outcome, names_of, predict
+from alexnet_dist.figures.run_files import RunFiles
+from alexnet_dist.figures.viewer import Viewer
+from alexnet_dist.files import whole_file
+from alexnet_dist.model.net import Net
+from alexnet_dist.parallel.process import pick_device, share_cores
+from alexnet_dist.settings import Settings
+from alexnet_dist.text import printable
+from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root
+from alexnet_dist.training.state import SavedState
+
+FILE = "examples.json"
+
+
+@dataclass(frozen=True)
+class ExampleOptions:
+    """At most `images` validation images and `neighbours` training images are taken (None: all), on what device; `data` replaces
+    keys of the run's own data settings."""
+
+    images: int | None
+    neighbours: int | None
+    batch_size: int
+    device: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the net made of validation and training images, at a step of the run; `names` are its outputs'."""
+
+    step: int
+    names: list[str]
+    outcome: Outcome
+    neighbourhood: Neighbourhood
+
+
+@dataclass(frozen=True)
+class _Kept:
+    asked: dict[str, Any]
+    examples: Examples
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
+def find_examples(
+    run: RunFiles,
+    load: Callable[[], tuple[Net, Preprocess]],
+    options: ExampleOptions,
+    folder: Path,
+    show: Callable[[str, int, int], None],
+) -> Examples:
+    """Let the run's net, which `load` gives, see its images; what it made of them is kept in `folder`.
+
+    What is kept already is taken where it is of the same checkpoint, the same images and as many of them.
+
+    Raises:
+        UserError: there is no checkpoint, the images are not there or cannot be read, or they are of other classes.
+    """
+    if run.checkpoint is None or run.state is None:
+        raise UserError(f"{run.folder} has no checkpoint yet")
+    settings = check_settings({**run.config, "data": {**run.config["data"], **options.data}})
+    root = settings.data.root or str(QUICKSTART_FOLDER)
+    asked = {"images": options.images, "neighbours": options.neighbours, "root": printable(root), "step": run.state.step}
+    for kept in _kept(run, folder):
+        if kept.asked == asked:
+            return kept.examples
+    train, validation = _open(Path(root), settings, run.state)
+    device = pick_device(options.device, local_rank=0)
+    net, preprocess = load()
+    viewer = Viewer(net.to(device), preprocess.to(device), device, settings.data.threads or share_cores(1), options.batch_size)
+    examples = Examples(
+        step=run.state.step,
+        names=names_of(viewer, validation),
+        outcome=predict(viewer, validation, options.images, lambda done, total: show("predictions", done, total)),
+        neighbourhood=find_neighbours(
+            viewer, validation, train, options.neighbours, lambda done, total: show("neighbours", done, total)
+        ),
+    )
+    with whole_file(folder / FILE) as file:
+        file.write(_KEPT.dump_json(_Kept(asked, examples)))
+    return examples
+
+
+def read_examples(run: RunFiles, folder: Path) -> Examples | None:
+    """Those kept in `folder` or in the run's own figures/ that are of the run's last checkpoint; None where there are none."""
+    return next((kept.examples for kept in _kept(run, folder) if run.state and kept.examples.step == run.state.step), None)
+
+
+def _kept(run: RunFiles, folder: Path) -> list[_Kept]:
+    files = dict.fromkeys((folder / FILE, run.folder / "figures" / FILE))
+    return [_KEPT.validate_json(file.read_bytes()) for file in files if file.is_file()]
+
+
+def _open(root: Path, settings: Settings, state: SavedState) -> tuple[Images, Images]:
+    if not root.is_dir():
+        raise UserError(f"the images are not there: there is no folder {root}; name it with data.root=...")
+    train, validation = open_root(root, settings.data)
+    if list(train.classes) != state.classes:
+        raise UserError(f"the images in {root} are of other classes than those of the run; name its own with data.root=...")
+    return train, validation

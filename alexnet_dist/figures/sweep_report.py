@@ -1,0 +1,155 @@
+"""Several runs beside one another: what differs, what each came to, and what the authors measured of the same experiments."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table as RichTable
+
+from alexnet_dist import text
+from alexnet_dist.figures.curves import draw_comparison
+from alexnet_dist.figures.kernels import colour_shares, draw_kernels, first_kernels
+from alexnet_dist.figures.page import PAGE, embedded, figures_folder, state_of, write_page
+from alexnet_dist.figures.published import PUBLISHED
+from alexnet_dist.figures.run_files import RunFiles, read_run
+from alexnet_dist.results.trained import load_trained, open_trained
+from alexnet_dist.tracking.display import Display
+
+BASIS = "paper"  # the net that the others are told to be worse than
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of several: `differs` are the overrides that set it apart, `colours` those of its drawn `kernels` by tower."""
+
+    name: str
+    run: RunFiles
+    differs: list[str]
+    kernels: Path | None
+    colours: list[float]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An experiment's top-1 and top-5 errors here and as the authors measured them, as fractions, and by how much either is
+    worse than the paper's net on the same images."""
+
+    experiment: str
+    here: tuple[float, float] | None
+    here_worse: tuple[float, float] | None
+    authors: tuple[float, float]
+    authors_worse: tuple[float, float] | None
+    note: str
+
+
+def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display, output: str | None) -> Path:
+    """Make the page of several runs beside one another; its path. Raises UserError where that cannot be done."""
+    runs = [read_run(folder) for folder in folders]
+    page = Path(output or Path(sweep or "") / PAGE)
+    figures = figures_folder(page, named=output is not None)
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    jobs = []
+    for name, run, differs in zip(names, runs, what_differs(runs), strict=True):
+        jobs.append(_job(name, run, differs, figures))
+        display.show("drawing", len(jobs), len(runs))
+    curves = figures / "curves.svg"
+    has_curves = draw_comparison([(" ".join([job.name, *job.differs]), job.run) for job in jobs], curves)
+    display.console.print(runs_table(jobs))
+    return write_page(
+        page,
+        "sweep.html",
+        title=Path(sweep).resolve().name if sweep else ", ".join(names),
+        jobs=jobs,
+        states={job.name: state_of(job.run) for job in jobs},
+        pages={job.name: _link(job.run.folder / PAGE, page.parent) for job in jobs},
+        ablations=ablations(runs),
+        curves=embedded(curves) if has_curves else None,
+        kernels={job.name: embedded(job.kernels) for job in jobs if job.kernels},
+    )
+
+
+def _job(name: str, run: RunFiles, differs: list[str], figures: Path) -> Job:
+    kernels = None
+    if run.checkpoint:
+        kernels = first_kernels(load_trained(open_trained(str(run.checkpoint)), torch.device("cpu"))[0])
+    if kernels is None:
+        return Job(name, run, differs, None, [])
+    drawn, towers = figures / f"kernels-{name.replace(os.sep, '_')}.svg", run.table().towers
+    draw_kernels(kernels, towers, drawn)
+    return Job(name, run, differs, drawn, colour_shares(kernels, towers))
+
+
+def what_differs(runs: Sequence[RunFiles]) -> list[list[str]]:
+    """For each run the overrides that not all have; where none has noted its own, the settings whose values differ."""
+    overrides = [run.overrides() for run in runs]
+    if any(overrides):
+        common = set(overrides[0]).intersection(*overrides[1:])
+        return [[said for said in own if said not in common and not said.startswith("run.dir=")] for own in overrides]
+    settings = [_flat(run.config) for run in runs]
+    keys = sorted(set().union(*settings) - {"run.dir", "tracking.name", "tracking.group"})
+    varied = [key for key in keys if len({repr(own.get(key)) for own in settings}) > 1]
+    return [[f"{key}={own[key]}" for key in varied if key in own] for own in settings]
+
+
+def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
+    """The experiments among the runs that the authors ran too, in the order of the runs; empty where there is none."""
+    measured = [(experiment, run) for run in runs if (experiment := run.experiment()) and experiment in PUBLISHED]
+    basis = next((_errors(run) for experiment, run in measured if experiment == BASIS), None)
+    rows = []
+    for experiment, run in measured:
+        own, told = _errors(run), PUBLISHED[experiment]
+        rows.append(
+            Ablation(
+                experiment,
+                here=own,
+                here_worse=(own[0] - basis[0], own[1] - basis[1]) if own and basis and experiment != BASIS else None,
+                authors=_fractions(told["top1"], told["top5"]),
+                authors_worse=_fractions(*told["worse"]) if "worse" in told else None,
+                note=f"{told['data']}, {told['note']}",
+            )
+        )
+    return rows
+
+
+def _errors(run: RunFiles) -> tuple[float, float] | None:
+    last = run.final()
+    return (last["top1_error"], last["top5_error"]) if last else None
+
+
+def _fractions(top1: float, top5: float) -> tuple[float, float]:
+    return top1 / 100, top5 / 100
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{before}{key}.")
+        else:
+            flat[f"{before}{key}"] = value
+    return flat
+
+
+def runs_table(jobs: Sequence[Job]) -> RichTable:
+    """A row for each run with the overrides that set it apart."""
+    numbers = ("top-1", "top-5", "epochs", "images/s")
+    rows = []
+    for job in jobs:
+        run, last = job.run, job.run.final()
+        errors = [text.percent(last[error]) if last else "" for error in ("top1_error", "top5_error")]
+        epochs = f"{run.records[-1]['epoch']:.3g}" if run.records else ""
+        rate = f"{run.typical('images_per_second') or 0:,.0f}"
+        rows.append((job.name, "\n".join(job.differs), *errors, epochs, rate, state_of(run)))
+    return text.table("", ("run", "what differs", *numbers, "state"), rows, numbers)
+
+
+def _link(page: Path, folder: Path) -> str | None:
+    if not page.is_file():
+        return None
+    page, folder = page.resolve(), folder.resolve()
+    return page.relative_to(folder).as_posix() if page.is_relative_to(folder) else page.as_uri()

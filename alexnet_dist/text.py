@@ -1,0 +1,69 @@
+"""Numbers, spans of time, names and tables as a person reads them."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def byte_size(value: float | None) -> str:
+    if value is None:
+        return ""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.3g} {unit}"
+
+
+def flop_rate(value: float) -> str:
+    return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
+
+
+def duration(seconds: float) -> str:
+    """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 2.31 s, 45 ms."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.3g} s"
+
+
+def moment(seconds: float) -> str:
+    """Local date and time of seconds since 1970."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def views_of(record: Mapping[str, Any]) -> str:
+    """How the images of a `val` record were seen."""
+    return "ten views" if record["views"] == 10 else "centre view"
+
+
+def printable(name: str) -> str:
+    """A file's name, whose bytes need not be UTF-8, as text that can be written anywhere."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> Table:
+    """A table for a terminal. The columns headed by `numbers` stand on the right and are never folded."""
+    shown = Table(title=title or None, box=box.SIMPLE)
+    for heading in headings:
+        number = heading in numbers
+        shown.add_column(
+            heading, justify="right" if number else "left", no_wrap=number, overflow="ellipsis" if number else "fold"
+        )
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    return shown

@@ -1,0 +1,57 @@
+"""What is said when a message fails, and how long the first steps may take."""
+
+import time
+
+import pytest
+import torch.distributed as dist
+
+from alexnet_dist.parallel import peers as module
+from alexnet_dist.parallel.peers import Peers, broken_connection, refusal
+
+DUPLICATE = """NCCL error in: ProcessGroupNCCL.cpp:3690, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.28.9
+ncclInvalidUsage: This usually reflects invalid usage of NCCL library.
+Last error:
+Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000"""
+GONE = """NCCL error in: ProcessGroupNCCL.cpp:1234, remote process exited or there was a network error, NCCL version 2.28.9
+ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.
+Last error:
+socketProgress: Connection closed by remote peer node-2<40000>"""
+
+
+def test_what_nccl_refuses_is_told_whole() -> None:
+    said = refusal(dist.DistBackendError(DUPLICATE))
+    assert said
+    assert said.endswith("Last error: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000")
+    assert "\n" not in said
+
+
+def test_a_peer_that_nccl_has_lost_is_a_broken_connection() -> None:
+    error = dist.DistBackendError(GONE)
+    assert refusal(error) is None
+    assert broken_connection(error)
+
+
+def test_a_broken_connection_is_told_whole(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.05)
+    peers = Peers(dist.HashStore(), rank=0, world=1, timeout=1)
+    peers._store = dist.HashStore()
+    peers.explain(dist.DistBackendError(GONE))
+    assert "Connection closed by remote peer node-2<40000>" in capfd.readouterr().err
+
+
+def test_a_first_step_that_hangs_is_found(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(module, "_FIRST_SECONDS", 1.0)
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    store = dist.HashStore()
+    both = [Peers(store, rank, world=2, timeout=0.5) for rank in range(2)]
+    both[0].progressed(0)
+    until = time.monotonic() + 15
+    while not ended and time.monotonic() < until:
+        time.sleep(0.05)
+    for peers in both:
+        peers.leave(failed=False)
+    assert ended
+    assert "kept the others waiting for 1 seconds; rank" in capfd.readouterr().err

@@ -1,0 +1,98 @@
+"""Old results do not pass as new: what a run may go on from, and what it says of what differs."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_dist.checks import check_settings
+from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.model.table import build_table
+from alexnet_dist.training.checkpoint import shapes_of
+from alexnet_dist.training.resuming import check_resume, check_same_run, what_differs
+from alexnet_dist.training.state import SavedState
+from tests.commands import read_metrics, run_command, train
+
+
+def _config(*words: str) -> dict[str, Any]:
+    return compose("train", ["data.root=images", *words])
+
+
+@pytest.fixture(scope="module")
+def saved() -> SavedState:
+    config = _config()
+    return SavedState(shapes_of(build_table(config["model"])), config, ["a"], ["a"], training_images=10)
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "group"),
+    [
+        ("seed=1", "seed=1", "seed"),
+        ("data.root=others", "data.root=others", "data"),
+        ("data.mirror=false", "data.mirror=False", "data"),
+        ("model.operations.lrn.kind=identity", "model.operations.lrn.kind=identity", "model"),
+    ],
+)
+def test_another_seed_model_or_data_is_refused_unless_it_is_allowed(word: str, said: str, group: str, saved: SavedState) -> None:
+    config = _config(word)
+    with pytest.raises(UserError) as refused:
+        check_same_run(Path("step-1"), saved, check_settings(config), config)
+    assert f"and this start says {said}: " in str(refused.value)
+    assert f"resume_allow=[{group}]" in str(refused.value)
+    config["resume_allow"] = [group]
+    check_same_run(Path("step-1"), saved, check_settings(config), config)
+
+
+def test_what_does_not_change_the_samples_is_allowed(saved: SavedState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    os.symlink("images", "link")
+    config = _config("data.root=link", "data.threads=3", "optimizer.lr=1", "run.dir=elsewhere", "tracking=none")
+    check_same_run(Path("step-1"), saved, check_settings(config), config)
+    assert what_differs(saved.config, config) == {"data.threads": (None, 3), "optimizer.lr": (0.01, 1)}
+
+
+def test_of_imported_weights_the_model_alone_is_asked(saved: SavedState) -> None:
+    imported = SavedState(saved.shapes, _config("data.size=70"), ["a"], ["a"], training_images=None)
+    config = _config("seed=1")
+    check_same_run(Path("step-1"), imported, check_settings(config), config)
+
+
+def test_it_is_refused_before_processes_start_and_a_damaged_checkpoint_is_left_to_them(saved: SavedState, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    saved.write(checkpoint)
+    assert SavedState.read(checkpoint) == saved
+    config = _config("seed=1")
+    with pytest.raises(UserError, match="seed=0"):
+        check_resume(check_settings(config), config, tmp_path)
+    (checkpoint / "state.json").write_text("{")
+    check_resume(check_settings(config), config, tmp_path)
+
+
+def test_a_complete_run_started_again_is_evaluated_only(two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "a")
+    before = (tmp_path / "a" / "config.json").read_bytes()
+    words = (f"data.root={drawn_images}", "trainer.max_steps=8", "trainer.batch_size=32", "evaluation.views=1", "run.dir=a")
+    done = train(*words, "parallel.processes=1", "optimizer.lr=0.5", cwd=tmp_path)
+    assert "not as the checkpoint was made: optimizer.lr=0.5 (was 0.01)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("already complete: evaluated only; ")
+    assert (tmp_path / "a" / "config.json").read_bytes() == before
+    assert json.loads(before)["optimizer"]["lr"] == 0.01
+    first, again = (read_metrics(folder / "a") for folder in (two_runs[0].parent, tmp_path))
+    assert [(line["kind"], line["loss"]) for line in again] == [(line["kind"], line["loss"]) for line in first]
+
+
+def test_a_second_sweep_in_the_folder_of_the_first_is_refused(
+    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "sweep" / "0")
+    words = ("tracking=none", f"data.root={drawn_images}", "run.dir=sweep", "optimizer.lr=0.5,0.6", "seed=5")
+    swept = run_command("train", "-m", *words, cwd=tmp_path)
+    assert swept.returncode == 2
+    assert "sweep/0/checkpoints/step-00000008 was made with seed=0 and this start says seed=5" in swept.stderr
+    assert json.loads((tmp_path / "sweep" / "0" / "config.json").read_text())["seed"] == 0
