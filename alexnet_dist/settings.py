@@ -245,9 +245,9 @@ class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
     `resume` is `auto`, `none` or a path: a run folder or a checkpoint. `resume_allow` names what may differ from the checkpoint
-    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, whose layers a new
-    run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of an experiment that
-    is about one model alone, and of that model.
+    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, or a file of weights,
+    whose layers a new run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of
+    an experiment that is about one model alone, and of that model.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]

@@ -93,7 +93,7 @@ def run(config: dict[str, Any]) -> None:
         at_end.enter_context(record)
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
         meter = Meter(mesh, trainer.batch_size, table, kind)
-        watchers = Watchers(settings, state.net, mesh, record, state.step)
+        watchers = Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes))
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
         later = Later()
 
@@ -153,11 +153,9 @@ def run(config: dict[str, Any]) -> None:
                     wrong, images = state.errors.taken()
                     now = {"step": number, "epoch": state.epochs_done}
                     later.read([loss, wrong], partial(log, now, lr * (phase.lr or 1), meter.stretch(), images))
-                    if watchers.activity:
-                        later.settle()
-                        record.activity({"kind": "activity", **now, "layers": watchers.activity.read()})
-                    if trainer.stop_at_training_error:
-                        later.settle()
+                if watchers.active or trainer.stop_at_training_error:
+                    later.settle()
+                    watchers.tell(number, state.epochs_done, loss, logged)
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")

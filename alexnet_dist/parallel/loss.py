@@ -41,6 +41,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         loss, wrong = loss_and_wrong(sums)
         ctx.save_for_backward(labels, largest, sums, *logits)
         ctx.mark_non_differentiable(wrong)
+        ctx.set_materialize_grads(False)
         return loss, wrong
 
     @staticmethod

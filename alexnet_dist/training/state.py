@@ -13,6 +13,8 @@ from alexnet_dist.training.update import MomentumSGD, Schedule
 
 FORMAT = 4
 STATE = "state.json"
+# What a run's state and a checkpoint's have in common, as it is.
+_NUMBERS = ("step", "epoch", "images", "validated", "skipped", "training_error", "best_error", "best_step")
 
 
 @dataclass(frozen=True)
@@ -116,26 +118,13 @@ class TrainingState:
 
     def saved(self, origin: SavedState) -> SavedState:
         """`origin` with the numbers of this moment; every rank takes part."""
-        return replace(
-            origin,
-            step=self.step,
-            epoch=self.epoch,
-            images=self.images,
-            epochs_done=self.epochs_done,
-            validated=self.validated,
-            skipped=self.skipped,
-            training_error=self.training_error,
-            errors_since_line=self.errors.total(),
-            best_error=self.best_error,
-            best_step=self.best_step,
-            schedule=self.schedule.state(),
-        )
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
+        return replace(origin, **numbers)
 
     def go_on_from(self, saved: SavedState) -> None:
         """Take over its numbers."""
-        self.step, self.epoch, self.images = saved.step, saved.epoch, saved.images
-        self.validated, self.skipped = saved.validated, saved.skipped
-        self.training_error = saved.training_error
+        for name in _NUMBERS:
+            setattr(self, name, getattr(saved, name))
         self.errors.restore(saved.errors_since_line)
-        self.best_error, self.best_step = saved.best_error, saved.best_step
         self.schedule.load_state(saved.schedule)

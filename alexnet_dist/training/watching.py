@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
+
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.record import TIMELINE, Record
 from alexnet_dist.training.activity import Activity
+from alexnet_dist.training.first_steps import LOOK, signs_of_not_learning
 from alexnet_dist.training.timeline import Timeline
 from alexnet_dist.training.trace import Trace
 
@@ -16,10 +19,12 @@ _TIMED = 5
 
 
 class Watchers:
-    """The watchers of a run whose steps go on from `begun`. `activity` is there where it is to be recorded."""
+    """The watchers of a run whose steps go on from `begun`, on images of so many classes. `active`: the last step's activity was
+    watched."""
 
-    def __init__(self, settings: Settings, net: Net, mesh: Mesh, record: Record, begun: int) -> None:
-        self.activity = Activity(net, mesh) if settings.tracking.activity else None
+    def __init__(self, settings: Settings, net: Net, mesh: Mesh, record: Record, begun: int, classes: int) -> None:
+        self._activity, self._recorded, self.active = Activity(net, mesh), settings.tracking.activity, False
+        self._classes = classes
         profile = settings.trainer.profile
         self._trace = Trace(*profile, record.folder / "trace", net, mesh) if profile else None
         self._timed_step = None if mesh.from_first((record.folder / TIMELINE).exists()) else begun + _TIMED
@@ -29,11 +34,10 @@ class Watchers:
     @contextmanager
     def step(self, step: int, logged: bool) -> Iterator[bool]:
         """Around a step and the batch that it waits for; whether somebody watches, for whom it has to run eagerly."""
-        watched = False
         with ExitStack() as watching:
-            if self.activity and logged:
-                watching.enter_context(self.activity.watching())
-                watched = True
+            self.active = watched = step == LOOK or (logged and self._recorded)
+            if self.active:
+                watching.enter_context(self._activity.watching())
             if step == self._timed_step:
                 watching.enter_context(self._timeline.watching(self._net))
                 watched = True
@@ -42,3 +46,15 @@ class Watchers:
             yield watched
         if step == self._timed_step:
             self._record.timeline(self._timeline.read())
+
+    def tell(self, step: int, epoch: float, loss: torch.Tensor, logged: bool) -> None:
+        """What was seen of a step that is done: its activity, and at step LOOK whether the net has begun to learn; every rank
+        takes part."""
+        if not self.active:
+            return
+        layers = self._activity.read()
+        if step == LOOK:
+            for sign in signs_of_not_learning(loss.item(), self._classes, layers):
+                self._record.display.say(sign)
+        if logged and self._recorded:
+            self._record.activity({"kind": "activity", "step": step, "epoch": epoch, "layers": layers})

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from alexnet_dist.kernels.cuda import preprocess, spatial_norm, tail, units, update
+from alexnet_dist.kernels.cuda import loss, preprocess, spatial_norm, tail, units, update
 
 CAPABILITIES = (75, 80, 90, 100, 120)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -71,6 +71,12 @@ def kernels(kind: str) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
     told = {"crops_ptr": "*u8", "y_ptr": "*i64", "x_ptr": "*i64", "mirror_ptr": "*i1", "images_ptr": x, "divisor": "fp32"}
     told |= dict.fromkeys(("mean_ptr", "colour_ptr", "eigenvectors_ptr", "deviations_ptr"), "*fp32")
     found["preprocessing"] = preprocess.kernel, told, {"CROP": 224, "SIZE": 256, "COLOUR": True, "BLOCK": 1024}
+    told = {"logits": (x, x), "strides": ("i32", "i32"), "gradients": (x, x), "images": "i32", "first_class": "i32"}
+    told |= {"labels_ptr": "*i64", "wrong_ptr": "*i64"}
+    told |= dict.fromkeys(("largest_ptr", "sums_ptr", "loss_ptr", "loss_gradient_ptr"), "*fp32")
+    for name in ("largest", "sums", "gradient"):
+        found[f"loss, {name}"] = getattr(loss, f"{name}_kernel"), told, {"CLASSES": 500, "C": 512}
+    found["loss"] = loss.loss_kernel, told, {"IMAGES": 128, "N": 1024}
     return found
 
 

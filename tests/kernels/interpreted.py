@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
+from alexnet_dist.kernels import spatial, steps
+from alexnet_dist.kernels import tail as kernels_tail
+from alexnet_dist.kernels import units as kernels_units
+from alexnet_dist.kernels.cuda import loss as cuda_loss
 from alexnet_dist.kernels.cuda import preprocess as cuda_preprocess
 from alexnet_dist.kernels.cuda import spatial_norm, tail, units
 from alexnet_dist.kernels.cuda import update as cuda_update
@@ -18,6 +22,12 @@ from alexnet_dist.kernels.dropout import WORD, Masks, keep_mask, mix, threshold
 from alexnet_dist.kernels.preprocess import preprocess
 from alexnet_dist.kernels.steps import Norm, Step, by_torch, join
 from alexnet_dist.kernels.update import update
+from alexnet_dist.model import layers, products
+from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.table import build_table
+from alexnet_dist.settings import OptimizerSettings
+from alexnet_dist.training.update import build_optimizer
 from tests.kernels.maps import CASES, maps
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -175,3 +185,105 @@ def test_the_preprocessing(coloured: bool, dtype: torch.dtype) -> None:
     expected = preprocess(crops, *said, torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(images.float(), expected, rtol=1e-6 if dtype == torch.float32 else 2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_loss(dtype: torch.dtype) -> None:
+    whole = (4 * _normal(6, 15)).to(dtype)
+    whole[2, [3, 9]] = 20.0  # two classes share the largest logit: the first is the guess
+    whole[5] = torch.nan
+    labels = torch.tensor([14, 0, 9, 7, int(whole[4].argmax()), 3])
+    rows = slice(0, 5)
+    wide = whole[rows].double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, labels[rows])
+    (2 * expected).backward()
+    logits = [whole[:, :5], whole[:, 5:10], whole[:, 10:]]
+    largest = cuda_loss.largest(logits)
+    assert largest[5].isnan()
+    sums = cuda_loss.sums([part[rows] for part in logits], largest[rows], labels[rows], 0)
+    # Of two processes, the second holds classes 10 to 14: what each sums is added.
+    parts = [cuda_loss.sums(own, largest[rows], labels[rows], first) for own, first in (
+        ([part[rows] for part in logits[:2]], 0), ([logits[2][rows]], 10),
+    )]  # fmt: skip
+    torch.testing.assert_close(parts[0] + parts[1], sums)
+    mean, wrong = cuda_loss.loss(sums)
+    assert mean.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert wrong == (whole[rows].float().argmax(1) != labels[rows]).sum()
+    made = cuda_loss.gradient([part[rows] for part in logits], largest[rows], sums, labels[rows], torch.tensor(2.0), 0)
+    _assert_same(torch.cat(made, 1), wide.grad, 1e-6)
+    mean, wrong = cuda_loss.loss(cuda_loss.sums(logits, largest, labels, 0))
+    assert mean.isnan()
+    assert wrong == (whole[rows].float().argmax(1) != labels[rows]).sum() + 1
+
+
+TABLE = {
+    "name": "small",
+    "towers": 2,
+    "input": 19,
+    "operations": {
+        "relu": {"kind": "relu"},
+        "tanh": {"kind": "tanh"},
+        "lrn": {"kind": "response_norm", "size": 3, "alpha": 1e-2, "beta": 0.75, "k": 2},
+        "norm": {"kind": "spatial_norm", "size": 3, "alpha": 1e-2, "beta": 0.75, "k": 1},
+        "pool": {"kind": "max_pool", "kernel": 3, "stride": 2},
+        "dropout": {"kind": "dropout", "p": 0.4},
+    },
+    "layers": {
+        name: {"kind": kind, "reads": reads, "filters": filters, "then": then, "weight_std": 0.3, "bias": 0.1, **kernel}
+        for name, kind, reads, filters, kernel, then in (
+            ("conv1", "conv", "image", 6, {"kernel": 3, "stride": 1}, ["relu", "lrn", "pool"]),
+            ("conv2", "conv", "own", 10, {"kernel": 3, "pad": 1}, ["lrn", "norm", "relu"]),
+            ("conv3", "conv", "all", 8, {"kernel": 3, "pad": 1}, ["tanh"]),
+            ("conv4", "conv", "own", 8, {"kernel": 3, "pad": 0, "pad_end": 1}, ["pool", "relu"]),
+            ("fc5", "fc", "all", 12, {}, ["relu", "dropout"]),
+            ("fc6", "fc", "all", 8, {}, []),
+        )
+    },
+}
+
+
+def _step(native: bool, dtype: torch.dtype, narrow: bool) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Logits and gradients of a training step of the net above on a process that holds all of it, and its weights after it."""
+    net = Net(build_table(TABLE), native=native)
+    net.initialise(3)
+    net = net.to(dtype)
+    copies = net.keep_copies(torch.bfloat16, narrow_gradients=True) if native and narrow else {}
+    settings = OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=2, bias_weight_decay=False)
+    optimizer = build_optimizer(net, settings, copies=copies, native=native)
+    images = 2 * _normal(3, 3, 19, 19).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        logits = net(images, DropoutKey(1, torch.tensor(2) if native else 2))
+    torch.autograd.backward(logits, [_normal(*part.shape, seed=5).to(part.dtype) for part in logits])
+    gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+    optimizer.step()
+    for weight, copy in copies.items():
+        assert torch.equal(copy.read(), weight.bfloat16())
+    return [part.detach() for part in logits], gradients, {name: weight.detach() for name, weight in net.named_parameters()}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["one product", "taken apart"])
+@pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])
+def test_a_whole_step_as_a_gpu_takes_it(monkeypatch: pytest.MonkeyPatch, narrow: bool, whole: bool) -> None:
+    expected = _step(False, torch.float32 if narrow else torch.float64, narrow)
+    for module in (steps, layers, products):
+        monkeypatch.setattr(module, "on_gpu", lambda x: True)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: not whole)
+    registered = {
+        kernels_tail.follow: tail.forward,
+        kernels_tail.follow_backward: tail.backward,
+        kernels_units._activate: units.forward,
+        kernels_units._activate_backward: units.backward,
+        spatial.spatial_norm: spatial_norm.forward,
+        spatial._spatial_norm_backward: spatial_norm.backward,
+        update: cuda_update.update,
+    }
+    for operation, kernel in registered.items():
+        operation.register_kernel("cpu", kernel)
+    made = _step(True, torch.float32, narrow)
+    for ours, theirs in zip(made[0], expected[0], strict=True):
+        assert (ours - theirs).norm() <= (0.03 if narrow else 1e-5) * theirs.norm()
+    for index, tolerance in ((1, 0.25 if narrow else 1e-5), (2, 0.1 if narrow else 1e-5)):
+        for name, theirs in expected[index].items():
+            ours = made[index][name]
+            assert index == 2 or ours.dtype == (torch.bfloat16 if narrow and name.endswith("weight") else torch.float32), name
+            assert (ours - theirs).norm() <= tolerance * theirs.norm(), name

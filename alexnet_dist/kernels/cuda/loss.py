@@ -41,18 +41,18 @@ def sums_kernel(
 
 
 @triton.jit
-def loss_kernel(sums_ptr, loss_ptr, wrong_ptr, images, N: tl.constexpr):
+def loss_kernel(sums_ptr, loss_ptr, wrong_ptr, IMAGES: tl.constexpr, N: tl.constexpr):
     losses, right = tl.zeros((N,), tl.float32), tl.zeros((N,), tl.int32)
-    for first in range(0, images, N):
+    for first in range(0, IMAGES, N):
         image = first + tl.arange(0, N)
-        known = image < images
+        known = image < IMAGES
         total = tl.load(sums_ptr + image, mask=known, other=1.0)
-        own = tl.load(sums_ptr + images + image, mask=known, other=0.0)
-        before = tl.load(sums_ptr + 2 * images + image, mask=known, other=0.0)
+        own = tl.load(sums_ptr + IMAGES + image, mask=known, other=0.0)
+        before = tl.load(sums_ptr + 2 * IMAGES + image, mask=known, other=0.0)
         losses += tl.log(total) - own
         right += (known & (own == 0) & (before == 0)).to(tl.int32)
-    tl.store(loss_ptr, tl.sum(losses, 0) / images)
-    tl.store(wrong_ptr, (images - tl.sum(right, 0)).to(tl.int64))
+    tl.store(loss_ptr, tl.sum(losses, 0) / IMAGES)
+    tl.store(wrong_ptr, (IMAGES - tl.sum(right, 0)).to(tl.int64))
 
 
 @triton.jit
@@ -86,7 +86,7 @@ def sums(logits: list[Tensor], largest: Tensor, labels: Tensor, first_class: int
 
 def loss(sums: Tensor) -> tuple[Tensor, Tensor]:
     mean, wrong = sums.new_empty(()), sums.new_empty((), dtype=torch.int64)
-    loss_kernel[(1,)](sums, mean, wrong, sums.shape[1], N=1024)
+    loss_kernel[(1,)](sums, mean, wrong, IMAGES=sums.shape[1], N=1024)
     return mean, wrong
 
 
