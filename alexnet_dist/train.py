@@ -7,12 +7,14 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 
 import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.profiler import record_function
 
 from alexnet_dist.checks import check_settings
@@ -32,11 +34,12 @@ from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
-from alexnet_dist.training.bad_numbers import finite, leave_out_or_stop
+from alexnet_dist.training.bad_numbers import Inputs, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
-from alexnet_dist.training.meter import ErrorCount, Meter
+from alexnet_dist.training.later import Later
+from alexnet_dist.training.meter import ErrorCount, Meter, Stretch
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
@@ -74,7 +77,8 @@ def run(config: dict[str, Any]) -> None:
         train_images, val_images = open_images(settings, mesh, display)
         state = new_state(settings, mesh, len(train_images), display)
         own, origin = begin(settings, config, folder, train_images, state, mesh, process, display)
-        step = Step(state.net, state.preprocess, mesh, settings.seed, trainer.batch_size, trainer.slices, autocast)
+        net, preprocess, optimizer = state.net, state.preprocess, state.optimizer
+        step = Step(net, preprocess, optimizer, mesh, trainer, settings.seed, autocast, display.say)
         display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
         start = (state.epoch, state.images // trainer.batch_size)
         feed = at_end.enter_context(training_feed(settings, train_images, mesh, process.cores, start))
@@ -91,17 +95,33 @@ def run(config: dict[str, Any]) -> None:
         meter = Meter(mesh, trainer.batch_size, table, kind)
         watchers = Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes))
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
-        validation = Validation(
-            state, trainer.validate_every, val_feed, mesh, autocast, display, record, meter.pause, stopping.check
-        )
+        later = Later()
+
+        @contextmanager
+        def pause() -> Iterator[None]:
+            later.settle()
+            with meter.pause():
+                yield
+
+        validation = Validation(state, trainer.validate_every, val_feed, mesh, autocast, display, record, pause, stopping.check)
 
         def describe() -> SavedState:
             return replace(state.saved(origin), **record.position())
 
         saved_step = own.step if own else None
         checkpoints = at_end.enter_context(
-            Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, saved_step, meter.pause)
+            Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, saved_step, pause)
         )
+
+        def hear(step_number: int, inputs: Callable[[], Inputs], told: Sequence[torch.Tensor]) -> None:
+            if not told[0]:
+                leave_out_or_stop(trainer.on_nan, step_number, state, inputs(), mesh, autocast, display, checkpoints)
+
+        def log(now: dict[str, Any], lr: float, stretch: Stretch, images: int, told: Sequence[torch.Tensor]) -> None:
+            loss, wrong = (value.item() for value in told)
+            state.training_error = wrong / images
+            errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
+            record.training({"kind": "train", **now, "lr": lr, "loss": loss, **meter.read(stretch), **errors}, last_step)
 
         # ------------------------------------------------------------------------------ the loop
         try:
@@ -114,31 +134,28 @@ def run(config: dict[str, Any]) -> None:
                 if state.step >= last_step:
                     break
 
-                logged = (state.step + 1) % trainer.log_every == 0
-                with watchers.step(state.step + 1, logged):
+                number, logged = state.step + 1, (state.step + 1) % trainer.log_every == 0
+                with watchers.step(number, logged) as watched:
                     with record_function("feed"):
                         batch = next(feed)
                     lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
-                    state.optimizer.set_rates(lr, phase)
+                    optimizer.set_rates(lr, phase)
                     colour = settings.data.colour and phase.colour is not False
-                    loss, wrong = step.take(batch, state.step, colour)
-                    if finite(loss):
-                        state.optimizer.step()
-                    else:
-                        inputs = step.inputs(batch, state.step, colour)
-                        leave_out_or_stop(trainer.on_nan, state, inputs, mesh, autocast, display, checkpoints)
-                    state.optimizer.zero_grad()
+                    loss, wrong, good = step.take(batch, state.step, colour, phase, eagerly=watched)
+                later.settle()  # of the step before: this one is under way
+                inputs = partial(step.inputs, batch, state.step, colour)
+                later.read([good], partial(hear, number, inputs))
                 state.advance(trainer.batch_size)
                 state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
-                watchers.tell(state.step, state.epochs_done, loss, logged)
                 if logged:
-                    state.training_error = state.errors.read()
-                    now = {"step": state.step, "epoch": state.epochs_done}
-                    errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
-                    figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss), **errors}
-                    record.training(figures, last_step)
+                    wrong, images = state.errors.taken()
+                    now = {"step": number, "epoch": state.epochs_done}
+                    later.read([loss, wrong], partial(log, now, lr * (phase.lr or 1), meter.stretch(), images))
+                if watchers.active or trainer.stop_at_training_error:
+                    later.settle()
+                    watchers.tell(number, state.epochs_done, loss, logged)
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")

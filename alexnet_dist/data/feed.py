@@ -34,6 +34,9 @@ Exchange = Callable[[torch.Tensor], Exchanging]
 
 Item = TypeVar("Item", bound="Batch | _Validated")
 
+# The samples of a batch that is only computed with.
+NOT_KNOWN = np.empty(0, np.int64)
+
 # Batches that are decoded and on the device before the consumer asks for them.
 AHEAD = 2
 

@@ -20,10 +20,12 @@ def update_by_torch(
     """
     if finite is not None and not finite:
         return
-    rules = zip(weights, velocities, gradients, copies, numbers.t().tolist(), strict=True)
-    for weight, velocity, gradient, copy, (rate, momentum, decay, moves) in rules:
+    rate, momentum, decay, moves = numbers
+    factors = torch.stack([-rate, momentum, -rate * decay, moves], dim=1).float()  # which may overflow
+    rules = zip(weights, velocities, gradients, copies, factors.tolist(), strict=True)
+    for weight, velocity, gradient, copy, (along, momentum, shrink, moves) in rules:
         if moves:
-            velocity.mul_(momentum).add_(weight, alpha=-rate * decay).add_(gradient, alpha=-rate)
+            velocity.mul_(momentum).add_(weight, alpha=shrink).add_(gradient, alpha=along)
             weight.add_(velocity)
         if copy.numel():
             copy.copy_(weight)

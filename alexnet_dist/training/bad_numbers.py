@@ -1,4 +1,4 @@
-"""When a loss is NaN or infinite: known before the update, on all ranks alike, and traced to the layer where it began."""
+"""When a loss is NaN or infinite: traced to the layer where it began."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,27 +17,27 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import TrainingState
 
-
-def finite(loss: torch.Tensor) -> bool:
-    """Whether the step's loss is; every rank finds the same."""
-    return bool(loss.isfinite())
+# Of each slice the images, their labels, and the key of their dropout masks.
+Inputs = Iterable[tuple[torch.Tensor, torch.Tensor, DropoutKey]]
 
 
 def leave_out_or_stop(
     on_nan: str,
+    step: int,
     state: TrainingState,
-    inputs: Iterable[tuple[torch.Tensor, torch.Tensor, DropoutKey]],
+    inputs: Inputs,
     mesh: Mesh,
     autocast: Autocast,
     display: Display,
     checkpoints: Checkpoints,
 ) -> None:
-    """What becomes of a step whose loss is NaN or infinite; every rank takes part. `inputs` are its slices' (`Step.inputs`).
+    """What becomes of the `step`-th step, whose loss is NaN or infinite; every rank takes part. `inputs` are its slices'
+    (`Step.inputs`). Its update has been left out, and those that followed too unless they are to be.
 
     Raises:
         RunFailed: its update is not to be left out, or the parameters are not finite either.
     """
-    bad = f"the loss is NaN or infinite at step {state.step + 1}"
+    bad = f"the loss is NaN or infinite at step {step}"
     if on_nan == "skip" and all_finite(state.net, mesh):
         state.skipped += 1
         display.say(f"warning: {bad}; its update is left out ({state.skipped} so far)")
@@ -56,7 +56,7 @@ def all_finite(net: nn.Module, mesh: Mesh) -> bool:
 
 
 def where_it_began(
-    net: Net, inputs: Iterable[tuple[torch.Tensor, torch.Tensor, DropoutKey]], mesh: Mesh, autocast: Autocast
+    net: Net, inputs: Inputs, mesh: Mesh, autocast: Autocast
 ) -> str:
     """The layer and the towers whose output is first not finite, in words; every rank takes part.
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from alexnet_dist.data.feed import Batch
+from alexnet_dist.data.feed import NOT_KNOWN, Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.kernels import tail
@@ -20,7 +20,11 @@ from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.parallel.ordered_sum import tree_sum
 from alexnet_dist.parallel.process import Autocast
+from alexnet_dist.settings import Phase, TrainerSettings
+from alexnet_dist.training.captured import Captured
 from alexnet_dist.training.gradients import Gradients
+from alexnet_dist.training.rates import EVERY_EPOCH
+from alexnet_dist.training.update import MomentumSGD
 
 # The values of parallel.wire.
 WIRES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,48 +62,60 @@ def narrow_copies(net: Net, precision: str, native: bool, added: bool) -> dict[t
 
 
 class Step:
-    """The gradients of a step over a replica's batch, slice by slice; every rank takes part.
+    """A step of a run: from a replica's batch to the update, slice by slice; every rank takes part.
 
     `slices` are those of the whole step (trainer.slices). Where the replicas do not divide them each computes the next whole
-    number of slices, and at least one.
+    number of slices, and at least one. An update whose loss is NaN or infinite is left out, with `on_nan` "stop" all that
+    follow too: the host hears of it later (training/later.py). On a GPU the step is replayed as a CUDA graph, with `graph`.
     """
 
     def __init__(
-        self, net: Net, preprocess: Preprocess, mesh: Mesh, seed: int, batch_size: int, slices: int, autocast: Autocast
+        self,
+        net: Net,
+        preprocess: Preprocess,
+        optimizer: MomentumSGD,
+        mesh: Mesh,
+        settings: TrainerSettings,
+        seed: int,
+        autocast: Autocast,
+        warn: Callable[[str], None],
     ) -> None:
         """Raises UserError where a replica's images cannot be cut into its slices."""
-        self._net, self._preprocess, self._mesh, self._seed, self._autocast = net, preprocess, mesh, seed, autocast
+        self._net, self._preprocess, self._optimizer = net, preprocess, optimizer
+        self._mesh, self._seed, self._autocast = mesh, seed, autocast
         replicas = mesh.layout.replicas
-        self.slices = -(-slices // replicas)
-        if batch_size % (replicas * self.slices):
+        self.slices = -(-settings.slices // replicas)
+        if settings.batch_size % (replicas * self.slices):
             raise UserError(
-                f"trainer.batch_size={batch_size} cannot be cut into {self.slices} slices for each of {replicas} replicas: "
-                f"take a multiple of {replicas * self.slices}"
+                f"trainer.batch_size={settings.batch_size} cannot be cut into {self.slices} slices for each of {replicas} "
+                f"replicas: take a multiple of {replicas * self.slices}"
             )
-        self._first_row = mesh.replica * (batch_size // replicas)
+        self._first_row = mesh.replica * (settings.batch_size // replicas)
         self._parts = replicas * self.slices
-        self._gradients = Gradients(list(net.children()), self.slices, mesh.over_replicas)
+        self._gradients = Gradients(net.layers(), self.slices, mesh.over_replicas)
+        self._weight = torch.full((), 1 / self._parts, device=mesh.device)
+        self._good = torch.ones((), dtype=torch.bool, device=mesh.device)
+        self._stays_bad = settings.on_nan == "stop"
+        self._captured = Captured(self._whole, mesh.device, settings.graph == "auto", warn)
 
-    def take(self, batch: Batch, step: int, colour: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Leave the gradients of the whole step's mean cross-entropy in the parameters' `grad`, and return that mean, the same
-        scalar on every rank, and how many of this replica's images are guessed wrong.
+    def take(
+        self, batch: Batch, step: int, colour: bool, phase: Phase = EVERY_EPOCH, eagerly: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Take the `step`-th step over a replica's batch, whose images get their colour noise with `colour`.
 
-        `batch` is the replica's, of the `step`-th step; with `colour` its images get their colour noise.
+        Returns scalars on the device, which hold until the next step: the mean cross-entropy, the same on every rank; how many
+        of this replica's images are guessed wrong; whether the update was done, the same on every rank. `eagerly`: operation by
+        operation, for those who watch. `phase`: what the optimizer's rates were set for.
         """
-        losses, wrong = [], []
-        mean = torch.zeros(())
-        for images, labels, key in self.inputs(batch, step, colour):
-            loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast, self._net.native)
-            losses.append(loss.detach())
-            wrong.append(wrong_here)
-            if len(losses) == self.slices:
-                mean = self._mean(losses)
-            (loss * (1 / self._parts)).backward()
-            self._gradients.next_slice()
-        self._gradients.finish()
-        return mean, torch.stack(wrong).sum()
+        tensors = batch.pixels, batch.labels, batch.y, batch.x, batch.mirror, batch.colour
+        loss, wrong, good = self._captured(*tensors, step, kind=(colour, phase), eagerly=eagerly)
+        if self._captured.replayed:
+            self._mesh.crossing.replayed()
+        return loss, wrong, good
 
-    def inputs(self, batch: Batch, step: int, colour: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor, DropoutKey]]:
+    def inputs(
+        self, batch: Batch, step: int | torch.Tensor, colour: bool
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, DropoutKey]]:
         """Of each slice the images that the net reads, float [n, 3, H, W], their labels, and the key of their dropout masks."""
         first_row = self._first_row
         for part in batch.slices(self.slices):
@@ -107,8 +123,28 @@ class Step:
             yield images, part.labels, DropoutKey(self._seed, step, first_row)
             first_row += len(part.labels)
 
+    def _whole(self, *tensors: torch.Tensor, kind: tuple[bool, Phase]) -> tuple[torch.Tensor, ...]:
+        """The step of what `take` has: nothing of it is read on the host."""
+        *of_batch, step = tensors
+        losses, wrong = [], []
+        for images, labels, key in self.inputs(Batch(0, 0, NOT_KNOWN, *of_batch), step, kind[0]):
+            loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast, self._net.native)
+            losses.append(loss.detach())
+            wrong.append(wrong_here)
+            if len(losses) == self.slices:
+                mean = self._mean(losses)
+                self._good.logical_and_(mean.isfinite()) if self._stays_bad else self._good.copy_(mean.isfinite())
+            loss.backward(self._weight.to(loss.dtype))
+            self._gradients.next_slice()
+        self._gradients.finish()
+        self._optimizer.step(self._good)
+        self._optimizer.zero_grad()
+        return mean, wrong[0] if self.slices == 1 else torch.stack(wrong).sum(), self._good
+
     def _mean(self, losses: list[torch.Tensor]) -> torch.Tensor:
         """Of the losses of all replicas' slices, added in the order of the tree."""
+        if self._parts == 1:
+            return losses[0]
         own = torch.stack(losses)
         replicas = self._mesh.layout.replicas
         everyone = [torch.empty_like(own) for _ in range(replicas)] if replicas > 1 else [own]

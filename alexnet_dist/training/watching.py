@@ -19,10 +19,11 @@ _TIMED = 5
 
 
 class Watchers:
-    """The watchers of a run whose steps go on from `begun`, on images of so many classes."""
+    """The watchers of a run whose steps go on from `begun`, on images of so many classes. `active`: the last step's activity was
+    watched."""
 
     def __init__(self, settings: Settings, net: Net, mesh: Mesh, record: Record, begun: int, classes: int) -> None:
-        self._activity, self._recorded, self._active = Activity(net, mesh), settings.tracking.activity, False
+        self._activity, self._recorded, self.active = Activity(net, mesh), settings.tracking.activity, False
         self._classes = classes
         profile = settings.trainer.profile
         self._trace = Trace(*profile, record.folder / "trace", net, mesh) if profile else None
@@ -34,8 +35,8 @@ class Watchers:
     def step(self, step: int, logged: bool) -> Iterator[bool]:
         """Around a step and the batch that it waits for; whether somebody watches, for whom it has to run eagerly."""
         with ExitStack() as watching:
-            self._active = watched = step == LOOK or (logged and self._recorded)
-            if self._active:
+            self.active = watched = step == LOOK or (logged and self._recorded)
+            if self.active:
                 watching.enter_context(self._activity.watching())
             if step == self._timed_step:
                 watching.enter_context(self._timeline.watching(self._net))
@@ -49,7 +50,7 @@ class Watchers:
     def tell(self, step: int, epoch: float, loss: torch.Tensor, logged: bool) -> None:
         """What was seen of a step that is done: its activity, and at step LOOK whether the net has begun to learn; every rank
         takes part."""
-        if not self._active:
+        if not self.active:
             return
         layers = self._activity.read()
         if step == LOOK:
