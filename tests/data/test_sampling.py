@@ -1,5 +1,6 @@
 import subprocess
 import sys
+
 import numpy as np
 
 from alexnet_dist.data.sampling import draws, epoch_order
