@@ -23,6 +23,9 @@ from alexnet_dist.parallel.peers import LOST
 # The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
 CRASHED = 70
 
+# Where the processes of the plain form meet: all are on this machine.
+LOCAL = "127.0.0.1"
+
 # What processes that were told to end may take for their step and their checkpoint before they are killed.
 SHUTDOWN_SECONDS = 120
 
@@ -79,7 +82,8 @@ def _launch_config(processes: int) -> LaunchConfig:
         nproc_per_node=processes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=f"{LOCAL}:0",
+        local_addr=LOCAL,
         max_restarts=0,  # torch would also start again what the user has to put right
         monitor_interval=0.1,
         start_method="forkserver",
@@ -95,8 +99,10 @@ def _ignored_hangup(signum: signal.Signals) -> bool:
 
 
 def _in_own_session(launcher: int, entry: Callable[..., Any], *arguments: Any) -> None:
-    """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on."""
+    """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on; and in no need of
+    the machine's name, which may not resolve."""
     os.setsid()
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
     threading.Thread(target=_end_after, args=(launcher,), name="launcher", daemon=True).start()
     entry(*arguments)
