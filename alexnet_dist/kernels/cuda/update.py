@@ -39,6 +39,9 @@ def update(
     weights: list[Tensor], velocities: list[Tensor], gradients: list[Tensor], copies: list[Tensor], numbers: Tensor,
     finite: Tensor | None,
 ) -> None:  # fmt: skip
+    for weight, velocity, copy in zip(weights, velocities, copies, strict=True):
+        assert velocity.stride() == weight.stride(), "they are taken in the order in which they lie in memory"
+        assert not copy.numel() or copy.stride() == weight.stride()
     gradients = [_lying_as(weight, gradient) for weight, gradient in zip(weights, gradients, strict=True)]
     first = [0]
     for weight in weights:
