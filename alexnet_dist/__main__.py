@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from alexnet_dist import __version__
+
 COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
     "evaluate": "error rates of a checkpoint, or of several averaged",
@@ -27,6 +29,9 @@ def main() -> None:
         for command, purpose in COMMANDS.items():
             print(f"  {command:16}{purpose}")
         print("\nalexnet-dist <command> --help shows a command's configuration.")
+        return
+    if name == "--version":
+        print(f"alexnet-dist {__version__}")
         return
     if name not in COMMANDS:
         print(f"error: {name} is no command: take one of {', '.join(COMMANDS)}", file=sys.stderr)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import check
 from alexnet_dist.model.table import Table
-from alexnet_dist.settings import ScheduleSettings, Settings, check
+from alexnet_dist.settings import ScheduleSettings, Settings
 
 
 def check_settings(config: Mapping[str, Any]) -> Settings:
@@ -22,15 +23,23 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
             "(or take data=quickstart, which makes its own images)"
         )
     if settings.init_layers is not None and settings.init_from is None:
-        raise UserError("init_layers is set and init_from is not: name the run whose layers they are with init_from=...")
+        raise UserError(
+            "init_layers is set and init_from is not: name the run or the weights whose layers they are with init_from=..."
+        )
     if settings.init_from is not None and settings.resume not in ("auto", "none"):
         raise UserError(
             "resume and init_from are both set: resume=... goes on with a run, init_from=... begins a new one with its layers; "
             "give one"
         )
     _check_schedule(settings.schedule, settings.trainer.epochs)
+    batch, slices = settings.trainer.batch_size, settings.trainer.slices
+    if batch % slices:
+        raise UserError(
+            f"trainer.batch_size={batch} cannot be cut into trainer.slices={slices} slices: "
+            f"take a multiple of {slices}, such as {-(-batch // slices) * slices}"
+        )
     table = settings.table()
-    if settings.experiment not in (None, table.name):
+    if settings.experiment and settings.experiment.replace("/", "_") != table.name:
         raise UserError(
             f"experiment={settings.experiment} is about the model of that name and cannot have model={table.name}: "
             "leave model= out, or take an experiment that is not about its model"

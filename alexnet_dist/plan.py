@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from alexnet_dist import text
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import Positive, PowerOfTwo, check, strict
 from alexnet_dist.launching.commands import command, worker
 from alexnet_dist.launching.outer import outer_launcher
 from alexnet_dist.launching.processes import start_processes
@@ -22,7 +23,7 @@ from alexnet_dist.parallel.process import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
-from alexnet_dist.settings import ParallelSettings, Positive, PrecisionSettings, check, strict
+from alexnet_dist.settings import ParallelSettings, PrecisionSettings
 from alexnet_dist.text import duration
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut
@@ -36,6 +37,7 @@ class PlanSettings:
     machine: dict[str, Any]
     parallel: ParallelSettings
     batch_size: Positive
+    slices: PowerOfTwo
     precision: PrecisionSettings
     epochs: Positive
     images: Positive
@@ -51,7 +53,7 @@ def run(config: dict[str, Any]) -> None:
     settings = check(PlanSettings, config)
     table = build_table(settings.model)
     machine = find_machine(settings, table)
-    job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire)
+    job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire, settings.slices)
     predictions = predict_all(job, machine)
     steps = settings.epochs * settings.images / settings.batch_size
     if settings.format == "json":

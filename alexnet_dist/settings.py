@@ -1,32 +1,13 @@
 """What a configuration may say: typed and bounded. checks.py asks what its fields have to do with one another."""
 
-from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.fields import AboveZero, FilePath, Fraction, NotNegative, Positive, PowerOfTwo, strict
 from alexnet_dist.model.table import Table, build_table
-
-strict = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-Checked = TypeVar("Checked")
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-AboveZero = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-def _not_empty(path: str) -> str:
-    if not path.strip():
-        raise PydanticCustomError("empty", "is empty, as a variable that is not set would leave it: name a path, or leave it out")
-    return path
-
-
-FilePath = Annotated[str, AfterValidator(_not_empty)]
 
 
 @dataclass(frozen=True, config=strict)
@@ -175,7 +156,11 @@ class TrainerSettings:
 
     `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
     becomes of a step whose loss is NaN or infinite: it stops the run, or its update is left out.
-    `native` is whether the fused operations of this device are used: where they can be had, always or never.
+    A step's batch is `slices` runs of consecutive images, computed one after another in a replica, whose gradients are added in a
+    fixed binary tree: on so many replicas or fewer the bits are the same.
+    `native` is whether the fused operations of this device are used: where they can be had, always or never. `graph` is whether
+    a GPU replays a step as a CUDA graph, where that can be, or never. `deterministic`: torch and its libraries take none but
+    algorithms that give the same bits each time. `profile` is the first step that is traced and how many are.
     """
 
     epochs: Positive
@@ -185,7 +170,11 @@ class TrainerSettings:
     validate_every: Positive
     on_nan: Literal["stop", "skip"]
     native: Literal["auto", "on", "off"]
+    graph: Literal["auto", "off"]
+    deterministic: bool
+    profile: tuple[Positive, Positive] | None
     stop_at_training_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    slices: PowerOfTwo = 1
 
 
 @dataclass(frozen=True, config=strict)
@@ -230,9 +219,9 @@ class Settings:
     """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
 
     `resume` is `auto`, `none` or a path: a run folder or a checkpoint. `resume_allow` names what may differ from the checkpoint
-    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, whose layers a new
-    run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of an experiment that
-    is about one model alone, and of that model.
+    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, or a file of weights,
+    whose layers a new run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of
+    an experiment that is about one model alone, and of that model.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -256,37 +245,3 @@ class Settings:
 
     def table(self) -> Table:
         return build_table(self.model)
-
-
-def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
-    """The configuration as an instance of a settings class.
-
-    Raises:
-        UserError: an unknown or missing key, a value of the wrong kind or out of bounds; the first one is named.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
-        plain = {
-            "missing": "is not set",
-            "unexpected_keyword_argument": "is not a setting of this program",
-            "empty": first["msg"],
-        }
-        message = plain.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
-        raise UserError(f"{where}: {message}") from None
-
-
-def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:
-    """The parts of an error's location that are keys or positions of the configuration, not names of types tried."""
-    found: set[str] = set()
-    node: Any = config
-    for part in location:
-        if isinstance(node, Mapping):
-            found.add(str(part))
-            node = node.get(part) if part in node else None
-        elif isinstance(node, (list, tuple)) and isinstance(part, int) and part < len(node):
-            found.add(str(part))
-            node = node[part]
-    return found

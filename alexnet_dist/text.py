@@ -23,6 +23,10 @@ def byte_size(value: float | None) -> str:
     return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.3g} {unit}"
 
 
+def flop_rate(value: float) -> str:
+    return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
+
+
 def duration(seconds: float) -> str:
     """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 2.31 s, 45 ms."""
     if seconds < 1:

@@ -7,14 +7,15 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 
 import signal
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+import torch
+from torch.profiler import record_function
 
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
@@ -24,7 +25,6 @@ from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.launching.commands import distributed_command, sweep_folder
 from alexnet_dist.launching.outer import job_name
 from alexnet_dist.launching.overrides import swept_overrides
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
@@ -34,25 +34,27 @@ from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
-from alexnet_dist.training.activity import Activity
-from alexnet_dist.training.bad_numbers import LossCheck, leave_out_or_stop
+from alexnet_dist.training.bad_numbers import Inputs, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
-from alexnet_dist.training.meter import ErrorCount, Meter
+from alexnet_dist.training.later import Later
+from alexnet_dist.training.meter import ErrorCount, Meter, Stretch
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
-from alexnet_dist.training.step import WIRES, load_kernels, loss_of
+from alexnet_dist.training.step import WIRES, Step, load_kernels, narrow_copies, same_bits
 from alexnet_dist.training.stopping import Stopping
 from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.watching import Watchers
 
 
 def run(config: dict[str, Any]) -> None:
     """Train, as one process of the mesh that RANK and WORLD_SIZE name."""
     settings = check_settings(config)
     table, trainer, parallel = settings.table(), settings.trainer, settings.parallel
-    process = enter_process(settings.device, settings.precision.kind, table.towers, parallel.threads)
+    kind, deterministic = settings.precision.kind, trainer.deterministic
+    process = enter_process(settings.device, kind, table.towers, parallel.threads, deterministic)
     device, autocast = process.device, process.autocast
 
     with ExitStack() as at_end:
@@ -68,16 +70,16 @@ def run(config: dict[str, Any]) -> None:
         stopping = at_end.enter_context(Stopping(mesh.host_group, leave_early))
         display.say(
             f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
-            f"{device.type}, {settings.precision.kind}; run folder {folder.path}"
+            f"{device.type}, {kind}; run folder {folder.path}"
         )
 
         # ------------------------------------------------------------------------------ the data, the net, and where it stopped
         train_images, val_images = open_images(settings, mesh, display)
         state = new_state(settings, mesh, len(train_images), display)
         own, origin = begin(settings, config, folder, train_images, state, mesh, process, display)
-        network: nn.Module = state.net
-        if mesh.layout.replicas > 1:
-            network = DistributedDataParallel(state.net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
+        net, preprocess, optimizer = state.net, state.preprocess, state.optimizer
+        step = Step(net, preprocess, optimizer, mesh, trainer, settings.seed, autocast, display.say)
+        display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
         start = (state.epoch, state.images // trainer.batch_size)
         feed = at_end.enter_context(training_feed(settings, train_images, mesh, process.cores, start))
         last_step = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
@@ -90,20 +92,36 @@ def run(config: dict[str, Any]) -> None:
         record = Record(folder, settings.tracking, trained_before.config if trained_before else config, display)
         at_end.enter_context(record)
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
-        meter = Meter(mesh, trainer.batch_size, table.towers)
-        activity = Activity(state.net, mesh) if settings.tracking.activity else None
+        meter = Meter(mesh, trainer.batch_size, table, kind)
+        watchers = Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes))
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
-        validation = Validation(
-            state, trainer.validate_every, val_feed, mesh, autocast, display, record, meter.pause, stopping.check
-        )
+        later = Later()
+
+        @contextmanager
+        def pause() -> Iterator[None]:
+            later.settle()
+            with meter.pause():
+                yield
+
+        validation = Validation(state, trainer.validate_every, val_feed, mesh, autocast, display, record, pause, stopping.check)
 
         def describe() -> SavedState:
             return replace(state.saved(origin), **record.position())
 
         saved_step = own.step if own else None
         checkpoints = at_end.enter_context(
-            Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, saved_step, meter.pause)
+            Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, saved_step, pause)
         )
+
+        def hear(step_number: int, inputs: Callable[[], Inputs], told: Sequence[torch.Tensor]) -> None:
+            if not told[0]:
+                leave_out_or_stop(trainer.on_nan, step_number, state, inputs(), mesh, autocast, display, checkpoints)
+
+        def log(now: dict[str, Any], lr: float, stretch: Stretch, images: int, told: Sequence[torch.Tensor]) -> None:
+            loss, wrong = (value.item() for value in told)
+            state.training_error = wrong / images
+            errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
+            record.training({"kind": "train", **now, "lr": lr, "loss": loss, **meter.read(stretch), **errors}, last_step)
 
         # ------------------------------------------------------------------------------ the loop
         try:
@@ -116,33 +134,28 @@ def run(config: dict[str, Any]) -> None:
                 if state.step >= last_step:
                     break
 
-                batch = next(feed)
-                lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
-                state.optimizer.set_rates(lr, phase)
-                images = state.preprocess.of_training(batch, settings.data.colour and phase.colour is not False)
-                key = DropoutKey(settings.seed, state.step, first_row=mesh.replica * len(images))
-                logged = (state.step + 1) % trainer.log_every == 0
-                with activity.watching() if activity and logged else nullcontext():
-                    loss, wrong = loss_of(network, images, batch.labels, key, mesh, autocast)
-                    check = LossCheck(loss, mesh)
-                    loss.backward()
-                if check.passed():
-                    state.optimizer.step()
-                else:
-                    leave_out_or_stop(trainer.on_nan, state, images, key, mesh, autocast, display, checkpoints)
-                state.optimizer.zero_grad()
+                number, logged = state.step + 1, (state.step + 1) % trainer.log_every == 0
+                with watchers.step(number, logged) as watched:
+                    with record_function("feed"):
+                        batch = next(feed)
+                    lr, phase = state.schedule.learning_rate(state.epochs_done), state.schedule.phase(state.epochs_done)
+                    optimizer.set_rates(lr, phase)
+                    colour = settings.data.colour and phase.colour is not False
+                    loss, wrong, good = step.take(batch, state.step, colour, phase, eagerly=watched)
+                later.settle()  # of the step before: this one is under way
+                inputs = partial(step.inputs, batch, state.step, colour)
+                later.read([good], partial(hear, number, inputs))
                 state.advance(trainer.batch_size)
                 state.errors.add(wrong, trainer.batch_size)
                 meter.step()
 
                 if logged:
-                    state.training_error = state.errors.read()
-                    now = {"step": state.step, "epoch": state.epochs_done}
-                    errors = {"top1_error": state.training_error, "skipped_updates": state.skipped}
-                    figures = {"kind": "train", **now, "lr": lr * (phase.lr or 1), **meter.read(loss), **errors}
-                    record.training(figures, last_step)
-                    if activity:
-                        record.activity({"kind": "activity", **now, "layers": activity.read()})
+                    wrong, images = state.errors.taken()
+                    now = {"step": number, "epoch": state.epochs_done}
+                    later.read([loss, wrong], partial(log, now, lr * (phase.lr or 1), meter.stretch(), images))
+                if watchers.active or trainer.stop_at_training_error:
+                    later.settle()
+                    watchers.tell(number, state.epochs_done, loss, logged)
                     if state.training_error <= stop_error:
                         last_step = state.step
                         display.say(f"training error {state.training_error:.2%}, step {last_step}: it ends here")
@@ -152,7 +165,7 @@ def run(config: dict[str, Any]) -> None:
                     f"the last step, {state.step}, could not be saved, so the run is not done: make room for a checkpoint, and "
                     f"with run.dir={folder.path} it goes on from step {checkpoints.saved_step or 0}"
                 )
-            validation.validate(settings.evaluation.views)
+            weights = validation.validate(settings.evaluation.views)["weights"]
         except Stopped as stopped:
             saved = checkpoints.finish()
             at = checkpoints.saved_step or 0
@@ -164,7 +177,7 @@ def run(config: dict[str, Any]) -> None:
         if settings.run.report and mesh.rank == 0:
             leave_report(folder.path, settings, record.wandb, display)
         how = "already complete: evaluated only;" if trained_before else "done:"
-        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}")
+        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}; weights {weights}")
 
 
 def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display, signum: signal.Signals) -> None:
@@ -177,12 +190,14 @@ def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display,
 def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Display) -> TrainingState:
     """This process's share of a run that has not begun."""
     table, data, device = settings.table(), settings.data, mesh.device
-    kernels = load_kernels(settings.trainer.native, device, display.say)
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
+    native = load_kernels(settings.trainer.native, device, display.say)
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
     net.initialise(settings.seed)
+    added = mesh.layout.replicas > 1 or settings.trainer.slices > 1
+    copies = narrow_copies(net, settings.precision.kind, native, added)
     return TrainingState(
         net=net,
-        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, compiled=kernels is not None),
+        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, copies, native),
         schedule=Schedule(settings.schedule, settings.optimizer.lr),
         preprocess=Preprocess(data.size, table.input_size, data.mean, data.colour_divisor).to(device),
         errors=ErrorCount(mesh),

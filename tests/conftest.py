@@ -15,10 +15,19 @@ multiprocessing.set_forkserver_preload(["alexnet_dist.train", "torch.distributed
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist the tests of a file stay together, since they share its fixtures, or those of a group that files name."""
+    """With pytest-xdist the tests of a file stay together, since they share its fixtures, or those of a group that files name.
+
+    Groups with slow tests come first, so that no worker is left with a long one at the end.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+        named = item.get_closest_marker("xdist_group")
+        group = named.args[0] if named else item.nodeid.split("::")[0]
+        groups.setdefault(group, []).append(item)
+        if not named:
+            item.add_marker(pytest.mark.xdist_group(group))
+    by_slowness = sorted(groups.values(), key=lambda group: not any(item.get_closest_marker("slow") for item in group))
+    items[:] = [item for group in by_slowness for item in group]
 
 
 @pytest.fixture(scope="session")

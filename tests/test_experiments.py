@@ -21,7 +21,7 @@ from tests.commands import read_metrics, run_command
 from tests.distributed.processes import run_processes
 
 CONF = Path(__file__).parents[1] / "conf"
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment").with_suffix("")) for path in (CONF / "experiment").rglob("*.yaml"))
 # What is cut from the 224-pixel nets for two steps: most parameters lie in their full connections.
 NARROW = ("model.layers.fc6.filters=64", "model.layers.fc7.filters=64")
 TWO_STEPS = ("tracking=none", "trainer.max_steps=2", "trainer.batch_size=4", "trainer.log_every=1", "evaluation.views=1")
@@ -58,6 +58,17 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("net150", 60_714_408, 724_323_872),
         ("net146", 60_965_224 + 256 * (256 * 9 + 1), 724_406_816 + 36 * 256 * 256 * 9),
         ("sixth_conv", 60_965_224 + 256 * (256 * 9 + 1), 724_406_816 + 36 * 256 * 256 * 9),
+        ("tiny_imagenet", 2_938_340, 50_549_760),
+        ("small/no_lrn", 2_938_340, 50_549_760),
+        ("small/no_overlap", 2_938_340, 50_549_760),
+        ("small/no_dropout", 2_938_340, 50_549_760),
+        ("small/no_colour", 2_938_340, 50_549_760),
+        ("small/tanh", 2_938_340, 50_549_760),
+        ("small/no_conv4", 2_938_340 - 192 * (96 * 9 + 1), 50_549_760 - 49 * 192 * 96 * 9),
+        ("small/sixth_conv", 2_938_340 + 128 * (128 * 9 + 1), 50_549_760 + 9 * 128 * 128 * 9),
+        ("small/one_gpu", 2_635_620, 26_440_192),
+        ("small/towers_apart", 2_945_088, 50_776_192),
+        ("finetune", 60_965_224, 724_406_816),
         ("figure1", 32 * 76 + 32 * 801 + 64 * 801 + 10 * 1025, 32 * 75 * 1024 + 32 * 800 * 256 + 64 * 800 * 64 + 10 * 1024),
         ("cifar10", 64 * 76 + 64 * 801 + 128 * 1601 + 10 * 2049, 64 * 75 * 1024 + 64 * 800 * 256 + 128 * 1600 * 64 + 20480),
     ],
@@ -65,7 +76,8 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_experiment_composes_and_its_table_has_the_size_it_should(
     experiment: str, parameters: int, multiply_adds: int
 ) -> None:
-    settings = check_settings(compose("train", [f"experiment={experiment}", "data.root=images"]))
+    begun = ["init_from=runs/x"] if experiment == "finetune" else []
+    settings = check_settings(compose("train", [f"experiment={experiment}", "data.root=images", *begun]))
     assert (settings.table().parameters, settings.table().multiply_adds) == (parameters, multiply_adds)
 
 
@@ -87,7 +99,8 @@ def test_a_command_keeps_the_values_of_the_choices_that_it_is_given(command: str
         got = composed(command, *(f"{group}={choice}" for group, choice in words.items()))
         for group, path in chosen.items():
             own = OmegaConf.load(path)
-            expected = composed(f"{group}/{words[group]}")[group] if "defaults" in own else own
+            package = ".".join(path.parent.relative_to(CONF).parts)
+            expected = OmegaConf.select(composed(f"{group}/{words[group]}"), package) if "defaults" in own else own
             assert got[group] == expected, (group, words[group])
 
 
@@ -129,6 +142,15 @@ def test_what_an_ablation_leaves_out_is_gone() -> None:
 def test_an_experiment_about_one_net_is_refused_with_another(experiment: str) -> None:
     with pytest.raises(UserError, match=rf"experiment={experiment} .* cannot have model=caffe: leave model= out"):
         check_settings(compose("train", [f"experiment={experiment}", "model=caffe", "data.root=images"]))
+
+
+def test_a_layer_s_rate_is_an_override_as_any_other() -> None:
+    words = ["optimizer.layers.conv1.lr=0.1", "optimizer.layers.fc8.freeze=true"]
+    layers = check_settings(compose("train", words)).optimizer.layers
+    assert {name: (own.lr, own.freeze) for name, own in layers.items()} == {"conv1": (0.1, None), "fc8": (None, True)}
+    finetuning = ["experiment=finetune", "init_from=x", "data.root=images"]
+    finetune = check_settings(compose("train", [*finetuning, *words])).optimizer.layers
+    assert (finetune["fc8"].lr, finetune["fc8"].freeze, finetune["conv1"].lr) == (10, True, 0.1)
 
 
 def test_the_net_as_it_was_run_can_be_trained_as_published() -> None:

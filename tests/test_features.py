@@ -47,7 +47,8 @@ def test_features_of_validation_images_as_npy(two_runs: tuple[Path, Path], drawn
     assert (rows.shape, rows.dtype, len(said)) == ((400, 256), np.float32, 400)
     for index in (0, 47, 48, 399):
         expected = _by_hand(two_runs[0], Path(said[index]["image"]))
-        assert np.allclose(rows[index], expected, rtol=1e-2, atol=1e-2), index  # decoders differ by a grey level
+        difference = np.linalg.norm(rows[index] - expected.numpy()) / np.linalg.norm(expected)
+        assert difference < 0.01, index  # decoders differ by a grey level
         assert Path(said[index]["image"]).parent.name == said[index]["class"]
 
 

@@ -20,7 +20,8 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.results.trained import open_trained
-from tests.commands import read_metrics, read_tensors, run_command
+from tests.commands import read_metrics, read_tensors, run_command, train
+from tests.forked import ranks, run_forked
 
 # protobuf's wire format, by hand: the reader's own descriptors are not asked.
 VARINT, BYTES = 0, 2
@@ -88,19 +89,18 @@ def test_evaluate_predict_and_train_take_imported_weights(
     np.savez(tmp_path / "x.npz", **caffe_arrays)
     (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in open_trained(str(two_runs[0])).classes))
     words = ("weights=x.npz", "classes=classes.txt", "model=tiny", "data.size=64", "output=run")
-    done = run_command("import_weights", *words, cwd=tmp_path)
+    done = run_forked("import_weights", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before = read_tensors(two_runs[0])["net.fc8.bias"]
     data = f"data.root={drawn_images}"
-    evaluated = run_command("evaluate", "checkpoint=run", "views=1", data, "parallel.processes=2", cwd=tmp_path)
+    evaluated = run_forked("evaluate", "checkpoint=run", "views=1", data, cwd=tmp_path, environments=ranks(2))
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout.splitlines()[-1])["images"] == 400
     seen = run_command("predict", "checkpoint=run", f"images={drawn_images}/val/red-ellipse-flat/0000.jpg", cwd=tmp_path)
     assert seen.returncode == 0, seen.stderr
     assert "%" in seen.stdout
-    small = ("trainer.max_steps=1", "trainer.batch_size=16", "trainer.log_every=1", "evaluation.views=1", "tracking=none")
-    trained = run_command("train", "resume=run", "run.dir=tuned", data, *small, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+    small = ("trainer.max_steps=1", "trainer.batch_size=16", "trainer.log_every=1", "evaluation.views=1")
+    trained = train("resume=run", "run.dir=tuned", data, *small, cwd=tmp_path)
     assert "resumed from run/checkpoints/step-00000000" in trained.stdout
     assert [record["step"] for record in read_metrics(tmp_path / "tuned")] == [1, 1]
     assert read_tensors(tmp_path / "tuned")["net.fc8.bias"].sub(before).norm() > 0

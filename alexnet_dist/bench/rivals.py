@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
-from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import WHOLE
 from alexnet_dist.model.table import Table
@@ -39,15 +38,17 @@ class Rival:
 
 
 def all_rivals(
-    table: Table, ours: Net, images: torch.Tensor, labels: torch.Tensor, mesh: Mesh, kernels: Kernels | None, keep_memory: bool
+    table: Table, ours: Net, images: torch.Tensor, labels: torch.Tensor, mesh: Mesh, keep_memory: bool
 ) -> dict[str, Rival]:
     """The rivals by name, the same in every process."""
-    step = training_step(ours, images, labels, mesh.tower_group, kernels)
+    step = training_step(ours, images, labels, mesh.tower_group)
+    # A net of its own, which may keep copies of its weights and gradients in bf16.
+    bf16 = Net(table, ours.share, mesh.crossing, ours.native).to(images.device)
     eager = plain_net(table, torch_norm).to(memory_format=torch.channels_last)
     fused = plain_net(table, shifted_sums_norm).to(memory_format=torch.channels_last)
     rivals = {
         OURS: Rival(step, everyone=True),
-        OURS_BF16: Rival(training_step(ours, images, labels, mesh.tower_group, kernels, "bf16"), everyone=True),
+        OURS_BF16: Rival(training_step(bf16, images, labels, mesh.tower_group, "bf16"), everyone=True),
         PRODUCTS: Rival(products(table.layers, len(images), mesh, torch.float32), everyone=True),
         PRODUCTS_BF16: Rival(products(table.layers, len(images), mesh, torch.bfloat16), everyone=True),
         EAGER: Rival(step_of_plain(eager, images, labels), False, keep_memory),
@@ -57,9 +58,9 @@ def all_rivals(
     if processes > 1:
         alone = dist.new_subgroups_by_enumeration([[rank] for rank in range(processes)])[0]
         assert isinstance(alone, dist.ProcessGroup)
-        whole = Net(table, WHOLE, kernels=kernels).to(images.device)
+        whole = Net(table, WHOLE, native=ours.native).to(images.device)
         rivals[OURS_WAITING] = Rival(waiting(step, mesh.crossing), everyone=True)
-        rivals[OURS_ONE] = Rival(training_step(whole, images, labels, alone, kernels), everyone=False)
+        rivals[OURS_ONE] = Rival(training_step(whole, images, labels, alone), everyone=False)
         part = slice(mesh.rank * len(images) // processes, (mesh.rank + 1) * len(images) // processes)
         for name, norm in ((PARALLEL, torch_norm), (PARALLEL_COMPILED, shifted_sums_norm)):
             # Not channels last: DDP's buckets would have to lay each gradient out anew.

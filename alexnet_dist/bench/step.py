@@ -17,6 +17,7 @@ from alexnet_dist import text
 from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_rivals, waiting
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -24,7 +25,6 @@ from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores
 from alexnet_dist.planning.work import random_batch, wait_for_gpu
-from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.meter import peak_memory
 from alexnet_dist.training.step import load_kernels
@@ -62,9 +62,9 @@ def run(config: dict[str, Any]) -> None:
     with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
         torch.manual_seed(0)
         images, labels = random_batch(table, settings.batch_size, device)
-        kernels = load_kernels("auto", device, display.say)
-        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(device)
-        rivals = all_rivals(table, ours, images, labels, mesh, kernels, settings.rivals_keep_memory)
+        native = load_kernels("auto", device, display.say)
+        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
+        rivals = all_rivals(table, ours, images, labels, mesh, settings.rivals_keep_memory)
         turns = {}
         for name, rival in rivals.items():
             display.say(f"warming up: {name}")

@@ -34,6 +34,9 @@ Exchange = Callable[[torch.Tensor], Exchanging]
 
 Item = TypeVar("Item", bound="Batch | _Validated")
 
+# The samples of a batch that is only computed with.
+NOT_KNOWN = np.empty(0, np.int64)
+
 # Batches that are decoded and on the device before the consumer asks for them.
 AHEAD = 2
 
@@ -56,6 +59,13 @@ class Batch:
     x: torch.Tensor
     mirror: torch.Tensor
     colour: torch.Tensor
+
+    def slices(self, count: int) -> "list[Batch]":
+        """Its images in so many runs of equal length, in their order."""
+        length = len(self.labels) // count
+        rows = [slice(first, first + length) for first in range(0, length * count, length)]
+        named = ("samples", "pixels", "labels", "y", "x", "mirror", "colour")
+        return [replace(self, **{name: getattr(self, name)[part] for name in named}) for part in rows]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 from alexnet_dist.data.listing import list_classes
 from alexnet_dist.errors import UserError
 
+ANNOTATIONS = "val_annotations.txt"
+
 
 class Images(Protocol):
     """One split: encoded images by number. Safe to read from several threads."""
@@ -79,6 +81,13 @@ class ImageFolder:
         return encoded
 
 
+class AnnotatedImages(ImageFolder):
+    """The images of a folder that lie together in images/, their classes told by a list: Tiny-ImageNet's val/ as it comes."""
+
+    def file(self, index: int) -> str:
+        return os.path.join("images", os.path.basename(super().file(index)))
+
+
 class Part:
     """The images of another split that have these numbers in it, int64 [n]."""
 
@@ -112,10 +121,11 @@ class Relabelled(Part):
 
 def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
     """The training and validation images of a folder that holds train/ and maybe val/, each of class folders; without val/ none
-    are for validation.
+    are for validation. val/ may be Tiny-ImageNet's instead: images/ and val_annotations.txt.
 
     Raises:
-        UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks.
+        UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks, a
+            line of val_annotations.txt that is none.
     """
     root = Path(root)
     if not root.is_dir():
@@ -124,14 +134,28 @@ def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
         raise UserError(f"{root} has no folder train/: put the class folders of the training images into {root / 'train'}")
     classes, files = list_classes(root / "train")
     val_files: dict[str, np.ndarray] = {}
-    if (root / "val").is_dir():
+    annotated = (root / "val" / ANNOTATIONS).is_file() and (root / "val" / "images").is_dir()
+    if annotated:
+        val_files = read_annotations(root / "val" / ANNOTATIONS)
+    elif (root / "val").is_dir():
         val_files = dict(zip(*list_classes(root / "val"), strict=True))
-        if unknown := sorted(set(val_files) - set(classes)):
-            raise UserError(
-                f"{root / 'val' / unknown[0]} is a class that {root / 'train'} does not have: add it there or remove it"
-            )
+    if unknown := sorted(set(val_files) - set(classes)):
+        raise UserError(f"{root / 'val' / unknown[0]} is a class that {root / 'train'} does not have: add it there or remove it")
     validation = [val_files.get(name, np.empty(0, np.bytes_)) for name in classes]
-    return ImageFolder(root / "train", classes, files), ImageFolder(root / "val", classes, validation)
+    kind = AnnotatedImages if annotated else ImageFolder
+    return ImageFolder(root / "train", classes, files), kind(root / "val", classes, validation)
+
+
+def read_annotations(path: Path) -> dict[str, np.ndarray]:
+    """The files of each class, as bytes [n], from a list with a line an image: its file, its class, and more behind them."""
+    files: dict[str, list[str]] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        label = rest.partition("\t")[0]
+        if not name or not label:
+            raise UserError(f"{path}, line {number}: there must be a file and its class with tabs between, not {line!r}")
+        files.setdefault(label, []).append(name)
+    return {label: np.array(sorted(own), np.bytes_) for label, own in files.items()}
 
 
 def open_split(folder: Path) -> ImageFolder:

@@ -8,6 +8,7 @@ from torch import nn
 from alexnet_dist.data.feed import Batch
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels.preprocess import preprocess, preprocess_by_torch
 
 
 class Preprocess(nn.Module):
@@ -44,27 +45,22 @@ class Preprocess(nn.Module):
         self.eigenvectors.copy_(torch.from_numpy(statistics.eigenvectors))
         self.deviations.copy_(torch.from_numpy(statistics.deviations))
 
-    def of_training(self, batch: Batch, colour: bool) -> torch.Tensor:
-        """float32 [b, 3, crop, crop]: less the mean image, and with `colour` plus each image's colour noise, over colour_divisor.
+    def of_training(self, batch: Batch, colour: bool, native: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """[b, 3, crop, crop] of `dtype`: less the mean image, and with `colour` plus each image's noise, over colour_divisor.
 
         The noise is the same for all pixels of an image: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors, l the
         deviations (the authors' program has deviations where the paper says eigenvalues) and a the batch's `colour`. The program
         divides by 1 + 0.1, the noise's own deviation, so that the scale stays about that of the test images (convdata_jpeg.py).
+        `native`: by the device's fused operation.
         """
-        pixels = batch.pixels.permute(0, 2, 3, 1)
+        y, x, mirror = batch.y, batch.x, batch.mirror
         if self.mean == "centre":
-            images = pixels - self._mean_under(*self._middle)
-        else:
-            steps = torch.arange(self.crop, device=pixels.device)
-            rows = batch.y[:, None] + steps
-            columns = batch.x[:, None] + torch.where(batch.mirror[:, None], self.crop - 1 - steps, steps)
-            images = pixels - self._mean_of_pixels()[rows[:, :, None], columns[:, None, :]]
-        if colour:
-            noise = (self.eigenvectors * (batch.colour * self.deviations)[:, None, :]).sum(dim=2)
-            images += noise[:, None, None, :]
-            if self.colour_divisor != 1:
-                images /= self.colour_divisor
-        return images.permute(0, 3, 1, 2)
+            y = x = torch.full_like(batch.y, self._middle[0])
+            mirror = torch.zeros_like(batch.mirror)
+        return (preprocess if native else preprocess_by_torch)(
+            batch.pixels, self.mean_image, y, x, mirror, batch.colour if colour else None, self.eigenvectors, self.deviations,
+            self.colour_divisor, dtype,
+        )  # fmt: skip
 
     def views(self, count: int) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
         """The function that takes 1 or 10 views of pixels uint8 [b, 3, size, size]."""

@@ -13,11 +13,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.figures.published import FIGURE_1
 from alexnet_dist.figures.run_files import jobs_of_sweep, read_run
+from alexnet_dist.kernels.steps import ACTIVATIONS
 from alexnet_dist.launching.commands import command
-from alexnet_dist.model.layers import ACTIVATIONS
-from alexnet_dist.settings import FilePath, check, strict
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # as in the paper: ReLU solid, tanh dashed
@@ -83,7 +83,7 @@ def read_curves(folders: Sequence[Path]) -> list[Curve]:
             raise UserError(f"{run.folder} has no line of training yet: let the run go on to trainer.log_every steps at least")
         epochs, errors = ([record[figure] for record in train] for figure in ("epoch", "top1_error"))
         curves.append(Curve(kinds.pop(), run.config["optimizer"]["lr"], epochs, errors))
-    return sorted(curves, key=lambda curve: (ACTIVATIONS.index(curve.activation), curve.lr))
+    return sorted(curves, key=lambda curve: (list(ACTIVATIONS).index(curve.activation), curve.lr))
 
 
 def best_curves(curves: Sequence[Curve], error: float) -> dict[str, Curve]:

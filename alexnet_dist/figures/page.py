@@ -36,6 +36,9 @@ def tiles(run: RunFiles) -> list[Tile]:
     rate, seconds = run.typical("images_per_second"), run.typical("step_seconds")
     if rate is not None and seconds is not None:
         shown.append(Tile(f"{rate:,.0f}", "images a second", f"median; a step takes {1000 * seconds:.0f} ms"))
+    if flops := run.typical("flops_per_second"):
+        of_peak = run.typical("peak_share")
+        shown.append(Tile(text.flop_rate(flops), "arithmetic", "" if of_peak is None else f"{of_peak:.0%} of the peak"))
     share = exposed_share(run)
     if share is not None:
         crossed = text.byte_size(run.typical("crossing_bytes"))

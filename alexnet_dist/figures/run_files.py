@@ -9,11 +9,11 @@ from typing import Any
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.tracking.record import TIMELINE
 from alexnet_dist.tracking.run_folder import read_outcome
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint
 from alexnet_dist.training.state import SavedState
-from alexnet_dist.training.timeline import TIMELINE
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class RunFiles:
         return list(first.get("overrides") or ())
 
     def experiment(self) -> str:
-        """The choice of `experiment=...` on the command line, or nothing."""
+        """The choice of `experiment=...` on the command line where the run had its model, which is called alike; or nothing."""
         chosen = [said.partition("=")[2] for said in self.overrides() if said.lstrip("+").startswith("experiment=")]
-        return chosen[-1] if chosen else ""
+        return chosen[-1] if chosen and chosen[-1].replace("/", "_") == self.config["model"].get("name") else ""
 
     def final(self) -> dict[str, Any] | None:
         """The last validation: of a complete run the closing one."""

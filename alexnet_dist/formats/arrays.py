@@ -21,35 +21,35 @@ def need(package: str, purpose: str, extra: str = "export") -> None:
         raise UserError(f"{purpose} needs the package {package}: install it with pip install 'alexnet-dist[{extra}]'")
 
 
-def read_arrays(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_arrays(path: Path, setting: str = "weights") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The floating-point arrays of a file by name, as float32 on the CPU, and what a .safetensors file says beside them.
 
-    Nothing in a file is executed: pickled objects other than tensors are refused.
+    Nothing in a file is executed: pickled objects other than tensors are refused. `setting` is what named it, for messages.
 
     Raises:
         UserError: no such file, one of another kind or a damaged one, or one with other things than arrays.
     """
     if path.suffix not in ENDINGS:
-        raise UserError(f"weights={path} must end in one of {', '.join(ENDINGS)}")
+        raise UserError(f"{setting}={path} must end in one of {', '.join(ENDINGS)}")
     if not path.is_file():
-        raise UserError(f"weights={path} is no file: name the file with the weights")
+        raise UserError(f"{setting}={path} is no file: name the file with the weights")
     try:
-        arrays, said = _read(path)
+        arrays, said = _read(path, setting)
     except UserError:
         raise
     # What the readers raise on damaged files: theirs, zipfile's, pickle's, and KeyError or the like of torch.load.
     except (OSError, EOFError, ValueError, RuntimeError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"weights={path} cannot be read ({reason}): get the file again") from None
+        raise UserError(f"{setting}={path} cannot be read ({reason}): get the file again") from None
     if not arrays:
-        raise UserError(f"weights={path} holds no arrays")
+        raise UserError(f"{setting}={path} holds no arrays")
     for name, array in arrays.items():
         if not array.is_floating_point():
-            raise UserError(f"weights={path}: {name} is of {array.dtype}, not of floating-point numbers")
+            raise UserError(f"{setting}={path}: {name} is of {array.dtype}, not of floating-point numbers")
     return {name: array.float() for name, array in arrays.items()}, said
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read(path: Path, setting: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(np.array(file[name])) for name in file.files}, {}
@@ -68,5 +68,5 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise UserError(f"weights={path} is no state dict: save one with torch.save(net.state_dict(), ...)")
+        raise UserError(f"{setting}={path} is no state dict: save one with torch.save(net.state_dict(), ...)")
     return {str(name): tensor for name, tensor in loaded.items()}, {}

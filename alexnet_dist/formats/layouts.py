@@ -34,14 +34,17 @@ def to_caffe(parameters: Arrays, table: Table) -> dict[str, torch.Tensor]:
     }
 
 
-def from_caffe(arrays: Arrays, table: Table) -> dict[str, torch.Tensor]:
-    """The inverse of `to_caffe`. Raises UserError where arrays are missing, left over or of other shapes than the table's."""
+def from_caffe(arrays: Arrays, table: Table, whole: bool = True) -> dict[str, torch.Tensor]:
+    """The inverse of `to_caffe`. Raises UserError where arrays are missing, left over or of other shapes than the table's;
+    if not `whole`, what there is of the table's layers comes back as it is."""
     scales = testing_scales(table)
     first = table.layers[0].name
-    check_shapes({name: name for name in table.parameter_shapes()}, arrays, table, extra=(MEAN,))
+    if whole:
+        check_shapes({name: name for name in table.parameter_shapes()}, arrays, table, extra=(MEAN,))
     return {
         name: _reversed(arrays[name]) if name == f"{first}.weight" else arrays[name] / scales.get(name, 1.0)
         for name in table.parameter_shapes()
+        if name in arrays
     }
 
 
@@ -50,7 +53,7 @@ def is_torchvision(arrays: Arrays) -> bool:
     return any(re.match(r"(module\.)?(features|classifier)\.\d+\.", name) for name in arrays)
 
 
-def from_torchvision(arrays: Arrays, table: Table) -> dict[str, torch.Tensor]:
+def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[str, torch.Tensor]:
     """The parameters of a state dict of torchvision's AlexNet, or of one like it: the n-th convolution is that of `features`,
     the n-th full connection that of `classifier`.
 
@@ -58,7 +61,7 @@ def from_torchvision(arrays: Arrays, table: Table) -> dict[str, torch.Tensor]:
     in training where we scale in testing, which goes into the weights behind a dropout.
 
     Raises:
-        UserError: it has more or fewer layers than the table, or others.
+        UserError: it has more or fewer layers than the table, or others; if not `whole`, these come back as they are.
     """
     arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     names: dict[str, str] = {}
@@ -74,7 +77,8 @@ def from_torchvision(arrays: Arrays, table: Table) -> dict[str, torch.Tensor]:
     hint = "take model=torchvision"
     if table.towers > 1:
         hint = f"torchvision's AlexNet is the net of one tower of 2014, which fits no table of several towers; {hint}"
-    check_shapes(names, arrays, table, hint=hint)
+    if whole:
+        check_shapes(names, arrays, table, hint=hint)
     scales = testing_scales(table)
     parameters = {name: arrays[theirs] / scales.get(name, 1.0) for name, theirs in names.items()}
     first = f"{table.layers[0].name}.weight"

@@ -7,6 +7,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 # Nothing is reordered or contracted, so that a result depends on the source alone, and what is no number stays none.
@@ -20,36 +22,71 @@ class CompilerError(Exception):
     """The library cannot be had here; the message says why."""
 
 
-def load_library(source: Path) -> ctypes.CDLL:
+@dataclass(frozen=True)
+class Toolchain:
+    """The compilers' names, of which the first that is there is taken, and the folder that keeps what they make.
+
+    `cache` is None where the user has no home; a folder in the temporary one serves then, and where `cache` cannot be written.
+    """
+
+    compilers: tuple[str, ...]
+    cache: Path | None
+
+
+def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]) -> ctypes.CDLL:
     """The library of a C++ file: from the cache folder, or compiled into it in some seconds. Processes may do it at a time.
 
-    The folder is alexnet_dist/ under XDG_CACHE_HOME, or ~/.cache. CXX names the compiler, else c++, g++ or clang++ is taken. A
-    library serves the source, flags, compiler and processor that it was made for.
+    A library serves the source, flags, compiler and processor that it was made for. Its SHA-256 sum lies beside it: one that was
+    cut short or changed is made again.
 
     Raises:
-        CompilerError: there is no compiler, it fails, or the folder cannot be written.
+        CompilerError: there is no compiler, it fails, or no folder can be written.
     """
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    compiler = next(filter(None, map(shutil.which, names)), None)
+    compiler = next(filter(None, map(shutil.which, toolchain.compilers)), None)
     if compiler is None:
-        raise CompilerError(f"there is no C++ compiler ({', '.join(names)})")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
-    made_for = "\n".join((source.read_text(), *FLAGS, *WIDE, _version(compiler), _processor()))
-    library = cache / f"{source.stem}-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
+        raise CompilerError(f"there is no C++ compiler ({', '.join(toolchain.compilers)})")
+    made_for = "\n".join((source.read_text("utf-8"), *FLAGS, *WIDE, _run([compiler, "--version"]), _processor()))
+    name = f"{source.stem}-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
     try:
-        if not library.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                made = Path(folder) / library.name
-                _run([compiler, *FLAGS, *WIDE, "-o", str(made), str(source)])
-                made.replace(library)
-        return ctypes.CDLL(str(library))
+        if toolchain.cache is not None:
+            try:
+                return ctypes.CDLL(str(_made(source, compiler, toolchain.cache / name)))
+            except OSError as error:
+                why = f"{toolchain.cache} cannot be used ({error.strerror or error})"
+        else:
+            why = "there is no home folder"
+        folder = _temporary_folder()
+        warn(f"warning: {why}: what is compiled is kept in {folder}")
+        return ctypes.CDLL(str(_made(source, compiler, folder / name)))
     except OSError as error:
-        raise CompilerError(f"{error.strerror or error}: {error.filename or library}") from None
+        raise CompilerError(f"{error.strerror or error}: {error.filename or name}") from None
 
 
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"])
+def _made(source: Path, compiler: str, library: Path) -> Path:
+    """The library, there and whole. Raises OSError where its folder cannot be written."""
+    noted = library.with_suffix(".so.sha256")
+    if not (library.exists() and noted.exists() and noted.read_text("ascii", "replace") == _sum(library)):
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            _run([compiler, *FLAGS, *WIDE, "-o", str(made), str(source)])
+            (sum_of_made := made.with_suffix(".sha256")).write_text(_sum(made))
+            made.replace(library)
+            sum_of_made.replace(noted)
+    return library
+
+
+def _sum(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _temporary_folder() -> Path:
+    """A folder of this user alone: nobody else may put a library into it. Raises OSError."""
+    folder = Path(tempfile.gettempdir()) / f"alexnet_dist-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+        raise PermissionError(1, "another user may write to it", str(folder))
+    return folder
 
 
 def _processor() -> str:

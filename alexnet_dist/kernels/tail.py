@@ -1,61 +1,93 @@
-"""What follows a convolution, computed in one pass over the maps where it can be: relu, response norm, max pooling, relu.
+"""What follows a convolution as one operation, `alexnet::follow`: activation, response norm, max pooling, relu; any of them.
 
-torch computes each in a pass of its own, and its response norm in several; on a CPU that takes as long as the products do.
+torch computes each in a pass of its own, and its response norm in several; that takes as long as the products do. On a CPU it is
+tail.cpp, on a GPU kernels of Triton. Of equal values in a pooling's window the first takes the gradient, as in torch.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
-from alexnet_dist.kernels.native import load_library
-from alexnet_dist.model.table import Operation
+from alexnet_dist.kernels.native import Toolchain, load_library
 
 _DTYPES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
-@dataclass(frozen=True)
-class Tail:
-    """A run of operations that Kernels.apply does at once, in the order of the fields; a norm or a pooling is among them."""
+@torch.library.custom_op("alexnet::follow", mutates_args=(), device_types="cuda")
+def follow(
+    x: Tensor, bias: Tensor | None, activation: str, norm: list[float], pool: list[int], relu_last: bool
+) -> tuple[Tensor, Tensor]:
+    """Maps [N, C, H, W] -> maps [N, C, H', W'] of the same dtype, channels last in memory, and uint8 [N, H', W', C]: which
+    pixel of its window each value came from, or 255 where the last relu cut it off (empty without a pooling).
 
-    relu_first: bool
-    norm: Operation | None
-    pool: Operation | None
-    relu_last: bool
+    `bias` float32 [C] is added first. `activation` is "", relu, tanh or sigmoid; `norm` is [size, alpha, beta, k], or empty
+    (`norms.response_norm`); `pool` is [kernel, stride, pad, 1 where one window
+    more is to cover the edge], or empty. `relu_last` needs a pool. Values are computed in float32.
+    """
+    from alexnet_dist.kernels.cuda.tail import forward
 
-
-Step = Operation | Tail
-
-
-def join_operations(operations: Sequence[Operation]) -> list[Step]:
-    """The same operations with those that Kernels.apply does at once joined to Tails. Without a norm or a pooling nothing is."""
-    steps: list[Step] = []
-    rest = list(operations)
-    while rest:
-        taken: list[Operation | None] = []
-        at = 0
-        for kind in ("relu", "response_norm", "max_pool", "relu"):
-            found = at < len(rest) and _joins(rest[at], kind)
-            taken.append(rest[at] if found else None)
-            at += found
-        first, norm, pool, last = taken
-        if norm or pool:
-            last = last if pool else None
-            steps.append(Tail(first is not None, norm, pool, last is not None))
-            del rest[: sum(operation is not None for operation in (first, norm, pool, last))]
-        else:
-            steps.append(rest.pop(0))
-    return steps
+    return forward(x, bias, activation, norm, pool, relu_last)
 
 
-def _joins(operation: Operation, kind: str) -> bool:
-    # Where in its window a pooling found a value is kept in a byte.
-    return operation.kind == kind and operation.reads == "own" and (kind != "max_pool" or operation.options["kernel"] < 16)
+@torch.library.custom_op("alexnet::follow_backward", mutates_args=(), device_types="cuda")
+def follow_backward(
+    gradient: Tensor, x: Tensor, bias: Tensor | None, index: Tensor, activation: str, norm: list[float], pool: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x, channels last, and of bias (empty where there is none), from that of `follow`'s maps."""
+    from alexnet_dist.kernels.cuda.tail import backward
+
+    return backward(gradient, x, bias, index, activation, norm, pool)
+
+
+@follow.register_fake
+def _(x, bias, activation, norm, pool, relu_last):  # type: ignore[no-untyped-def]
+    y = empty_maps(x, pool)
+    return y, torch.empty(y.permute(0, 2, 3, 1).shape if pool else 0, dtype=torch.uint8, device=x.device)
+
+
+@follow_backward.register_fake
+def _(gradient, x, bias, index, activation, norm, pool):  # type: ignore[no-untyped-def]
+    return empty_maps(x, []), x.new_empty(0, dtype=torch.float32) if bias is None else torch.empty_like(bias)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, bias, *ctx.said, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, bias, output[1])
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, bias, index = ctx.saved_tensors
+    of_x, of_bias = follow_backward(gradient, x, bias, index, *ctx.said)
+    return of_x, None if bias is None else of_bias, None, None, None, None
+
+
+follow.register_autograd(_backward, setup_context=_keep)
+
+
+def empty_maps(x: Tensor, pool: list[int]) -> Tensor:
+    """Room for what becomes of x [N, C, H, W]: of its dtype, channels last, dense."""
+    images, channels, *sides = x.shape
+    if pool:
+        sides = [_windows(side, *pool) for side in sides]
+    return x.new_empty(images, *sides, channels).permute(0, 3, 1, 2)
+
+
+def _windows(side: int, kernel: int, stride: int, pad: int, ceil: int) -> int:
+    if not ceil:
+        return (side + 2 * pad - kernel) // stride + 1
+    windows = -((kernel - side - 2 * pad) // stride) + 1
+    return windows - ((windows - 1) * stride >= side + pad)  # the last one begins within the map
+
+
+# ------------------------------------------------------------------------------------------------------------------ on a CPU
 
 
 class _Shape(ctypes.Structure):
@@ -71,71 +103,59 @@ class _Shape(ctypes.Structure):
     ]  # fmt: skip
 
 
-class Kernels:
-    """tail.cpp for this processor.
+def load(toolchain: Toolchain, warn: Callable[[str], None]) -> None:
+    """Compile tail.cpp for this processor; from then on it does `follow` on a CPU. Raises CompilerError."""
+    library = load_library(Path(__file__).with_name("tail.cpp"), toolchain, warn)
+    run = partial(_run, library, ThreadPoolExecutor(thread_name_prefix="tail"))
 
-    Raises:
-        CompilerError: it cannot be compiled here.
-    """
+    @follow.register_kernel("cpu")
+    def _(x, bias, activation, norm, pool, relu_last):  # type: ignore[no-untyped-def]
+        x = _activated(x, bias, activation).contiguous(memory_format=torch.channels_last)
+        y = empty_maps(x, pool)
+        index = torch.empty(y.permute(0, 2, 3, 1).shape if pool else 0, dtype=torch.uint8)
+        run("forward", x, y, _shape(x, y, activation, norm, pool, relu_last), x, y, index)
+        return y, index
 
-    def __init__(self) -> None:
-        self._library = load_library(Path(__file__).with_name("tail.cpp"))
-        self._pool = ThreadPoolExecutor(thread_name_prefix="tail")
-
-    def take(self, x: torch.Tensor) -> bool:
-        """Whether `apply` does these maps: float32 or bfloat16 on a CPU."""
-        return x.device.type == "cpu" and x.dtype in _DTYPES and x.dim() == 4
-
-    def apply(self, x: torch.Tensor, tail: Tail) -> torch.Tensor:
-        """Maps [N, C, H, W] -> [N, C, H', W'], of the same dtype, channels last in memory; differentiable once.
-
-        Values are computed in float32. The norm is that of `layers.response_norm` (paper, section 3.3), within rounding. Of
-        equal values in a pooling's window the first takes the gradient, as in torch.
-        """
-        return _Apply.apply(x, tail, self)
-
-    def run(self, name: str, dtype: torch.dtype, shape: _Shape, images: int, *tensors: torch.Tensor | None) -> None:
-        """Call a function of the library on all images, over torch's number of threads; None is a null pointer."""
-        function = getattr(self._library, f"tail_{name}_{_DTYPES[dtype]}")
-        pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
-        threads = min(torch.get_num_threads(), images)
-        bounds = [ctypes.c_int64(images * i // threads) for i in range(threads + 1)] if threads else []
-
-        def part(i: int) -> None:
-            function(ctypes.byref(shape), *pointers, bounds[i], bounds[i + 1])
-
-        if threads == 1:
-            part(0)
-        else:
-            list(self._pool.map(part, range(threads)))
-
-
-class _Apply(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, tail: Tail, kernels: Kernels) -> torch.Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        images, channels, height, width = x.shape
-        norm = tail.norm.options if tail.norm else {"size": 0, "k": 0, "alpha": 0, "beta": 0}
-        pool = tail.pool.options if tail.pool else {"kernel": 0, "stride": 1, "pad": 0}
-        kernel, stride, pad = (int(pool[key]) for key in ("kernel", "stride", "pad"))
-        out = [tail.pool.out_size(side) if tail.pool else side for side in (height, width)]
-        shape = _Shape(
-            height, width, channels,
-            tail.relu_first, int(norm["size"]), norm["k"], norm["alpha"] / max(1, norm["size"]), norm["beta"],
-            kernel, stride, pad, *out, tail.relu_last,
-        )  # fmt: skip
-        y = x.new_empty(images, *out, channels).permute(0, 3, 1, 2)
-        index = torch.empty(y.numel(), dtype=torch.uint8) if kernel and ctx.needs_input_grad[0] else None
-        kernels.run("forward", x.dtype, shape, images, x, y, index)
-        ctx.save_for_backward(x, index)
-        ctx.shape, ctx.kernels = shape, kernels
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        x, index = ctx.saved_tensors
+    @follow_backward.register_kernel("cpu")
+    def _(gradient, x, bias, index, activation, norm, pool):  # type: ignore[no-untyped-def]
+        activated = _activated(x, bias, activation).contiguous(memory_format=torch.channels_last)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        x_gradient = torch.empty_like(x)
-        ctx.kernels.run("backward", x.dtype, ctx.shape, len(x), x, index, gradient, x_gradient)
-        return x_gradient, None, None
+        of_x = empty_maps(x, [])
+        shape = _shape(activated, gradient, activation, norm, pool, relu_last=False)
+        run("backward", x, gradient, shape, activated, index, gradient, of_x)
+        if activation in ("tanh", "sigmoid"):
+            of_x = getattr(torch.ops.aten, f"{activation}_backward")(of_x, activated)
+        return of_x, x.new_empty(0, dtype=torch.float32) if bias is None else of_x.float().sum((0, 2, 3))
+
+
+def _activated(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """tail.cpp's own activation is the relu."""
+    x = x if bias is None else x + bias.view(-1, 1, 1).to(x.dtype)
+    return getattr(torch, activation)(x) if activation in ("tanh", "sigmoid") else x
+
+
+def _shape(x: Tensor, y: Tensor, activation: str, norm: list[float], pool: list[int], relu_last: bool) -> _Shape:
+    size, alpha, beta, k = norm or (0, 0, 0, 0)
+    return _Shape(
+        *x.shape[2:], x.shape[1], activation == "relu", int(size), k, alpha / max(1, size), beta, *(pool[:3] or (0, 1, 0)),
+        *y.shape[2:], relu_last,
+    )  # fmt: skip
+
+
+def _run(
+    library: ctypes.CDLL, pool: ThreadPoolExecutor, name: str, x: Tensor, y: Tensor, shape: _Shape, *tensors: Tensor
+) -> None:
+    """Call a function of the library on all images, over torch's number of threads; an empty tensor is a null pointer."""
+    function = getattr(library, f"tail_{name}_{_DTYPES[x.dtype]}")
+    pointers = [ctypes.c_void_p(tensor.data_ptr() if tensor.numel() else None) for tensor in tensors]
+    images = len(x)
+    threads = min(torch.get_num_threads(), images)
+    bounds = [ctypes.c_int64(images * i // threads) for i in range(threads + 1)] if threads else []
+
+    def part(i: int) -> None:
+        function(ctypes.byref(shape), *pointers, bounds[i], bounds[i + 1])
+
+    if threads == 1:
+        part(0)
+    else:
+        list(pool.map(part, range(threads)))

@@ -26,7 +26,7 @@ from rich.console import Console
 from alexnet_dist.errors import RunFailed, Stopped, UserError, outlive_streams, tell
 from alexnet_dist.files import make_new_folder
 from alexnet_dist.launching.outer import adopt_srun, outer_launcher, rank_of_process
-from alexnet_dist.launching.overrides import overrides_under, refuse_old_names
+from alexnet_dist.launching.overrides import overrides_under, refuse_old_names, with_layers_added
 from alexnet_dist.launching.processes import CRASHED, start_processes
 from alexnet_dist.parallel.peers import LOST, LostPeerError
 from alexnet_dist.tracking.run_folder import read_outcome
@@ -49,6 +49,7 @@ def distributed_command(module: str, config_name: str, prepare_start: PrepareSta
         if launcher == "srun":
             os.environ.update(adopt_srun())
         refuse_old_names(sys.argv[1:])
+        sys.argv[1:] = with_layers_added(sys.argv[1:])
         if launcher is None:
             _compose_outside(module, config_name, prepare_start)
         else:
@@ -80,7 +81,7 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     """The composed configuration as plain containers; nothing is written."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
-        return _plain(hydra.compose(config_name, overrides=overrides))
+        return _plain(hydra.compose(config_name, overrides=with_layers_added(overrides)))
 
 
 @contextmanager

@@ -22,6 +22,11 @@ def refuse_old_names(words: Sequence[str]) -> None:
             raise UserError(f"{name} is called {RENAMED[name]} now: give {RENAMED[name]}=...")
 
 
+def with_layers_added(words: Sequence[str]) -> list[str]:
+    """The words with `optimizer.layers.conv1.lr=0.1` as Hydra wants what no file names: with ++ before it."""
+    return [f"++{word}" if word.startswith("optimizer.layers.") else word for word in words]
+
+
 def overrides_under(launcher: str) -> list[str]:
     """The overrides of a process that `launcher` started. Raises UserError for what makes no sense there."""
     for word in sys.argv[1:]:

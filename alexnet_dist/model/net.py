@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.joint import Alone, Crossing
 from alexnet_dist.model.layers import TowerLayer
+from alexnet_dist.model.products import Alone, Crossing
 from alexnet_dist.model.share import WHOLE, Share
 from alexnet_dist.model.table import Table
 
@@ -16,31 +16,43 @@ class Net(nn.Module):
 
     Its parameters carry the whole net's names (`conv1.weight`); a share holds `share.rows` of dimension 0 of each. Before
     a layer that reads all towers it calls `crossing`, and so does a norm that does. A share that is the whole net needs none.
-    With `kernels`, norms and poolings on a CPU are theirs, within rounding of torch's.
+    `native`: what follows the products is done by the fused operations of the device, within rounding of torch's.
 
     Raises:
         ValueError: the shares do not divide the towers, or a part of the net was given no crossing.
     """
 
-    def __init__(
-        self, table: Table, share: Share = WHOLE, crossing: Crossing | None = None, kernels: Kernels | None = None
-    ) -> None:
+    def __init__(self, table: Table, share: Share = WHOLE, crossing: Crossing | None = None, native: bool = False) -> None:
         super().__init__()
         if table.towers % share.count:
             raise ValueError(f"{table.towers} towers cannot be held in {share.count} equal shares")
         if share.count > 1 and crossing is None:
             raise ValueError("a share that is not the whole net needs a crossing")
         self.table = table
+        self.native = native
         self.share = share
         self.crossing = crossing or Alone()
         for position, layer in enumerate(table.layers):
-            self.add_module(layer.name, TowerLayer(layer, position, share, kernels))
+            self.add_module(layer.name, TowerLayer(layer, position, share, native))
 
     def initialise(self, seed: int) -> None:
         """Set all parameters as the table says; the same whole net for every share."""
-        for layer in self.children():
-            assert isinstance(layer, TowerLayer)
+        for layer in self.layers():
             layer.initialise(seed)
+
+    def layers(self) -> list[TowerLayer]:
+        return [layer for layer in self.children() if isinstance(layer, TowerLayer)]
+
+    def keep_copies(self, dtype: torch.dtype, narrow_gradients: bool) -> dict[torch.Tensor, Copy]:
+        """From now on products of `dtype` read copies of the weights, which lie channels last; with `narrow_gradients` the
+        weights' gradients stay of that dtype. Returns the copies, for who updates the weights."""
+        return {layer.weight: layer.keep_copy(dtype, narrow_gradients) for layer in self.layers()}
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """What images are best given as."""
+        copy = self.layers()[0].copy
+        return copy.tensor.dtype if copy else torch.float32
 
     def forward(self, images: torch.Tensor, key: DropoutKey | None = None) -> list[torch.Tensor]:
         """Float images [N, 3, H, W] -> for each tower held, the logits [N, classes / towers] of its classes.

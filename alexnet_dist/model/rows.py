@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from alexnet_dist.errors import UserError
 
@@ -93,6 +93,11 @@ class Model(Row):
     input: Positive
     operations: dict[str, Annotated[Activation | Norm | Pool | Dropout, Field(discriminator="kind")]]
     layers: Annotated[dict[str, Annotated[Convolution | FullyConnected, Field(discriminator="kind")]], Field(min_length=1)]
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _leave_out_null(cls, rows: Any) -> Any:
+        return {name: row for name, row in rows.items() if row is not None} if isinstance(rows, Mapping) else rows
 
 
 def read_rows(config: Mapping[str, Any]) -> Model:

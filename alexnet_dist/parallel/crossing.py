@@ -17,7 +17,7 @@ class Crossing:
     waits for the messages itself: to measure what it is good for.
 
     The crossing counts what it sends and how long the computation waits for it; `read` returns both. Of what is captured in a
-    CUDA graph it counts nothing but what `replayed` tells of, and measures the last replay for all. `watch`, while somebody
+    CUDA graph it counts what `replayed` tells of. `watch`, while somebody
     watches, is told "send" when messages begin, "wait" and "arrived" around each time that the computation waits for them.
     """
 
@@ -32,6 +32,7 @@ class Crossing:
         self._seconds = 0.0
         self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         self._captured_bytes, self._replays = 0, 0
+        self._replay_seconds: float | None = None
         self._captured_events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self.watch: Callable[[str], None] = lambda what: None
 
@@ -70,15 +71,18 @@ class Crossing:
         """
         return part if self.size == 1 else _Cross.apply(part, self)
 
-    def read(self) -> tuple[int, float]:
-        """Bytes this process sent, and seconds its computation stood waiting, since the last call. Synchronises CUDA."""
-        if self._events:
+    def read(self, wait: bool = True) -> tuple[int, float]:
+        """Bytes this process sent, and seconds its computation stood waiting, since the last call: with `wait` until now, else as
+        far as a GPU has told. Of replays one is measured for all, the last that could be."""
+        if self._events and wait:
             self._events[-1][1].synchronize()
         self._add_up()
         if self._replays:
-            self._captured_events[-1][1].synchronize()
-            waited = sum(start.elapsed_time(end) for start, end in self._captured_events) / 1000
-            self._seconds += self._replays * waited
+            last = self._captured_events[-1][1]
+            if wait or self._replay_seconds is None or last.query():
+                last.synchronize()
+                self._replay_seconds = sum(start.elapsed_time(end) for start, end in self._captured_events) / 1000
+            self._seconds += self._replays * self._replay_seconds
             self._bytes += self._replays * self._captured_bytes
         result = self._bytes, self._seconds
         self._bytes, self._seconds, self._replays = 0, 0.0, 0

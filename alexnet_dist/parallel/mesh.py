@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
+from alexnet_dist.parallel.ordered_sum import OrderedSum
 from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, record_flight, refusal
 from alexnet_dist.parallel.process import world_size
 
@@ -78,10 +79,11 @@ class Gathering:
 class Mesh:
     """This process's place: its device, its replica and share, and the groups of its replica and of its share.
 
-    `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same
-    processes for collectives, `crops_group` for the exchange of crops, which goes on beside a step; `replica_group` joins the
-    holders of the same share. `host_group` joins all processes over gloo, for small CPU
-    tensors that they agree on, `checkpoint_group` for the thread that writes checkpoints. `peers` says when one of them is lost.
+    `crossing` joins the processes of one replica in tower order over a group of its own; `tower_group` joins the same processes
+    for collectives, `crops_group` for the exchange of crops, which goes on beside a step; `replica_group` joins the holders of
+    the same share, whose gradients `over_replicas` adds over a group of its own. `host_group` joins all processes over gloo,
+    for small CPU tensors that they agree on, `checkpoint_group` for the thread that writes checkpoints. `peers` says when one
+    of them is lost.
     """
 
     layout: Layout
@@ -92,6 +94,7 @@ class Mesh:
     tower_group: dist.ProcessGroup
     crops_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
+    over_replicas: OrderedSum
     host_group: dist.ProcessGroup
     checkpoint_group: dist.ProcessGroup
     peers: Peers
@@ -133,6 +136,8 @@ class Mesh:
             dist.all_reduce(torch.zeros(1, device=self.device), group=group)
         self.crossing.begin([torch.zeros(1, device=self.device)] * self.layout.shares).wait()
         self.crossing.read()
+        self.over_replicas.begin(torch.zeros(self.layout.replicas, device=self.device))
+        self.over_replicas.finish()
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -252,9 +257,10 @@ def join_groups(
 ) -> Mesh:
     """The mesh and its groups, of the processes that have met in torch's default group; `host_backend` is for CPU tensors."""
     devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
-    pairs = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
-    own_groups = [dist.new_subgroups_by_enumeration(pairs, timeout=limit)[0] for _ in range(2)]
-    crossing_group, crops_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
+    shares = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
+    replicas = [list(range(share, layout.processes, layout.shares)) for share in range(layout.shares)]
+    own_groups = [dist.new_subgroups_by_enumeration(ranks, timeout=limit)[0] for ranks in (shares, shares, replicas)]
+    crossing_group, crops_group, sums_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
     host_group, checkpoint_group = (dist.new_group(backend=host_backend, timeout=limit) for _ in range(2))
     assert isinstance(host_group, dist.ProcessGroup)
     assert isinstance(checkpoint_group, dist.ProcessGroup)
@@ -267,6 +273,7 @@ def join_groups(
         tower_group=devices.get_group("tower"),
         crops_group=crops_group,
         replica_group=devices.get_group("replica"),
+        over_replicas=OrderedSum(sums_group),
         host_group=host_group,
         checkpoint_group=checkpoint_group,
         peers=peers,

@@ -19,18 +19,22 @@ _MALLOC_KEEPS = {-1: 2**31 - 1, -2: 2**28, -4: 0, -8: 1}  # and M_ARENA_MAX, whi
 
 @dataclass(frozen=True)
 class Process:
-    """`cores` of the machine fall to it; a forward pass runs in `autocast()`."""
+    """`cores` of the machine fall to it, `threads` are torch's; a forward pass runs in `autocast()`."""
 
     device: torch.device
     cores: int
+    threads: int
     autocast: Autocast
 
 
-def enter_process(device: str, precision: str, towers: int = 1, threads: int | str = "auto") -> Process:
+def enter_process(
+    device: str, precision: str, towers: int = 1, threads: int | str = "auto", deterministic: bool = False
+) -> Process:
     """Set this process up, one of those that LOCAL_RANK and LOCAL_WORLD_SIZE count on its machine (alone, where they are not).
 
     `threads` are torch's; auto: the cores over the machine's processes, or over the `towers` where those are more, so that a
-    tower is computed by as many threads whoever holds it.
+    tower is computed by as many threads whoever holds it. A backward pass is done by the thread that asks for it, so that one
+    thread begins all messages. `deterministic`: as `repeat_bits`.
 
     Raises:
         UserError: as `pick_device`.
@@ -38,9 +42,13 @@ def enter_process(device: str, precision: str, towers: int = 1, threads: int | s
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_num_threads(share_cores(max(processes, towers)) if isinstance(threads, str) else threads)
+    torch.autograd.set_multithreading_enabled(False)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        repeat_bits()
     if chosen.type == "cpu":
         keep_freed_memory()
-    return Process(chosen, share_cores(processes), set_precision(precision, chosen))
+    return Process(chosen, share_cores(processes), torch.get_num_threads(), set_precision(precision, chosen))
 
 
 def world_size() -> int:
@@ -54,6 +62,8 @@ def pick_device(wanted: str, local_rank: int) -> torch.device:
     Raises:
         UserError: CUDA is asked for where there is none, or there are more processes than GPUs.
     """
+    # Kernels are loaded at once and not when they are first wanted, which may wait for one that waits for another process.
+    os.environ.setdefault("CUDA_MODULE_LOADING", "EAGER")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cpu":
@@ -80,6 +90,15 @@ def set_precision(kind: str, device: torch.device) -> Autocast:
     if kind == "bf16":
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext
+
+
+def repeat_bits() -> None:
+    """Let torch, cuDNN and cuBLAS take none but algorithms that give the same bits each time, on GPUs of one kind and with one
+    version of each; an operation that has none raises RuntimeError."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the stubs lack it
+    torch.backends.cudnn.deterministic = True
 
 
 def keep_freed_memory(keep: bool = True) -> None:

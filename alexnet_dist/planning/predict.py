@@ -9,6 +9,8 @@ A step is followed layer by layer through one process; all others do the same at
                  for a norm that does, always waited for
     gradients    of a layer, over n replicas: 2 ceil(log2 n) latency + 2 (n - 1) / n x bytes / bandwidth: the bytes of a ring,
                  the latency of a tree
+    slices       all of this but the update once for each slice that a replica computes, the gradients' exchange in the last one;
+                 3 passes over the gradients for each sum of two slices
     loss         two exchanges over the replica's processes, of a few numbers an image
 
 `wait`: a process stands still while maps cross. `split`: forward it begins with the part of the product that reads its own maps
@@ -33,18 +35,24 @@ _BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a value
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained: images of a step over all replicas; bytes of a value in maps, and of one that crosses."""
+    """What is to be trained: images of a step over all replicas; bytes of a value in maps, and of one that crosses; the slices
+    that a step is computed in."""
 
     table: Table
     batch: int
     map_bytes: int
     wire_bytes: int
+    slices: int = 1
 
     @classmethod
-    def of(cls, table: Table, batch: int, precision: str, wire: str) -> "Job":
+    def of(cls, table: Table, batch: int, precision: str, wire: str, slices: int = 1) -> "Job":
         """Of the settings `precision` (fp32, tf32, bf16) and `parallel.wire` (auto: as the maps are, fp32, bf16)."""
         maps = _BYTES[precision]
-        return cls(table, batch, maps, maps if wire == "auto" else _BYTES[wire])
+        return cls(table, batch, maps, maps if wire == "auto" else _BYTES[wire], slices)
+
+    def slices_of(self, replicas: int) -> int:
+        """How many a replica computes."""
+        return ceil(self.slices / replicas)
 
 
 @dataclass(frozen=True)
@@ -102,11 +110,14 @@ def predict(job: Job, machine: Machine, layout: Layout, overlap: Overlap) -> Pre
     """One layout's step."""
     walk = _Walk(job, machine, layout, overlap)
     layers = costs(job.table)
-    for cost in layers:
-        walk.forward(cost)
-    walk.loss()
-    for cost in reversed(layers):
-        walk.backward(cost)
+    slices = job.slices_of(layout.replicas)
+    for number in range(1, slices + 1):
+        for cost in layers:
+            walk.forward(cost)
+        walk.loss()
+        for cost in reversed(layers):
+            walk.backward(cost, last=number == slices)
+    walk.now += (slices - 1) * 3 * FP32 * job.table.parameters / layout.shares / machine.streaming
     walk.update()
     gradient_bytes = FP32 * job.table.parameters / layout.shares
     memory = _memory(job, layers, layout)
@@ -132,7 +143,7 @@ class _Walk:
         self._job, self._machine, self._shares, self._replicas = job, machine, layout.shares, layout.replicas
         self._split = overlap == "split"
         self._held = job.table.towers // layout.shares
-        self._images = job.batch / layout.replicas
+        self._images = job.batch / layout.replicas / job.slices_of(layout.replicas)
         self._crossing = _crossing_link(machine, layout)
         self._averaging = _averaging_link(machine, layout)
         self._same_link = layout.processes <= machine.devices or layout.shares > machine.devices
@@ -147,7 +158,7 @@ class _Walk:
         if cost.edges:
             self._stall(self._cross(cost.edges))
 
-    def backward(self, cost: Cost) -> None:
+    def backward(self, cost: Cost, last: bool) -> None:
         self.now += self._operations(cost, cost.operations_backward)
         if cost.edges:
             self._stall(self._cross(cost.edges))
@@ -161,7 +172,7 @@ class _Walk:
             self._stall(seconds - (product + for_inputs / self._shares if self._split else 0.0))
             if self._same_link and self._averaged > begun:
                 self._averaged += seconds
-        if self._averaging is not None:
+        if self._averaging is not None and last:
             size = FP32 * cost.parameters / self._shares
             hops, part = 2 * ceil(log2(self._replicas)), 2 * (self._replicas - 1) / self._replicas
             seconds = hops * self._averaging.latency + part * size / self._averaging.bandwidth
@@ -231,13 +242,16 @@ def _averaging_link(machine: Machine, layout: Layout) -> Link | None:
 
 
 def _memory(job: Job, layers: list[Cost], layout: Layout) -> float:
-    """Bytes of weights, gradients and velocities; of the images and of what waits for the backward pass; of the largest map's
-    gradient twice, on its way through an operation. What libraries take beside is not in it."""
+    """Bytes of weights and velocities, and of the gradients of the slices that are not yet added; of a slice's images and of what
+    waits for its backward pass; of the largest map's gradient twice, on its way through an operation. What libraries take beside
+    is not in it."""
     kept = sum(cost.kept + cost.joined for cost in layers) / layout.shares
     passing = 2 * max(cost.layer.filters * cost.layer.conv_size**2 for cost in layers) / layout.shares
     images = FP32 * 3 * job.table.input_size**2
     of_an_image = job.map_bytes * (kept + passing) + images
-    return 3 * FP32 * job.table.parameters / layout.shares + of_an_image * job.batch / layout.replicas
+    slices = job.slices_of(layout.replicas)
+    copies = 3 + log2(slices)
+    return copies * FP32 * job.table.parameters / layout.shares + of_an_image * job.batch / layout.replicas / slices
 
 
 def _startable(layout: Layout, towers: int) -> bool:

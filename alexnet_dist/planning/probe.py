@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.kernels.tail import Kernels
+from alexnet_dist.fields import Positive, check, strict
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -26,7 +26,7 @@ from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
-from alexnet_dist.settings import ParallelSettings, Positive, check, strict
+from alexnet_dist.settings import ParallelSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, load_kernels
 
@@ -59,8 +59,8 @@ def run(config: dict[str, Any]) -> None:
     device = enter_process(settings.device, settings.precision, table.towers, parallel.threads).device
     with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
         with Display(mesh.rank or settings.quiet) as display:
-            kernels = load_kernels(settings.native, device, display.say)
-            machine = measure(table, settings.batch_size, settings.precision, mesh, kernels, settings.rounds, display)
+            native = load_kernels(settings.native, device, display.say)
+            machine = measure(table, settings.batch_size, settings.precision, mesh, native, settings.rounds, display)
         if mesh.rank == 0:
             Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
 
@@ -73,7 +73,7 @@ def read(path: Path) -> Machine:
 
 
 def measure(
-    table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None, rounds: int, display: Display
+    table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool, rounds: int, display: Display
 ) -> Machine:
     """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -87,7 +87,7 @@ def measure(
         },
         "streaming": partial(_seconds, _stream(mesh.device), mesh),
         "launches": partial(_seconds, _launches(mesh.device), mesh),
-        "step": partial(_unexposed, training_step(table, batch, precision, mesh, kernels), mesh),
+        "step": partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh),
     }
     taken: dict[str, list[float]] = {name: [] for name in turns}
     for done in range((rounds + 1) * len(turns)):
@@ -118,10 +118,10 @@ def measure(
     )
 
 
-def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, kernels: Kernels | None) -> Callable[[], None]:
+def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool) -> Callable[[], None]:
     """A step of this process's share as the trainer takes it, always on the same images."""
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels).to(mesh.device)
-    return work.training_step(net, *work.random_batch(table, batch, mesh.device), mesh.tower_group, kernels, precision)
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    return work.training_step(net, *work.random_batch(table, batch, mesh.device), mesh.tower_group, precision)
 
 
 def step_seconds(step: Callable[[], None], mesh: Mesh) -> float:

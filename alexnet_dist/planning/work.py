@@ -6,7 +6,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Layer, Table
@@ -14,6 +13,7 @@ from alexnet_dist.parallel.loss import split_cross_entropy
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.settings import OptimizerSettings
+from alexnet_dist.training.step import narrow_copies
 from alexnet_dist.training.update import build_optimizer
 
 # So small a rate that nets stay as they begin: on one batch they would soon have learnt it by heart, and gradients so small that
@@ -35,18 +35,17 @@ def training_step(
     images: torch.Tensor,
     labels: torch.Tensor,
     group: dist.ProcessGroup,
-    kernels: Kernels | None,
     precision: str = "fp32",
 ) -> Callable[[], None]:
     """A training step of a net or a share of one, initialised here; `group` are the holders of its shares."""
     net.initialise(0)
-    optimizer = build_optimizer(net, UPDATE, group, compiled=kernels is not None)
+    optimizer = build_optimizer(net, UPDATE, group, narrow_copies(net, precision, net.native, added=False), net.native)
 
     def step() -> None:
         autocast = set_precision(precision, images.device)
         with autocast():
             logits = net(images, DropoutKey(0, 0))
-        loss, _ = split_cross_entropy(logits, labels, group)
+        loss, _ = split_cross_entropy(logits, labels, group, net.native)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

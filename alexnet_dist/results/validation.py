@@ -16,6 +16,7 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
+from alexnet_dist.training.weights import weights_hash
 
 # Told of each batch: sample indices int64 [b], -1 where a row pads the batch, and probabilities float32 [b, classes].
 Keep = Callable[[torch.Tensor, torch.Tensor], None]
@@ -99,9 +100,10 @@ def measure(
     """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions), the number of images and of views.
 
     Several voters' probabilities are averaged (paper, section 6: "averaging the predictions of five similar CNNs"), and `each`
-    holds the three figures of every one alone. `batches` yields uint8 pixels [b, 3, size, size], int64 labels [b] and sample
-    indices [b]; rows labelled -1 pad a batch and count for nothing. Counts are summed over the replicas, so all ranks return the
-    same figures. The display shows how far it is. `between_batches` may raise to end it, on all ranks alike.
+    holds the three figures of every one alone. `weights` is the short hash of the net, of several a list. `batches` yields
+    uint8 pixels [b, 3, size, size], int64 labels [b] and sample indices [b]; rows labelled -1 pad a batch and count for
+    nothing. Counts are summed over the replicas, so all ranks return the same figures. The display shows how far it is.
+    `between_batches` may raise to end it, on all ranks alike.
     """
     alone = len(voters) == 1
     sums = torch.zeros(1 if alone else 1 + len(voters), 4, dtype=torch.float64, device=mesh.device)
@@ -122,10 +124,12 @@ def measure(
         dist.all_reduce(sums, group=mesh.replica_group)
     mesh.peers.rest()
     together, *each = (_figures(row) for row in sums.tolist())
+    hashes = [weights_hash(voter.net.parameters(), mesh, mesh.host_group) for voter in voters]
+    together["weights"] = hashes[0] if alone else hashes
     return {**together, "images": int(sums[0, 0]), "views": views, **({} if alone else {"each": each})}
 
 
-def _figures(counted: list[float]) -> dict[str, float]:
+def _figures(counted: list[float]) -> dict[str, Any]:
     images, loss, wrong1, wrong5 = counted
     return {"loss": loss / images, "top1_error": wrong1 / images, "top5_error": wrong5 / images}
 

@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from alexnet_dist.text import duration, views_of
+from alexnet_dist.text import duration, flop_rate, views_of
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_OF_A_PACE = 900.0  # the time left follows the pace of the last quarter of an hour
@@ -81,9 +81,10 @@ class Display:
 
 
 def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | None) -> str:
-    """The figures of a `train` record in a line: epoch, loss, error, images/s, the crossings' share of the step's time, memory;
-    and the top-1 error of the last validation, if there was one."""
+    """The figures of a `train` record in a line: epoch, loss, error, images/s, FLOP/s, the crossings' share of the step's time,
+    memory; and the top-1 error of the last validation, if there was one."""
     share = record["crossing_exposed_seconds"] / record["step_seconds"]
+    peak = record["peak_share"]
     parts = [f"epoch {record['epoch']:.2f}", f"loss {record['loss']:.4f}"]
     if "top1_error" in record:
         parts.append(f"error {record['top1_error']:.2%}")
@@ -91,6 +92,7 @@ def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | N
         parts.append(f"validation error {last_validation['top1_error']:.2%}")
     parts += [
         f"{record['images_per_second']:.0f} images/s",
+        flop_rate(record["flops_per_second"]) + ("" if peak is None else f" ({peak:.0%} of the peak)"),
         f"crossings {share:.1%} of the time",
         f"{record['peak_memory_bytes'] / 1e9:.2f} GB",
     ]
@@ -101,5 +103,6 @@ def validation_figures(record: dict[str, Any]) -> str:
     """The figures of a `val` record in a line."""
     return (
         f"validation after epoch {record['epoch']:g}, step {record['step']}: top-1 error {record['top1_error']:.2%}, "
-        f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views_of(record)})"
+        f"top-5 {record['top5_error']:.2%}, loss {record['loss']:.4f} ({record['images']} images, {views_of(record)}); "
+        f"weights {record['weights']}"
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alexnet_dist.tracking.wandb_run import WandbRun
 
 
+TIMELINE = "timeline.json"
 _FINISH_SECONDS = 120.0  # for W&B, while the run's other processes wait
 
 
@@ -30,6 +31,7 @@ class Record:
     """
 
     def __init__(self, folder: RunFolder, settings: TrackingSettings, config: dict[str, Any], display: Display) -> None:
+        self.folder = folder.path
         self._folder = folder
         self.display = display
         self._settings = settings
@@ -45,7 +47,7 @@ class Record:
         if self._folder.rank:
             return
         self._step = step
-        self._write_configuration()
+        self._write_file("config.json", self._config)
         self._metrics = MetricsFile(self._folder.path / "metrics.jsonl")
         self._metrics.rewind(metrics_bytes)
         # A restart goes on with the same run in W&B, even where there was no checkpoint yet.
@@ -76,6 +78,11 @@ class Record:
     def activity(self, record: dict[str, Any]) -> None:
         """The sizes of a step's activations and of the gradients that come back."""
         self._write(record)
+
+    def timeline(self, told: dict[str, Any]) -> None:
+        """When the parts of a step began and ended; it has a file of its own."""
+        if self._metrics:
+            self._write_file(TIMELINE, told, indent=None)
 
     def validation(self, record: dict[str, Any]) -> None:
         """The figures of a validation."""
@@ -108,11 +115,11 @@ class Record:
             elif folder:
                 self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
 
-    def _write_configuration(self) -> None:
-        path = self._folder.path / "config.json"
+    def _write_file(self, name: str, content: dict[str, Any], indent: int | None = 1) -> None:
+        path = self._folder.path / name
         try:
             with whole_file(path) as file:
-                file.write(json.dumps(self._config, indent=1).encode() + b"\n")
+                file.write(json.dumps(content, indent=indent).encode() + b"\n")
         except OSError as error:
             self.display.say(f"warning: {path} cannot be written ({error.strerror}); the run goes on")
 

@@ -127,7 +127,7 @@ def named_figures(record: dict[str, Any]) -> dict[str, Any]:
     for key, value in record.items():
         if isinstance(value, dict):
             figures.update(_by_tower(value, ""))
-        elif key not in ("kind", "step", "epoch", "time"):
+        elif key not in ("kind", "step", "epoch", "time") and value is not None:
             figures[f"{kind}/{key}"] = value
     return figures
 

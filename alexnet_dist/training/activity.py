@@ -34,7 +34,7 @@ class Activity:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it one forward and one backward pass are watched."""
+        """Within it the forward and backward passes of one step are watched."""
         self._sums = torch.zeros(len(self._layers), self._held, _SUMS, dtype=torch.float64, device=self._mesh.device)
         self._alive = {}
         hooks = [layer.register_forward_hook(self._outputs) for layer in self._layers]
@@ -59,10 +59,9 @@ class Activity:
             dist.all_reduce(alive, dist.ReduceOp.MAX, group=self._mesh.replica_group)
             dead[position, tower] = 1 - alive.double().mean()
         squares, outputs, gradients, saturated, units = self._sums.unbind(dim=2)
-        # A replica's loss is the mean over its own images: of the whole step's mean it is one part in `replicas`.
         figures = {
             "activation": (squares / outputs).sqrt(),
-            "gradient": (gradients / outputs).sqrt() / self._mesh.layout.replicas,
+            "gradient": (gradients / outputs).sqrt(),
             "saturated": saturated / units.clamp_min(1),
             "dead": dead,
         }
@@ -91,7 +90,9 @@ class Activity:
             outputs = outputs.detach()
             if kind == "relu":
                 others = [dimension for dimension in range(outputs.dim()) if dimension != 1]
-                self._alive[layer.position, held] = (outputs > 0).any(dim=others).to(torch.uint8)
+                alive = (outputs > 0).any(dim=others).to(torch.uint8)
+                before = self._alive.get((layer.position, held))
+                self._alive[layer.position, held] = alive if before is None else alive | before
                 return
             centred = 2 * outputs - 1 if kind == "sigmoid" else outputs
             sums = self._sums[layer.position, held]

@@ -1,5 +1,6 @@
-"""When a loss is NaN or infinite: known before the update, on all ranks alike, and traced to the layer where it began."""
+"""When a loss is NaN or infinite: traced to the layer where it began."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,54 +17,32 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import TrainingState
 
-
-class LossCheck:
-    """Whether the loss of a step is finite in all replicas. Made between the forward and the backward pass, and
-    read behind the latter.
-
-    On a GPU reading waits for the forward pass alone: the backward pass is under way meanwhile.
-    """
-
-    def __init__(self, loss: torch.Tensor, mesh: Mesh) -> None:
-        finite = loss.detach().isfinite().float()
-        if mesh.layout.replicas > 1:
-            dist.all_reduce(finite, dist.ReduceOp.MIN, group=mesh.replica_group)
-        self._copied: torch.cuda.Event | None = None
-        if finite.is_cuda:
-            self._finite = torch.empty_like(finite, device="cpu", pin_memory=True)
-            self._finite.copy_(finite, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        else:
-            self._finite = finite
-
-    def passed(self) -> bool:
-        if self._copied is not None:
-            self._copied.synchronize()
-        return bool(self._finite)
+# Of each slice the images, their labels, and the key of their dropout masks.
+Inputs = Iterable[tuple[torch.Tensor, torch.Tensor, DropoutKey]]
 
 
 def leave_out_or_stop(
     on_nan: str,
+    step: int,
     state: TrainingState,
-    images: torch.Tensor,
-    key: DropoutKey,
+    inputs: Inputs,
     mesh: Mesh,
     autocast: Autocast,
     display: Display,
     checkpoints: Checkpoints,
 ) -> None:
-    """What becomes of a step whose loss is NaN or infinite; every rank takes part.
+    """What becomes of the `step`-th step, whose loss is NaN or infinite; every rank takes part. `inputs` are its slices'
+    (`Step.inputs`). Its update has been left out, and those that followed too unless they are to be.
 
     Raises:
         RunFailed: its update is not to be left out, or the parameters are not finite either.
     """
-    bad = f"the loss is NaN or infinite at step {state.step + 1}"
+    bad = f"the loss is NaN or infinite at step {step}"
     if on_nan == "skip" and all_finite(state.net, mesh):
         state.skipped += 1
         display.say(f"warning: {bad}; its update is left out ({state.skipped} so far)")
         return
-    began = where_it_began(state.net, images, key, mesh, autocast)
+    began = where_it_began(state.net, inputs, mesh, autocast)
     checkpoints.wait()
     kept = f"the checkpoint of step {checkpoints.saved_step} stays" if checkpoints.saved_step else "there is no checkpoint yet"
     raise RunFailed(f"{bad}: activations first went bad in {began}; {kept}")
@@ -76,10 +55,12 @@ def all_finite(net: nn.Module, mesh: Mesh) -> bool:
     return not bad
 
 
-def where_it_began(net: Net, images: torch.Tensor, key: DropoutKey, mesh: Mesh, autocast: Autocast) -> str:
+def where_it_began(
+    net: Net, inputs: Inputs, mesh: Mesh, autocast: Autocast
+) -> str:
     """The layer and the towers whose output is first not finite, in words; every rank takes part.
 
-    The step's images (float [N, 3, H, W]) go forward again, with the same dropout masks and the parameters as they were.
+    The step's slices go forward again, with the same dropout masks and the parameters as they were.
     """
     found: list[tuple[int, str, list[int]]] = []
 
@@ -89,15 +70,16 @@ def where_it_began(net: Net, images: torch.Tensor, key: DropoutKey, mesh: Mesh, 
         if bad:
             found.append((layer.position, layer.layer.name, bad))
 
-    if not images.isfinite().all():
-        found.append((-1, "the images", []))
     hooks = [layer.register_forward_hook(look) for layer in net.children()]
-    with torch.no_grad(), autocast():
-        net(images, key)
+    for images, _, key in inputs:
+        if not images.isfinite().all():
+            found.append((-1, "the images", []))
+        with torch.no_grad(), autocast():
+            net(images, key)
     for hook in hooks:
         hook.remove()
     everywhere: list[Any] = [None] * mesh.layout.processes
-    dist.all_gather_object(everywhere, found[:1], group=mesh.host_group)
+    dist.all_gather_object(everywhere, found, group=mesh.host_group)
     first = sorted(entry for entries in everywhere for entry in entries)
     if not first:
         return "the loss itself"

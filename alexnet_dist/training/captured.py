@@ -12,10 +12,11 @@ _WARM_UP = 3
 class Captured:
     """`function` of tensors, over buffers that stay where they are, replayed from a graph where that can be.
 
-    Each call copies its inputs, whose shapes never change, into the buffers. What comes back holds until the next call.
-    `function` must do all else to tensors that stay, must not read one on the host, and must do the same for all calls: what
-    differs from step to step is an input. The first calls run eagerly, then the work is captured; on a CPU, with `graph` false
-    and after a capture that failed, of which `warn` is told, all calls do.
+    Each call copies its inputs into the buffers: tensors whose shapes never change, and whole numbers, for which the function
+    gets an int64 scalar. What comes back holds until the next call. `function` must do all else to tensors that stay, must not
+    read one on the host, and must do the same in all calls of a `kind`: what differs from step to step is an input. The first
+    calls of a kind run eagerly, then the work is captured; on a CPU, with `graph` false and after a capture that failed, of
+    which `warn` is told, all calls do.
     """
 
     def __init__(
@@ -25,29 +26,34 @@ class Captured:
         self._device = device
         self._wanted = graph and device.type == "cuda"
         self._warn = warn
+        self._kind: object = None
         self._calls = 0
         self._inputs: list[Tensor] = []
         self._outputs: Sequence[Tensor] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
+        self.replayed = False  # the last call
 
-    def __call__(self, *inputs: Tensor, eagerly: bool = False) -> Sequence[Tensor]:
-        """One step; `eagerly` for one that somebody watches. Inputs on the host should be pinned."""
+    def __call__(self, *inputs: Tensor | int, kind: object, eagerly: bool = False) -> Sequence[Tensor]:
+        """One step; `eagerly` for one that somebody watches."""
         if not self._inputs:
-            self._inputs = [torch.empty_like(each, device=self._device) for each in inputs]
+            self._inputs = [self._buffer(each) for each in inputs]
         for held, given in zip(self._inputs, inputs, strict=True):
-            held.copy_(given, non_blocking=True)
+            held.copy_(given) if isinstance(given, Tensor) else held.fill_(given)
+        if kind != self._kind:
+            self._kind, self._calls, self._graph = kind, 0, None
         self._calls += 1
         if self._wanted and not eagerly and self._graph is None and self._calls > _WARM_UP:
             self._capture()
+        self.replayed = self._graph is not None and not eagerly
         if self._graph is None or eagerly:
-            return self._function(*self._inputs)
+            return self._function(*self._inputs, kind=kind)
         self._graph.replay()
         return self._outputs
 
-    @property
-    def replays(self) -> bool:
-        """Whether the next call is a replay, unless it is made eagerly."""
-        return self._graph is not None
+    def _buffer(self, given: Tensor | int) -> Tensor:
+        if isinstance(given, Tensor):
+            return torch.empty_like(given, device=self._device)
+        return torch.empty((), dtype=torch.int64, device=self._device)
 
     def _capture(self) -> None:
         """Capturing does nothing but note what is to be done. Other threads, those of NCCL and DALI, may do what they like."""
@@ -55,7 +61,7 @@ class Captured:
         torch.cuda.synchronize(self._device)
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._outputs = self._function(*self._inputs)
+                self._outputs = self._function(*self._inputs, kind=self._kind)
         except RuntimeError as error:
             self._wanted = False
             self._warn(f"warning: the step cannot be captured as a CUDA graph ({' '.join(str(error).split())}): it runs eagerly")

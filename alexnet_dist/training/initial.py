@@ -1,4 +1,5 @@
-"""Layers of a new run taken from another run's checkpoint, as the authors began their net of six convolutions (paper, section 7).
+"""Layers of a new run taken from another run's checkpoint or from a file of weights, as the authors began their net of six
+convolutions (paper, section 6).
 
 Parameters alone are taken: momentum, schedule, step and the data's statistics begin anew, unlike with `resume`.
 """
@@ -8,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.formats.arrays import ENDINGS
+from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
@@ -21,17 +25,22 @@ from alexnet_dist.training.state import SavedState
 
 
 def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) -> tuple[Path, list[str]]:
-    """The checkpoint that `init_from` means (itself, or a run folder's newest), and the layers of `table` to take from it.
-
-    Those are the `wanted` ones, or all whose weight and bias have the same shapes there.
+    """The file of weights or the checkpoint that `init_from` means (a run folder's newest), and the layers of `table` to take
+    from it: the `wanted` ones, or all whose weight and bias have the same shapes there.
 
     Raises:
-        UserError: no such checkpoint, a wanted layer that the model lacks or that differs there, or nothing to take.
+        UserError: no such file or checkpoint, a wanted layer that the model lacks or that differs there, or nothing to take.
     """
-    checkpoint = find_checkpoint(Path(init_from))
-    if checkpoint is None:
-        raise UserError(f"init_from={init_from} is no checkpoint: name a step-... folder or a run folder that holds one")
-    theirs = SavedState.read(checkpoint).shapes
+    source = Path(init_from)
+    if source.is_file():
+        theirs = {name: list(array.shape) for name, array in read_layers(source, table, "init_from").items()}
+    elif checkpoint := find_checkpoint(source):
+        source, theirs = checkpoint, SavedState.read(checkpoint).shapes
+    else:
+        raise UserError(
+            f"init_from={init_from} is no checkpoint and no file: name a step-... folder, a run folder that holds one, or a file "
+            f"of weights ({', '.join(ENDINGS)})"
+        )
     ours = {layer.name: _shapes(layer.name, table.parameter_shapes()) for layer in table.layers}
     for name in wanted or ():
         if name not in ours:
@@ -39,15 +48,14 @@ def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) ->
         if _shapes(name, theirs) != ours[name]:
             there = f"{_shapes(name, theirs)[0]} there" if f"{name}.weight" in theirs else "absent there"
             raise UserError(
-                f"init_layers names {name}, whose weight is {ours[name][0]} in this model and {there} ({checkpoint}): "
-                "leave it out"
+                f"init_layers names {name}, whose weight is {ours[name][0]} in this model and {there} ({source}): leave it out"
             )
     taken = list(wanted) if wanted is not None else [name for name, shapes in ours.items() if _shapes(name, theirs) == shapes]
     if not taken:
         raise UserError(
-            f"{checkpoint} has no layer that agrees in name and shape with one of this model: name another run with init_from"
+            f"{source} has no layer that agrees in name and shape with one of this model: name another with init_from"
         )
-    return checkpoint, taken
+    return source, taken
 
 
 def take_layers(init_from: str, wanted: Sequence[str] | None, net: Net, preprocess: Preprocess, mesh: Mesh) -> str:
@@ -56,19 +64,29 @@ def take_layers(init_from: str, wanted: Sequence[str] | None, net: Net, preproce
     Raises:
         UserError: as `choose_layers`; the checkpoint's files are damaged or incomplete.
     """
-    chosen = None
+    chosen = choose_layers(init_from, wanted, net.table) if mesh.rank == 0 else None
+    source, layers = mesh.from_first(chosen)
+    if source.is_file():
+        whole = read_layers(source, net.table, "init_from")
+        with torch.no_grad():
+            for name, own in net.named_parameters():
+                if name.rpartition(".")[0] in layers:
+                    own.copy_(whole[name][net.share.rows(len(whole[name]))])
+    else:
+        _read_checkpoint(source, layers, net, preprocess, mesh)
+    anew = [layer.name for layer in net.table.layers if layer.name not in layers]
+    return f"from {source}: {', '.join(layers)}; begun anew: {', '.join(anew) or 'nothing'}"
+
+
+def _read_checkpoint(checkpoint: Path, layers: Sequence[str], net: Net, preprocess: Preprocess, mesh: Mesh) -> None:
     if mesh.rank == 0:
-        chosen = choose_layers(init_from, wanted, net.table)
-        check_sound(chosen[0])
-    checkpoint, layers = mesh.from_first(chosen)
+        check_sound(checkpoint)
     parameters: dict[str, Any] = run_tensors(mesh, net, preprocess, None)["net"]
     taken = {name: tensor for name, tensor in parameters.items() if name.rpartition(".")[0] in layers}
     try:
         dcp.load({"net": taken}, checkpoint_id=checkpoint)
     except (OSError, EOFError, pickle.UnpicklingError, CheckpointException) as error:
         raise UserError(f"{checkpoint} cannot be read ({reason_of(error)}): take another checkpoint") from error
-    anew = [layer.name for layer in net.table.layers if layer.name not in layers]
-    return f"from {checkpoint}: {', '.join(layers)}; begun anew: {', '.join(anew) or 'nothing'}"
 
 
 def _shapes(layer: str, shapes: Any) -> tuple[list[int], list[int]]:

@@ -5,24 +5,26 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.training.peaks import peak_of
 
 
 class Meter:
-    """Counts steps between two readings; pauses (validation, checkpoints) are left out of the time."""
+    """Counts steps between two stretches; pauses (validation, checkpoints) are left out of the time."""
 
-    def __init__(self, mesh: Mesh, batch_size: int, towers: int) -> None:
+    def __init__(self, mesh: Mesh, batch_size: int, table: Table, precision: str) -> None:
         self._mesh = mesh
-        self._towers = towers
+        self._table = table
         self._batch_size = batch_size
-        self._restart()
-
-    def _restart(self) -> None:
+        peak = peak_of(torch.cuda.get_device_name(mesh.device), precision) if mesh.device.type == "cuda" else None
+        self._peak = peak and peak * mesh.layout.processes
         self._mesh.crossing.read()
         self._steps, self._paused, self._begun = 0, 0.0, time.perf_counter()
 
@@ -38,38 +40,54 @@ class Meter:
         self._mesh.crossing.restore(held)
         self._paused += time.perf_counter() - begun
 
-    def read(self, loss: torch.Tensor) -> dict[str, Any]:
-        """Figures of the steps since the last reading; every rank takes part and gets the same.
+    def stretch(self) -> "Stretch":
+        """The steps since the last call, for `read`; the host waits for nothing."""
+        sent, waited = self._mesh.crossing.read(wait=False)
+        seconds = time.perf_counter() - self._begun - self._paused
+        stretch = Stretch(max(self._steps, 1), seconds, sent, waited)
+        self._steps, self._paused, self._begun = 0, 0.0, time.perf_counter()
+        return stretch
 
-        `loss` is this replica's mean of the last step. Returns the mean loss over replicas, images a second, bytes that
-        a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory of the largest
-        process in bytes (of its GPU, or its resident set). Where each tower has a process of its own, `towers` holds the
+    def read(self, stretch: "Stretch") -> dict[str, Any]:
+        """Figures of a stretch; every rank takes part and gets the same.
+
+        Images a second, bytes that a process sent and seconds it waited in crossings a step, seconds a step, and the peak memory
+        of the largest process in bytes (of its GPU, or its resident set); FLOP a second of the net's products, and what share
+        that is of the GPUs' peak (None where it is not known). Where each tower has a process of its own, `towers` holds the
         tower's own waiting (mean over replicas) and peak memory (of the replica that held most).
         """
-        sent, waited = self._mesh.crossing.read()
-        seconds = time.perf_counter() - self._begun - self._paused
-        layout = self._mesh.layout
-        own = torch.tensor([waited, peak_memory(self._mesh.device)], dtype=torch.float64, device=loss.device)
-        own = torch.cat([loss.detach().double().reshape(1), own])
-        everyone = own.new_empty(3 * layout.processes)
-        dist.all_gather(list(everyone.chunk(layout.processes)), own)
-        losses, waits, peaks = everyone.cpu().view(layout.replicas, layout.shares, 3).unbind(dim=2)
-        steps = max(self._steps, 1)
+        layout, steps = self._mesh.layout, stretch.steps
+        own = torch.tensor([stretch.waited, peak_memory(self._mesh.device)], dtype=torch.float64)
+        everyone = own.new_empty(2 * layout.processes)
+        dist.all_gather(list(everyone.chunk(layout.processes)), own, group=self._mesh.host_group)
+        waits, peaks = everyone.view(layout.replicas, layout.shares, 2).unbind(dim=2)
+        images_per_second = steps * self._batch_size / stretch.seconds
+        flops = images_per_second * self._table.training_flops
         figures: dict[str, Any] = {
-            "loss": losses.mean().item(),
-            "images_per_second": self._steps * self._batch_size / seconds,
-            "crossing_bytes": sent // steps,
+            "images_per_second": images_per_second,
+            "flops_per_second": flops,
+            "peak_share": flops / self._peak if self._peak else None,
+            "crossing_bytes": stretch.sent // steps,
             "crossing_exposed_seconds": waits.mean().item() / steps,
-            "step_seconds": seconds / steps,
+            "step_seconds": stretch.seconds / steps,
             "peak_memory_bytes": int(peaks.max()),
         }
-        if layout.shares > 1 and layout.shares == self._towers:
+        if layout.shares > 1 and layout.shares == self._table.towers:
             figures["towers"] = {
                 "crossing_exposed_seconds": (waits.mean(dim=0) / steps).tolist(),
                 "peak_memory_bytes": peaks.amax(dim=0).long().tolist(),
             }
-        self._restart()
         return figures
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """So many steps of a run, the seconds that they took, bytes sent and seconds waited in crossings by this process."""
+
+    steps: int
+    seconds: float
+    sent: int
+    waited: float
 
 
 class ErrorCount:
@@ -102,11 +120,12 @@ class ErrorCount:
         self._wrong, self._images = total
         self._own_wrong.zero_()
 
-    def read(self) -> float:
-        """The share of images guessed wrong, and begin anew; every rank takes part and gets the same."""
-        wrong, images = self.total()
+    def taken(self) -> tuple[torch.Tensor, int]:
+        """Images guessed wrong, a scalar on the device, and images; and begin anew. Every rank takes part and gets the same."""
+        dist.all_reduce(self._own_wrong, group=self._group)
+        taken = self._own_wrong + self._wrong, self._images
         self.restore((0, 0))
-        return wrong / images
+        return taken
 
 
 def peak_memory(device: torch.device) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from alexnet_dist.settings import CheckpointSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.checkpoint import STATE, SUMS, list_checkpoints, reason_of, run_tensors, sums_of
 from alexnet_dist.training.state import SavedState, TrainingState
+from alexnet_dist.training.weights import weights_hash
 
 
 class Checkpoints:
@@ -122,9 +124,11 @@ class Checkpoints:
             self._together(lambda: _make_anew(partial) if rank == 0 else None)
             with _stream_of_its_own(self._mesh.device, copied):
                 self._together(lambda: _check_finite(tensors))
+                parameters = (parameter.to_local() for parameter in tensors["net"].values())
+                weights = weights_hash(parameters, self._mesh, self._mesh.checkpoint_group)
                 dcp.save(tensors, storage_writer=_Writer(partial), process_group=self._mesh.checkpoint_group)
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
-            self._together(lambda: self._publish(partial, name, written, sums) if rank == 0 else None)
+            self._together(lambda: self._publish(partial, name, replace(written, weights=weights), sums) if rank == 0 else None)
         except (CheckpointException, _NotWrittenError) as error:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -23,7 +23,8 @@ class SavedState:
 
     `shapes` are those of the whole net's parameters, `config` is the composed configuration, `classes` and `class_ids` name the
     net's outputs by label. `training_images` is None where other images than this program's have been trained on (imported
-    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. The numbers between are `TrainingState`'s.
+    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. `weights` is the
+    short hash of the parameters (training/weights.py). The numbers between are `TrainingState`'s.
     """
 
     shapes: dict[str, list[int]]
@@ -44,6 +45,7 @@ class SavedState:
     best_step: int | None = None
     schedule: dict[str, Any] = field(default_factory=dict)
     metrics_bytes: int = 0
+    weights: str | None = None
     wandb_id: str | None = None
     format: int = FORMAT
 

@@ -14,8 +14,6 @@ from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 
-TIMELINE = "timeline.json"  # where a run folder keeps that of one of its steps
-
 # Spans that are no layer's, by name: messages begin (an instant), the computation stands waiting for them, the update.
 SEND, WAITING, UPDATE = "send", "waiting", "update"
 

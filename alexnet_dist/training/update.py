@@ -1,24 +1,17 @@
 """The update rules, the paper's and LARS, and the learning rate's way up and down."""
 
-import ctypes
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.optim.sgd import sgd
 
-from alexnet_dist.kernels.native import load_library
+from alexnet_dist.kernels.update import update, update_by_torch
+from alexnet_dist.model.copies import Copy
 from alexnet_dist.settings import OptimizerSettings, Phase, ScheduleSettings
 from alexnet_dist.training.rates import EVERY_EPOCH, group_parameters, phase_at
-
-# Elements of a parameter that the CPU updates at a time: their weights, gradients and velocities stay in its cache meanwhile.
-_BLOCK = 1 << 16
 
 
 class MomentumSGD(torch.optim.Optimizer):
@@ -30,118 +23,73 @@ class MomentumSGD(torch.optim.Optimizer):
     Parameters of a group with a `trust` take LARS's steps instead (You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm
     1): lr is multiplied with trust |w| / (|gradient| + weight_decay |w|), or with 1 where either norm is 0. The norms are those
     of the whole parameter, of which each process of `tower_group` holds its rows: their squares are summed over the group, in
-    one message a step. Such a step overwrites the gradients.
+    one message a step.
 
-    `update` does the rule on a CPU.
+    `copies` are kept of some parameters (model/copies.py), and written with them. `native`: by the device's fused operation.
     """
 
     def __init__(
-        self, net: nn.Module, settings: OptimizerSettings, tower_group: dist.ProcessGroup | None, update: "Update"
+        self,
+        net: nn.Module,
+        settings: OptimizerSettings,
+        tower_group: dist.ProcessGroup | None,
+        copies: Mapping[torch.Tensor, Copy],
+        native: bool,
     ) -> None:
         super().__init__(net.parameters(), {})
         self._named = dict(net.named_parameters())
         self._settings = settings
         self._tower_group = tower_group
-        self._update = update
-        for parameter in self._named.values():
-            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._update = update if native else update_by_torch
+        self._weights: list[torch.Tensor] = list(self._named.values())
+        self._places = {weight: place for place, weight in enumerate(self._weights)}
+        self._copies = [copies.get(weight) for weight in self._weights]
+        for weight in self._weights:
+            self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        # On the device, where a step that is played back finds those of its day.
+        self._numbers = torch.zeros(4, len(self._weights), dtype=torch.float64, device=self._weights[0].device)
+        self._numbers_there: list[tuple[float, ...]] = []
         self.set_rates(settings.lr)
 
     def set_rates(self, lr: float, phase: Phase = EVERY_EPOCH) -> None:
         """The rates of the next steps, from that of the schedule and the phase under way; velocities keep their length."""
         self.param_groups = group_parameters(self._named.items(), self._settings, phase, lr)
+        rules: dict[torch.Tensor, tuple[float, ...]] = {
+            weight: (group["lr"], group["momentum"], group["weight_decay"], 1.0)
+            for group in self.param_groups
+            for weight in group["params"]
+        }
+        numbers = [rules.get(weight, (0.0, 0.0, 0.0, 0.0)) for weight in self._weights]
+        if numbers != self._numbers_there:
+            host = torch.tensor(numbers, dtype=torch.float64).t()
+            self._numbers.copy_(host.pin_memory() if self._numbers.is_cuda else host, non_blocking=True)
+            self._numbers_there = numbers
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """One step along the gradients that the parameters hold."""
+    def step(self, finite: torch.Tensor | None = None) -> None:  # type: ignore[override]
+        """One step along the gradients that the parameters hold; none where the scalar `finite` is 0."""
+        weights, none = self._weights, self._weights[0].new_empty(0)
+        gradients = [none if weight.grad is None else weight.grad for weight in weights]
+        velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
+        copies = [copy.tensor if copy else none for copy in self._copies]
+        self._update(weights, velocities, gradients, copies, self._with_lars(), finite)
+        for copy in self._copies:
+            if copy:
+                copy.written()
+
+    def _with_lars(self) -> torch.Tensor:
+        """The numbers of `update`, with LARS's rates for those that take its steps."""
+        numbers = self._numbers
         for group in self.param_groups:
-            weights = group["params"]
-            gradients = [weight.grad for weight in weights]
-            velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
-            decay = group["weight_decay"]
             if group["trust"] is not None:
-                rates = lars_rates(weights, gradients, group["trust"], decay, self._tower_group)
-                for weight, gradient, rate in zip(weights, gradients, rates, strict=True):
-                    gradient.add_(weight, alpha=decay).mul_(rate)
-                decay = 0.0
-            update = update_fused if weights[0].is_cuda and group["momentum"] else self._update
-            update(weights, gradients, velocities, group["lr"], group["momentum"], decay)
-
-
-# Weights, gradients and velocities of the same parameters; learning rate, momentum and weight decay.
-Update = Callable[[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], float, float, float], None]
-
-
-class CompiledUpdate:
-    """The rule on a CPU in one pass over its float32 values, by as many threads as torch has.
-
-    Raises:
-        CompilerError: it cannot be compiled here.
-    """
-
-    def __init__(self) -> None:
-        self._library = load_library(Path(__file__).with_name("update.cpp"))
-        self._pool = ThreadPoolExecutor(thread_name_prefix="update")
-
-    def __call__(
-        self,
-        weights: list[torch.Tensor],
-        gradients: list[torch.Tensor],
-        velocities: list[torch.Tensor],
-        lr: float,
-        momentum: float,
-        decay: float,
-    ) -> None:
-        threads = torch.get_num_threads()
-        numbers = [ctypes.c_float(number) for number in (lr, momentum, decay)]
-        for weight, gradient, velocity in zip(weights, gradients, velocities, strict=True):
-            assert weight.is_contiguous()
-            assert weight.dtype == torch.float32
-            gradient = gradient.contiguous()
-            pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (weight, velocity, gradient)]
-            bounds = [ctypes.c_int64(weight.numel() * i // threads) for i in range(threads + 1)]
-            work = [(*pointers, *numbers, first, last) for first, last in pairwise(bounds)]
-            if threads == 1:
-                self._library.update(*work[0])
-            else:
-                list(self._pool.map(lambda arguments: self._library.update(*arguments), work))
-
-
-def update_in_blocks(
-    weights: list[torch.Tensor],
-    gradients: list[torch.Tensor],
-    velocities: list[torch.Tensor],
-    lr: float,
-    momentum: float,
-    decay: float,
-) -> None:
-    """The rule on a CPU, a few rows at a time; an element is rounded alike whatever rows a process holds.
-
-    torch's fused kernel for CPUs rounds the last few elements of a tensor otherwise, so that a half would differ from the whole.
-    """
-    for triple in zip(weights, gradients, velocities, strict=True):
-        rows = max(1, _BLOCK * len(triple[0]) // triple[0].numel())
-        for weight, gradient, velocity in zip(*(tensor.split(rows) for tensor in triple), strict=True):
-            velocity.mul_(momentum).add_(weight, alpha=-lr * decay).add_(gradient, alpha=-lr)
-            weight.add_(velocity)
-
-
-def update_fused(
-    weights: list[torch.Tensor],
-    gradients: list[torch.Tensor],
-    velocities: list[torch.Tensor],
-    lr: float,
-    momentum: float,
-    decay: float,
-) -> None:
-    """The rule in torch's fused kernel, all parameters at once; momentum must not be 0.
-
-    The kernel does v <- momentum v + (1 - dampening) (gradient + weight_decay w), w <- w - lr v.
-    """
-    sgd(
-        weights, gradients, list(velocities), fused=True, weight_decay=decay, momentum=momentum, lr=-1.0, dampening=1 + lr,
-        nesterov=False, maximize=False,
-    )  # fmt: skip
+                weights = group["params"]
+                rates = lars_rates(
+                    weights, [weight.grad for weight in weights], group["trust"], group["weight_decay"], self._tower_group
+                )
+                numbers = numbers.clone() if numbers is self._numbers else numbers
+                for weight, rate in zip(weights, rates, strict=True):
+                    numbers[0, self._places[weight]] *= rate
+        return numbers
 
 
 def lars_rates(
@@ -151,28 +99,33 @@ def lars_rates(
     decay: float,
     tower_group: dist.ProcessGroup | None,
 ) -> torch.Tensor:
-    """trust |w| / (|gradient| + decay |w|) of each whole parameter, or 1 where either norm is 0: [parameters], of their dtype."""
+    """trust |w| / (|gradient| + decay |w|) of each whole parameter, or 1 where either norm is 0: float64 [parameters]."""
     squares = torch.stack([_squared_norm(tensor) for tensor in (*weights, *gradients)])
     if tower_group is not None:
         dist.all_reduce(squares, group=tower_group)
     weight_norms, gradient_norms = squares.sqrt().chunk(2)
     rates = trust * weight_norms / (gradient_norms + decay * weight_norms)
-    return torch.where((weight_norms > 0) & (gradient_norms > 0), rates, 1.0).to(weights[0].dtype)
+    return torch.where((weight_norms > 0) & (gradient_norms > 0), rates, 1.0)
 
 
 def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
     """Float64 scalar, from the norm of each row, which no layout divides: fp32 loses digits in a sum over millions."""
-    return torch.linalg.vector_norm(rows.flatten(1), dim=1).double().square().sum()
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    return torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=dtype).double().square().sum()
 
 
 def build_optimizer(
-    net: nn.Module, settings: OptimizerSettings, tower_group: dist.ProcessGroup | None = None, compiled: bool = False
+    net: nn.Module,
+    settings: OptimizerSettings,
+    tower_group: dist.ProcessGroup | None = None,
+    copies: Mapping[torch.Tensor, Copy] | None = None,
+    native: bool = False,
 ) -> MomentumSGD:
     """The optimizer of a net, or of a share of one whose other shares the processes of `tower_group` hold.
 
-    `compiled`: on a CPU, by CompiledUpdate. LARS scales weights alone.
+    The net keeps `copies` of some of its parameters. `native`: by the device's fused operation. LARS scales weights alone.
     """
-    return MomentumSGD(net, settings, tower_group, CompiledUpdate() if compiled else update_in_blocks)
+    return MomentumSGD(net, settings, tower_group, copies or {}, native)
 
 
 @dataclass

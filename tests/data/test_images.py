@@ -64,3 +64,29 @@ def test_file_that_is_gone_or_empty_is_named(root: Path) -> None:
         train.read(0)
     with pytest.raises(UserError, match=r"class0/0001\.JPEG is empty"):
         train.read(1)
+
+
+def test_tiny_imagenet_as_it_comes(tmp_path: Path) -> None:
+    for name in ("n2/images/n2_0.JPEG", "n1/images/n1_0.JPEG", "n1/images/n1_1.JPEG"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(name.encode())
+    (tmp_path / "train" / "n1" / "n1_boxes.txt").write_text("n1_0.JPEG\t0\t0\t9\t9\n")
+    images = tmp_path / "val" / "images"
+    images.mkdir(parents=True)
+    labels = {"val_0.JPEG": "n2", "val_1.JPEG": "n1", "val_10.JPEG": "n1"}
+    for name in labels:
+        (images / name).write_bytes(name.encode())
+    listed = tmp_path / "val" / "val_annotations.txt"
+    listed.write_text("".join(f"{name}\t{label}\t0\t32\t44\t62\n" for name, label in labels.items()))
+    train, val = open_folder(tmp_path)
+    assert train.classes == val.classes == ("n1", "n2")
+    assert train.labels.tolist() == [0, 0, 1]
+    assert {Path(val.name(i)).name: val.classes[val.labels[i]] for i in range(len(val))} == labels
+    assert [val.read(i).tobytes().decode() for i in range(3)] == [Path(val.name(i)).name for i in range(3)]
+
+    listed.write_text("val_0.JPEG n2\n")
+    with pytest.raises(UserError, match=r"val_annotations\.txt, line 1: there must be a file and its class"):
+        open_folder(tmp_path)
+    listed.write_text("val_0.JPEG\tn3\n")
+    with pytest.raises(UserError, match="val/n3 is a class that"):
+        open_folder(tmp_path)

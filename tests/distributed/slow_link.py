@@ -62,15 +62,15 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
     table, parallel, cpu = build_table(config["model"]), config["parallel"], torch.device("cpu")
     precision = config["precision"]["kind"]
     with join_mesh(table.towers, cpu, 300, WIRES[parallel["wire"]]) as mesh:
-        kernels = load_kernels(config["trainer"]["native"], cpu, print)
+        native = load_kernels(config["trainer"]["native"], cpu, print)
         keep_freed_memory()
-        step = training_step(table, batch, precision, mesh, kernels)
+        step = training_step(table, batch, precision, mesh, native)
         job = Job.of(table, batch, precision, parallel["wire"])
         rows: dict[str, list[dict[str, float]]] = {f"{rate:g} {way}": [] for rate in rates for way in WAYS}
         for _ in range(ROUNDS):
             limit_rate(UNSLOWED)
             mesh.crossing.overlap = True
-            machine = measure(table, batch, precision, mesh, kernels, 1, Display(rank=1))
+            machine = measure(table, batch, precision, mesh, native, 1, Display(rank=1))
             for rate in rates:
                 limit_rate(rate)
                 for way in WAYS:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet_dist.kernels.tail import Kernels
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
@@ -19,7 +18,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import set_precision
-from alexnet_dist.training.step import loss_of
+from alexnet_dist.training.step import load_kernels, loss_of
 from tests.distributed.processes import run_processes
 
 IMAGES, SEED, STEP = 2, 5, 3
@@ -72,11 +71,11 @@ def _steps(overrides: list[str], batch: int) -> list[tuple[int, int, float, Grad
     """One process's replica, share, loss and gradients: by torch's own operations, then by those compiled here."""
     table = _table(overrides)
     with join_mesh(table.towers, CPU, timeout=120) as mesh:
-        return [_step(table, mesh, kernels, batch) for kernels in (None, Kernels())]
+        return [_step(table, mesh, native, batch) for native in (False, load_kernels("on", CPU, print))]
 
 
-def _step(table: Table, mesh: Mesh, kernels: Kernels | None, batch: int) -> tuple[int, int, float, Gradients]:
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, kernels)
+def _step(table: Table, mesh: Mesh, native: bool, batch: int) -> tuple[int, int, float, Gradients]:
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native)
     net.initialise(SEED)
     images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch(table, batch))
     network: nn.Module = net

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import read_metrics, read_tensors
+from tests.commands import read_metrics, read_tensors, train
 from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 
+pytestmark = pytest.mark.xdist_group("hosts")
 SETTINGS = ("tracking=none", "run.dir=run", "data.size=64", "trainer.batch_size=32", "trainer.log_every=1", "optimizer.lr=0.005")
 QUICK = ("evaluation.views=1", "trainer.validate_every=1000", "trainer.epochs=1000", "checkpoint.every=20", "parallel.threads=1")
 TIMEOUT = 10
@@ -85,7 +86,8 @@ def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
 def test_a_run_goes_on_with_one_host_when_the_other_is_gone_and_with_both_when_it_is_back(
     hosts: list[Host], few_images: Path, tmp_path: Path
 ) -> None:
-    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={few_images}", "parallel.timeout=600")
+    settings = (*SETTINGS, *QUICK, f"data.root={few_images}", "trainer.slices=2")
+    words = ("-m", "alexnet_dist.train", *settings, "parallel.timeout=600")
     logs = [tmp_path / f"{host.name}.log" for host in hosts]
 
     def start(number: int, steps: int, cwd: Path = tmp_path) -> subprocess.Popen[bytes]:
@@ -105,6 +107,10 @@ def test_a_run_goes_on_with_one_host_when_the_other_is_gone_and_with_both_when_i
     _wait_until(lambda: logs[0].read_text().count("replicas: 2,") == 2, logs)
     assert [process.wait(timeout=900) for process in (staying, returned)] == [0, 0], [log.read_text() for log in logs]
     assert _steps(tmp_path) == list(range(1, 401))
+    # With as many slices as there were replicas at most, no host that went or came has left a trace in the weights.
+    unbroken = [word for word in settings if not word.startswith("run.dir")]
+    train(*unbroken, "trainer.max_steps=400", "run.dir=unbroken", cwd=tmp_path)
+    assert read_metrics(tmp_path / "run")[-1]["weights"] == read_metrics(tmp_path / "unbroken")[-1]["weights"]
 
 
 def _steps(cwd: Path) -> list[int]:

@@ -99,3 +99,15 @@ def test_replicas_over_nodes_share_the_network_of_a_node() -> None:
     assert on_one.exposed_gradients == 0
     # Two rings, one a tower, of half the parameters each, on one cable of 1e8 bytes/s; the backward pass hides a little.
     assert over_two.exposed_gradients == pytest.approx(2 * 4 * JOB.table.parameters / 2 / 1e8, rel=0.05)
+
+
+def test_slices_need_less_memory_for_maps_and_more_for_gradients() -> None:
+    whole, four = (predict(replace(JOB, slices=slices), MACHINE, ONE, "wait") for slices in (1, 4))
+    assert four.step == pytest.approx(whole.step)
+    gradients = 2 * 4 * JOB.table.parameters  # two slices' sum and another's beside the one under way
+    held = 3 * 4 * JOB.table.parameters
+    assert four.memory - held - gradients == pytest.approx((whole.memory - held) / 4)
+    # Of two slices each the replicas exchange gradients behind the second alone, half as long a time.
+    one_each, two_each = (predict(replace(JOB, slices=slices), MACHINE, TWO_NETS, "wait") for slices in (2, 4))
+    assert two_each.exposed_gradients >= one_each.exposed_gradients
+    assert two_each.gradient_bytes == one_each.gradient_bytes

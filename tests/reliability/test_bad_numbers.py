@@ -31,13 +31,14 @@ def _places() -> list[str]:
         table = build_table(compose("train", [])["model"])
         net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
         images = torch.randn(2, 3, table.input_size, table.input_size)
+        inputs = [(images, torch.zeros(2, dtype=torch.int64), DropoutKey(0, 1))]
         for layer, tower in (("fc7", 0), ("conv4", 1)):
             net.initialise(0)
             if mesh.share == tower:
                 net.get_submodule(layer).bias.data[0] = torch.nan
-            found.append(where_it_began(net, images, DropoutKey(0, 1), mesh, set_precision("fp32", cpu)))
+            found.append(where_it_began(net, inputs, mesh, set_precision("fp32", cpu)))
         images[0, 0, 0, 0] = torch.inf
-        found.append(where_it_began(net, images, DropoutKey(0, 1), mesh, set_precision("fp32", cpu)))
+        found.append(where_it_began(net, inputs, mesh, set_precision("fp32", cpu)))
     return found
 
 

@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
@@ -70,14 +68,12 @@ def _activity() -> tuple[dict[str, Any], bool]:
         for name, parameter in net.named_parameters():
             whole = _parameters()[name]
             parameter.data.copy_(whole[share.rows(len(whole))])
-        network: nn.Module = net
-        if mesh.layout.replicas > 1:
-            network = DistributedDataParallel(net, process_group=mesh.replica_group)
         images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch())
         activity = Activity(net, mesh)
 
         def step() -> None:
-            loss_of(network, images, labels, DropoutKey(0, 0), mesh, set_precision("fp32", cpu))[0].backward()
+            loss, _ = loss_of(net, images, labels, DropoutKey(0, 0), mesh, set_precision("fp32", cpu))
+            (loss / mesh.layout.replicas).backward()
 
         with activity.watching():
             step()

@@ -3,14 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torchvision.models import alexnet
 
+from alexnet_dist import export
 from alexnet_dist import train as train_command
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
+from alexnet_dist.formats.layouts import from_torchvision, to_caffe
+from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
+from alexnet_dist.training.initial import choose_layers
 from tests.commands import read_metrics, read_tensors, train
 
 # A rate at which no weight moves by more than a float's last bit.
@@ -60,10 +67,56 @@ def test_of_a_list_only_those_are_taken_and_a_run_once_begun_goes_on_by_itself(
     assert "resumed from run/checkpoints/step-00000001" in again.stdout
 
 
+def test_fine_tuning_from_an_export_moves_all_but_the_frozen_layer(source: Path, drawn_images: Path, tmp_path: Path) -> None:
+    export.run(compose("export", [f"checkpoint={source}", "format=safetensors", f"output={tmp_path / 'net.safetensors'}"]))
+    words = ("experiment=finetune", "model=tiny", "data.size=64", "model.layers.fc8.filters=10", "trainer.batch_size=16")
+    more = ("trainer.max_steps=2", "trainer.log_every=1", "evaluation.views=1", "data.statistics_images=200", "optimizer.lr=0.01")
+    done = train(*words, *more, f"data.root={drawn_images}", "init_from=net.safetensors", "run.dir=run", cwd=tmp_path)
+    assert "from net.safetensors: conv1, conv2, conv3, conv4, conv5, fc6, fc7; begun anew: fc8" in done.stdout
+    theirs, ours = read_tensors(source), read_tensors(tmp_path / "run")
+    assert ours["net.fc8.weight"].shape == (10, 256)
+    for name in ("conv1.weight", "conv1.bias"):
+        assert torch.equal(ours[f"net.{name}"], theirs[f"net.{name}"]), "frozen"
+        assert not ours[f"momentum.{name}"].any()
+    for name in ("conv2.weight", "fc7.weight"):
+        moved = (ours[f"net.{name}"] - theirs[f"net.{name}"]).norm() / theirs[f"net.{name}"].norm()
+        assert 0 < moved < 0.2, name
+
+
+def test_torchvision_s_and_caffe_s_layers_with_another_last_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = alexnet(weights=None, num_classes=7).state_dict()
+    torch.save(theirs, tmp_path / "alexnet.pth")
+    table = build_table(compose("train", ["model=torchvision"])["model"])
+    source, taken = choose_layers(str(tmp_path / "alexnet.pth"), None, table)
+    assert taken == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
+    parameters = read_layers(source, table, "init_from")
+    below = {name: array for name, array in theirs.items() if "classifier.6" not in name}
+    whole = from_torchvision(alexnet(weights=None).state_dict() | below, table)
+    for layer in taken:
+        assert torch.equal(parameters[f"{layer}.weight"], whole[f"{layer}.weight"]), layer
+
+    table = build_table(compose("train", ["model=tiny"])["model"])
+    net = Net(build_table(compose("train", ["model=tiny", "model.layers.fc8.filters=12"])["model"]))
+    net.initialise(3)
+    ours = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    np.savez(tmp_path / "net.npz", **{name: array.numpy() for name, array in to_caffe(ours, net.table).items()})
+    source, taken = choose_layers(str(tmp_path / "net.npz"), None, table)
+    assert taken == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
+    for name, array in read_layers(source, table, "init_from").items():
+        assert torch.equal(array, ours[name]), name
+
+
+def test_fine_tuning_needs_something_to_begin_with() -> None:
+    with pytest.raises(UserError, match="init_from is not: name the run or the weights"):
+        check_settings(compose("train", ["experiment=finetune", "data.root=images"]))
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
         (["init_from=nowhere"], ["init_from=nowhere", "no checkpoint"]),
+        (["init_from=FILE"], ["init_from=", "net.txt must end in one of .npz"]),
         (["init_layers=[conv1]"], ["init_layers", "init_from"]),
         (["init_from=SOURCE", "resume=SOURCE"], ["resume", "init_from", "give one"]),
         (["init_from=SOURCE", "init_layers=[conv9]"], ["conv9", "conv1, conv2"]),
@@ -79,7 +132,8 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     words: list[str], parts: list[str], source: Path, drawn_images: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    given = [word.replace("SOURCE", str(source)) for word in words]
+    (tmp_path / "net.txt").write_text("no weights")
+    given = [word.replace("SOURCE", str(source)).replace("FILE", str(tmp_path / "net.txt")) for word in words]
     config: dict[str, Any] = compose("train", [f"data.root={drawn_images}", f"run.dir={run_dir}", "tracking=none", *given])
     with pytest.raises(UserError) as refused:
         train_command.prepare_start(config, None)

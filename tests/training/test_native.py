@@ -11,15 +11,15 @@ SETTINGS = ("data.size=64", "trainer.batch_size=16", "trainer.max_steps=40", "op
 
 
 @pytest.fixture(scope="module")
-def compiled(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compiled")
-    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "trainer.native=on", cwd=folder)
+    train(*SETTINGS, f"data.root={few_images}", "run.dir=run", "trainer.native=on", cwd=folder)
     return folder / "run"
 
 
 @pytest.mark.slow
-def test_nothing_compiled_gives_the_same_run_within_rounding(compiled: Path, drawn_images: Path, tmp_path: Path) -> None:
-    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "trainer.native=off", cwd=tmp_path)
+def test_nothing_compiled_gives_the_same_run_within_rounding(compiled: Path, few_images: Path, tmp_path: Path) -> None:
+    train(*SETTINGS, f"data.root={few_images}", "run.dir=run", "trainer.native=off", cwd=tmp_path)
     ours, theirs = (
         [record["loss"] for record in read_metrics(run) if record["kind"] == "train"] for run in (compiled, tmp_path / "run")
     )
@@ -31,16 +31,16 @@ def test_nothing_compiled_gives_the_same_run_within_rounding(compiled: Path, dra
 
 
 @pytest.mark.slow
-def test_waiting_for_what_travels_gives_the_same_bits(compiled: Path, drawn_images: Path, tmp_path: Path) -> None:
-    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "parallel.overlap=false", cwd=tmp_path)
+def test_waiting_for_what_travels_gives_the_same_bits(compiled: Path, few_images: Path, tmp_path: Path) -> None:
+    train(*SETTINGS, f"data.root={few_images}", "run.dir=run", "parallel.overlap=false", cwd=tmp_path)
     expected = read_tensors(tmp_path / "run")
     for name, tensor in read_tensors(compiled).items():
         assert (tensor == expected[name]).all(), name
 
 
 @pytest.mark.slow
-def test_maps_that_travel_as_bfloat16_are_half_the_bytes(compiled: Path, drawn_images: Path, tmp_path: Path) -> None:
-    train(*SETTINGS, f"data.root={drawn_images}", "run.dir=run", "parallel.wire=bf16", cwd=tmp_path)
+def test_maps_that_travel_as_bfloat16_are_half_the_bytes(compiled: Path, few_images: Path, tmp_path: Path) -> None:
+    train(*SETTINGS, f"data.root={few_images}", "run.dir=run", "parallel.wire=bf16", cwd=tmp_path)
     ours, theirs = (
         [record for record in read_metrics(run) if record["kind"] == "train"] for run in (tmp_path / "run", compiled)
     )

@@ -15,7 +15,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import set_precision
-from alexnet_dist.planning.probe import _UPDATE
+from alexnet_dist.planning.work import UPDATE as RULE
 from alexnet_dist.training.step import loss_of
 from alexnet_dist.training.timeline import SEND, UPDATE, WAITING, Timeline, seconds_by_layer
 from alexnet_dist.training.update import build_optimizer
@@ -29,7 +29,7 @@ def _watched() -> dict[str, Any]:
     with join_mesh(table.towers, torch.device("cpu"), timeout=60) as mesh:
         net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
         net.initialise(0)
-        optimizer = build_optimizer(net, _UPDATE)
+        optimizer = build_optimizer(net, RULE)
         timeline = Timeline(mesh)
         images, labels = torch.randn(8, 3, 56, 56), torch.arange(8)
         with timeline.watching(net):

@@ -7,15 +7,7 @@ import torch
 from torch import nn
 
 from alexnet_dist.settings import LayerRates, OptimizerSettings, Phase, ScheduleSettings
-from alexnet_dist.training.update import (
-    CompiledUpdate,
-    Schedule,
-    Update,
-    build_optimizer,
-    lars_rates,
-    update_fused,
-    update_in_blocks,
-)
+from alexnet_dist.training.update import Schedule, build_optimizer, lars_rates
 
 
 def test_steps_follow_the_paper_s_rule_across_a_change_of_rate() -> None:
@@ -116,27 +108,34 @@ def test_a_rate_that_changes_at_every_step_leaves_the_velocity_as_it_was() -> No
     assert net.weight.item() == 1 + 0.5 + (0.25 + 3)
 
 
-@pytest.mark.parametrize("update", [update_fused, CompiledUpdate()], ids=["fused", "compiled"])
-def test_other_kernels_follow_the_rule_that_the_blocks_do(update: Update) -> None:
-    generator = torch.Generator().manual_seed(1)
-    shapes = [(7, 3, 5, 5), (300, 1000), (11,)]
-    weights, gradients, velocities = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3))
-    theirs = [[tensor.clone() for tensor in tensors] for tensors in (weights, gradients, velocities)]
-    update_in_blocks(weights, gradients, velocities, lr=0.3, momentum=0.9, decay=0.01)
-    update(*theirs, 0.3, 0.9, 0.01)
-    for expected, own in zip((*weights, *velocities), (*theirs[0], *theirs[2]), strict=True):
-        assert torch.allclose(own, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("update", [update_in_blocks, CompiledUpdate()], ids=["blocks", "compiled"])
-def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(update: Update) -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(native: bool) -> None:
     generator = torch.Generator().manual_seed(2)
-    whole = [torch.randn(90, 1003, generator=generator) for _ in range(3)]
-    half = [tensor[45:].clone() for tensor in whole]
-    for weight, gradient, velocity in (whole, half):
-        update([weight], [gradient], [velocity], 0.3, 0.9, 0.01)
-    assert torch.equal(whole[0][45:], half[0])
-    assert torch.equal(whole[2][45:], half[2])
+    settings = OptimizerSettings(lr=0.3, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=1, bias_weight_decay=False)
+    weight, *gradients = (torch.randn(90, 1003, generator=generator) for _ in range(4))
+    ends = []
+    for rows in (slice(None), slice(45, None)):
+        net = nn.Linear(1003, len(weight[rows]), bias=False)
+        net.weight.data.copy_(weight[rows])
+        optimizer = build_optimizer(net, settings, native=native)
+        for gradient in gradients:
+            net.weight.grad = gradient[rows].clone()
+            optimizer.step()
+        ends.append((net.weight.data, optimizer.state[net.weight]["momentum_buffer"]))
+    for whole, half in zip(*ends, strict=True):
+        assert torch.equal(whole[45:], half)
+
+
+def test_a_step_that_is_not_finite_is_left_out() -> None:
+    settings = OptimizerSettings(lr=0.3, momentum=0.0, weight_decay=0.01, bias_lr_multiplier=1, bias_weight_decay=False)
+    net = nn.Linear(3, 2)
+    optimizer = build_optimizer(net, settings, native=True)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    for finite in (0.0, 1.0):
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, torch.nan if not finite else 1.0)
+        optimizer.step(torch.tensor(finite))
+        assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True)) == (not finite)
 
 
 def test_a_weight_or_gradient_of_zeros_takes_plain_steps_under_lars() -> None:

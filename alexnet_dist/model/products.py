@@ -1,4 +1,4 @@
-"""A layer that reads all towers, taken apart so that messages travel while there is something to compute.
+"""The products of a layer. One that reads all towers is taken apart so that messages travel while there is something to compute.
 
 A tower's output is the product with its own maps, which are here, plus the product with the others', which come meanwhile.
 Backward, the gradient that the others wait for is computed first and travels while the rest is computed. The sums are the same
@@ -6,12 +6,14 @@ where nothing travels, so that the bits do not depend on how many processes hold
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from alexnet_dist.kernels.steps import on_gpu
 from alexnet_dist.model.table import Layer
 
 
@@ -55,38 +57,81 @@ class Alone:
         return part
 
 
-def product_of_all(
-    layer: Layer, towers: range, maps: Sequence[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor, crossing: Crossing
+def products(
+    layer: Layer,
+    towers: range,
+    maps: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    crossing: Crossing,
+    copy: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
-    """The convolution or full connection of `layer` for the held `towers`, of all towers' maps.
+    """The convolution or full connection of `layer` for the held `towers`.
 
-    `maps` are the held towers' [N, C, H, W] or [N, units], `weight` and `bias` the rows of the held towers. Returns
-    [N, filters / towers, H', W'] or [N, filters / towers] for each. Under autocast the products are of its dtype.
+    `maps` are what the held towers have [N, C, H, W] or [N, units], `weight` and `bias` the rows of the held towers. Returns
+    [N, filters / towers, H', W'] or [N, filters / towers] for each. Under autocast the products are of its dtype. `copy` is the
+    weight in that dtype, where one is kept; the gradient is the weight's.
     """
+    joint = layer.reads == "all" and layer.towers > 1
+    # On a GPU that holds all towers nothing is gained by taking a product apart, but for the bits of several processes.
+    whole = joint and crossing.size == 1 and on_gpu(maps[0]) and not torch.are_deterministic_algorithms_enabled()
+    if whole:
+        maps = [_join(maps)]
     if layer.kind == "fc":
         maps = [x.flatten(1) for x in maps]
     kind = maps[0].device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        weight, bias, maps = weight.to(dtype), bias.to(dtype), [x.to(dtype) for x in maps]
-    with torch.autocast(kind, enabled=False):
-        return list(_ProductOfAll.apply(layer, towers, crossing, weight, bias, *maps))
+        narrow = {id(x): x.to(dtype) for x in maps}  # towers may read one image
+        maps, bias = [narrow[id(x)] for x in maps], bias if bias is None else bias.to(dtype)
+        weight = weight.to(dtype) if copy is None else weight
+    else:
+        copy = None
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        if joint and not whole:
+            return list(_ProductOfAll.apply(layer, towers, crossing, weight, copy, bias, *maps))
+        outputs = _OwnProducts.apply(layer, weight, copy, bias, *maps)
+    return list(outputs[0].chunk(len(towers), dim=1)) if whole else list(outputs)
+
+
+class _OwnProducts(torch.autograd.Function):
+    """Each of the maps by its part of the rows."""
+
+    @staticmethod
+    def forward(ctx, layer, weight, copy, bias, *maps):  # type: ignore[no-untyped-def]
+        used = weight if copy is None else copy
+        ctx.layer, ctx.biased = layer, bias is not None
+        ctx.save_for_backward(used, *maps)
+        biases = [None] * len(maps) if bias is None else bias.chunk(len(maps))
+        rows = zip(maps, used.chunk(len(maps)), biases, strict=True)
+        return tuple(product(layer, x, weight, bias) for x, weight, bias in rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
+        used, *maps = ctx.saved_tensors
+        rows = zip(gradients, maps, used.chunk(len(maps)), ctx.needs_input_grad[4:], strict=True)
+        parts = [_gradients(ctx.layer, gradient, x, weight, [needed, True, ctx.biased]) for gradient, x, weight, needed in rows]
+        of_maps, of_weights, of_biases = zip(*parts, strict=True)
+        return None, _stack(of_weights), None, _stack(of_biases) if ctx.biased else None, *of_maps
 
 
 class _ProductOfAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, layer, towers, crossing, weight, bias, *maps):  # type: ignore[no-untyped-def]
+    def forward(ctx, layer, towers, crossing, weight, copy, bias, *maps):  # type: ignore[no-untyped-def]
         held = len(towers)
+        used = weight if copy is None else copy
         arrival = crossing.begin([_join(maps)] * crossing.size)
-        weights = [_own_and_others(rows, layer, tower) for rows, tower in zip(weight.chunk(held), towers, strict=True)]
-        outputs = [product(layer, x, own, b) for x, (own, _), b in zip(maps, weights, bias.chunk(held), strict=True)]
+        weights = [_own_and_others(rows, layer, tower) for rows, tower in zip(used.chunk(held), towers, strict=True)]
+        biases = [None] * held if bias is None else bias.chunk(held)
+        outputs = [product(layer, x, own, b) for x, (own, _), b in zip(maps, weights, biases, strict=True)]
         by_tower = [x for share in arrival.wait() for x in share.chunk(held, dim=1)]
         by_tower[towers.start : towers.stop] = maps
         others = [_join(by_tower[:tower] + by_tower[tower + 1 :]) for tower in towers]
         for output, x, (_, rest) in zip(outputs, others, weights, strict=True):
             _add_product(output, layer, x, rest)
-        ctx.layer, ctx.towers, ctx.crossing = layer, towers, crossing
-        ctx.save_for_backward(weight, *maps, *others)
+        ctx.layer, ctx.towers, ctx.crossing, ctx.biased = layer, towers, crossing, bias is not None
+        ctx.save_for_backward(used, *maps, *others)
         return tuple(outputs)
 
     @staticmethod
@@ -113,7 +158,7 @@ class _ProductOfAll(torch.autograd.Function):
         of_weight = torch.empty_like(weight)
         for tower, gradient, x, y, rows in zip(towers, gradients, maps, others, of_weight.chunk(held), strict=True):
             _put_weight_gradient(rows, layer, tower, gradient, x, y)
-        of_bias = torch.cat([gradient.sum((0, *range(2, gradient.dim()))) for gradient in gradients])
+        sums = [gradient.sum((0, *range(2, gradient.dim()))) for gradient in gradients] if ctx.biased else []
         for tower, total in zip(towers, of_maps, strict=True):
             if tower in of_others:
                 total += of_others[tower]
@@ -121,11 +166,15 @@ class _ProductOfAll(torch.autograd.Function):
             if share != crossing.index:
                 for total, part in zip(of_maps, received.chunk(held, dim=1), strict=True):
                     total += part
-        return None, None, None, of_weight, of_bias, *of_maps
+        return None, None, None, of_weight, None, _stack(sums) if ctx.biased else None, *of_maps
 
 
 def _join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _own_and_others(rows: torch.Tensor, layer: Layer, tower: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,9 +202,7 @@ def _add_product(output: torch.Tensor, layer: Layer, x: torch.Tensor, weight: to
 def _input_gradient(layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if layer.kind == "fc":
         return gradient @ weight
-    of_padded = _convolution_gradients(layer, gradient, _padded(layer, x), weight, 0)
-    begin = 0 if layer.pad == layer.pad_end else layer.pad
-    return of_padded[:, :, begin : begin + x.shape[2], begin : begin + x.shape[3]]
+    return _unpadded(layer, _convolution_gradients(layer, gradient, _padded(layer, x), weight, 0), x)
 
 
 def _put_weight_gradient(
@@ -174,10 +221,27 @@ def _put_weight_gradient(
 
 def _convolution_gradients(layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, of: int) -> torch.Tensor:
     """The gradient of x (`of` 0) or of the weight (`of` 1)."""
-    stride, pad = [layer.stride] * 2, [_pad(layer)] * 2
+    return _convolution_backward(layer, gradient, x, weight, [of == 0, of == 1, False])[of]
+
+
+def _convolution_backward(
+    layer: Layer, gradient: torch.Tensor, padded: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
+) -> list[torch.Tensor]:
+    stride, pad, sizes = [layer.stride] * 2, [_pad(layer)] * 2, [len(weight)] if wanted[2] else None
     return torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, pad, [1, 1], False, [0, 0], 1, [of == 0, of == 1, False]
-    )[of]
+        gradient, padded, weight, sizes, stride, pad, [1, 1], False, [0, 0], 1, wanted
+    )
+
+
+def _gradients(
+    layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
+) -> list[torch.Tensor | None]:
+    """Those of x, of the weight and of the bias that are wanted."""
+    if layer.kind == "fc":
+        of_x = gradient @ weight if wanted[0] else None
+        return [of_x, gradient.t() @ x, gradient.sum(0) if wanted[2] else None]
+    of_x, of_weight, of_bias = _convolution_backward(layer, gradient, _padded(layer, x), weight, wanted)
+    return [of_x if of_x is None else _unpadded(layer, of_x, x), of_weight, of_bias]
 
 
 def _pad(layer: Layer) -> int:
@@ -187,3 +251,8 @@ def _pad(layer: Layer) -> int:
 
 def _padded(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     return x if layer.pad == layer.pad_end else F.pad(x, (layer.pad, layer.pad_end, layer.pad, layer.pad_end))
+
+
+def _unpadded(layer: Layer, of_padded: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    begin = 0 if layer.pad == layer.pad_end else layer.pad
+    return of_padded[:, :, begin : begin + x.shape[2], begin : begin + x.shape[3]]

@@ -1,0 +1,50 @@
+"""From uint8 crops to training images as one operation, `alexnet::preprocess`: in plain torch, and one kernel for GPUs."""
+
+import torch
+from torch import Tensor
+
+
+def preprocess_by_torch(
+    crops: Tensor,
+    mean: Tensor,
+    y: Tensor,
+    x: Tensor,
+    mirror: Tensor,
+    colour: Tensor | None,
+    eigenvectors: Tensor,
+    deviations: Tensor,
+    divisor: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Images [N, 3, crop, crop] of `dtype`, channels last: crops (uint8, channels last) less the mean image float32
+    [3, size, size], cropped from y, x (int64 [N]) on and mirrored where `mirror` (bool [N]) says so.
+
+    With `colour` float32 [N, 3] plus [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors in columns, l the deviations and
+    a an image's colour, the whole over `divisor`.
+    """
+    steps = torch.arange(crops.shape[2], device=crops.device)
+    rows = y[:, None] + steps
+    columns = x[:, None] + torch.where(mirror[:, None], crops.shape[2] - 1 - steps, steps)
+    mean_of_pixels = mean.permute(1, 2, 0).contiguous()
+    images = crops.permute(0, 2, 3, 1) - mean_of_pixels[rows[:, :, None], columns[:, None, :]]
+    if colour is not None:
+        noise = (eigenvectors * (colour * deviations)[:, None, :]).sum(dim=2)
+        images += noise[:, None, None, :]
+        if divisor != 1:
+            images /= divisor
+    return images.permute(0, 3, 1, 2).to(dtype)
+
+
+preprocess = torch.library.custom_op("alexnet::preprocess", preprocess_by_torch, mutates_args=())
+
+
+@preprocess.register_kernel("cuda")
+def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
+    from alexnet_dist.kernels.cuda import preprocess
+
+    return preprocess.preprocess(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype)
+
+
+@preprocess.register_fake
+def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
+    return torch.empty_like(crops, dtype=dtype, memory_format=torch.channels_last)

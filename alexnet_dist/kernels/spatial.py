@@ -1,0 +1,47 @@
+"""The response norm over a window of the same map as one operation, `alexnet::spatial_norm`, on a GPU; differentiable."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_dist.kernels.tail import empty_maps
+
+
+@torch.library.custom_op("alexnet::spatial_norm", mutates_args=(), device_types="cuda")
+def spatial_norm(x: Tensor, norm: list[float]) -> tuple[Tensor, Tensor]:
+    """Maps [N, C, H, W] -> normed (`norms.spatial_norm`; `norm` is [size, alpha, beta, k]), and float32 scales."""
+    from alexnet_dist.kernels.cuda import spatial_norm
+
+    return spatial_norm.forward(x, norm)
+
+
+@torch.library.custom_op("alexnet::spatial_norm_backward", mutates_args=(), device_types="cuda")
+def _spatial_norm_backward(gradient: Tensor, x: Tensor, scale: Tensor, norm: list[float]) -> Tensor:
+    from alexnet_dist.kernels.cuda import spatial_norm
+
+    return spatial_norm.backward(gradient, x, scale, norm)
+
+
+@spatial_norm.register_fake
+def _(x, norm):  # type: ignore[no-untyped-def]
+    return empty_maps(x, []), empty_maps(x, []).float()
+
+
+@_spatial_norm_backward.register_fake
+def _(gradient, x, scale, norm):  # type: ignore[no-untyped-def]
+    return empty_maps(x, [])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, ctx.norm = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, output[1])
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    return _spatial_norm_backward(gradient, *ctx.saved_tensors, ctx.norm), None
+
+
+spatial_norm.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,64 @@
+"""An activation and dropout as one operation, `alexnet::activate`, on a GPU; differentiable."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_dist.kernels.dropout import WORD, Masks, mix, threshold
+from alexnet_dist.kernels.tail import empty_maps
+
+
+def activate(x: Tensor, bias: Tensor | None, activation: str, p: float | None, masks: Masks | None) -> Tensor:
+    """Maps [N, C, H, W] (-> channels last) or units [N, C], with `bias` float32 [C] added: relu, tanh, sigmoid or "" of them, and
+    what `masks` drop with probability p."""
+    if masks is None or not p:
+        return _activate(x, bias, activation, [], None)
+    said = [mix(masks.seed & WORD), masks.first_row, masks.first_unit, threshold(p), masks.layer]
+    return _activate(x, bias, activation, said, torch.as_tensor(masks.step, device=x.device))
+
+
+@torch.library.custom_op("alexnet::activate", mutates_args=(), device_types="cuda")
+def _activate(x: Tensor, bias: Tensor | None, activation: str, masks: list[int], step: Tensor | None) -> Tensor:
+    from alexnet_dist.kernels.cuda import units
+
+    return units.forward(x, bias, activation, masks, step)
+
+
+@torch.library.custom_op("alexnet::activate_backward", mutates_args=(), device_types="cuda")
+def _activate_backward(
+    gradient: Tensor, y: Tensor, biased: bool, activation: str, masks: list[int], step: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of bias (empty where there is none), from what `activate` gave."""
+    from alexnet_dist.kernels.cuda import units
+
+    return units.backward(gradient, y, biased, activation, masks, step)
+
+
+def _empty(x: Tensor) -> Tensor:
+    return empty_maps(x, []) if x.dim() == 4 else x.new_empty(x.shape)
+
+
+@_activate.register_fake
+def _(x, bias, activation, masks, step):  # type: ignore[no-untyped-def]
+    return _empty(x)
+
+
+@_activate_backward.register_fake
+def _(gradient, y, biased, activation, masks, step):  # type: ignore[no-untyped-def]
+    return _empty(y), y.new_empty(y.shape[1] if biased else 0, dtype=torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, bias, ctx.activation, ctx.masks, step = inputs
+    ctx.biased = bias is not None
+    ctx.save_for_backward(output, step)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    y, step = ctx.saved_tensors
+    of_x, of_bias = _activate_backward(gradient, y, ctx.biased, ctx.activation, ctx.masks, step)
+    return of_x, of_bias if ctx.biased else None, None, None, None
+
+
+_activate.register_autograd(_backward, setup_context=_keep)
