@@ -1,10 +1,12 @@
 """A training that runs while the test does something to it."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,25 +72,34 @@ class Started:
 
 
 @contextmanager
-def started(command: tuple[str, ...], *words: str, cwd: Path, stdout: int | None = None) -> Iterator[Started]:
+def started(
+    command: tuple[str, ...], *words: str, cwd: Path, stdout: int | None = None, terminal: int | None = None
+) -> Iterator[Started]:
     """`command` with the words and run.dir=run, without W&B, in a process group of its own; ended when the test is.
 
-    Its output goes to a log, or its standard output to another file.
+    Its output goes to a log, or its standard output to another file, or all to a terminal that becomes its own.
     """
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     environment |= {"ALEXNET_DIST_TEST": (marker := f"{cwd}-{time.monotonic_ns()}"), "OMP_NUM_THREADS": "1"}
     log = cwd / "log"
+
+    def preexec() -> None:
+        # A shell starts background jobs with SIGINT ignored, and that would be inherited.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
     with log.open("ab") as output:
         process = subprocess.Popen(
             [*command, "tracking=none", "run.report=false", "run.dir=run", *words],
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=output if stdout is None else stdout,
-            stderr=output,
-            process_group=0,
-            # A shell starts background jobs with SIGINT ignored, and that would be inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            stdout=next(file for file in (terminal, stdout, output) if file is not None),
+            stderr=output if terminal is None else terminal,
+            process_group=0 if terminal is None else None,
+            start_new_session=terminal is not None,
+            preexec_fn=preexec,
         )
     run = Started(process, log, cwd / "run", marker)
     try:

@@ -1,12 +1,10 @@
 """Signals end a run at a step boundary, with a checkpoint from which it goes on as if it had not been stopped."""
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import termios
 import threading
 import time
 from contextlib import suppress
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import kills
-from tests.reliability.started import PLAIN, TORCHRUN, Started, started
+from tests.reliability.started import PLAIN, TORCHRUN, started
 
 
 @pytest.mark.slow
@@ -71,21 +69,10 @@ def test_a_second_ctrl_c_leaves_at_once(few_images: Path, tmp_path: Path) -> Non
 
 def test_when_its_terminal_closes_a_run_is_saved(few_images: Path, tmp_path: Path) -> None:
     ours, terminal = os.openpty()
-    words = ("tracking=none", "run.report=false", "run.dir=run", *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000")
-    with subprocess.Popen(
-        [*PLAIN, *words],
-        cwd=tmp_path,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env={**os.environ, "ALEXNET_DIST_TEST": (marker := str(tmp_path)), "TERM": "xterm"},
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
-    ) as process:
+    words = (*kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000")
+    with started(PLAIN, *words, cwd=tmp_path, terminal=terminal) as run:
         os.close(terminal)
-        shown = threading.Thread(target=_read_all, args=(ours,), daemon=True)  # or the terminal's buffer fills
-        shown.start()
-        run = Started(process, tmp_path / "no log", tmp_path / "run", marker)
+        threading.Thread(target=_read_all, args=(ours,), daemon=True).start()  # or the terminal's buffer fills
         run.wait_for_step(3)
         os.close(ours)
         assert run.end() == 128 + signal.SIGHUP
