@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import check
 from alexnet_dist.model.table import Table
-from alexnet_dist.settings import ScheduleSettings, Settings, check
+from alexnet_dist.settings import ScheduleSettings, Settings
 
 
 def check_settings(config: Mapping[str, Any]) -> Settings:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.files import check_new, write_new
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.parallel.mesh import join_mesh, plan_layout
@@ -27,7 +28,7 @@ from alexnet_dist.results.predictions import predict_split
 from alexnet_dist.results.submission import plan_submission
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
 from alexnet_dist.results.validation import Voter, measure
-from alexnet_dist.settings import FilePath, Positive, PrecisionSettings, check, strict
+from alexnet_dist.settings import PrecisionSettings
 from alexnet_dist.tracking.display import Display, validation_figures
 from alexnet_dist.training.inputs import open_images, validation_feed
 

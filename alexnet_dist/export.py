@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist import __version__
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.files import check_new, publish_new
 from alexnet_dist.formats import module
 from alexnet_dist.formats.arrays import need, read_arrays
@@ -29,7 +30,6 @@ from alexnet_dist.formats.safetensors_file import WholeNet, save_tensors, whole_
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
-from alexnet_dist.settings import FilePath, check, strict
 
 TOLERANCE = 1e-4  # of logits; where they reach beyond 1, of the largest
 

@@ -20,13 +20,13 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.files import check_new, write_new
 from alexnet_dist.formats.arrays import need
 from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
-from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validation_feed
 

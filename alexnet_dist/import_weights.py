@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist.checks import check_net
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.files import check_new, publish_new
 from alexnet_dist.formats.arrays import read_arrays
 from alexnet_dist.formats.caffemodel import read_mean
@@ -27,7 +28,7 @@ from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.settings import FilePath, Settings, check, strict
+from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
 from alexnet_dist.training.meter import ErrorCount

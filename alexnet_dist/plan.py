@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from alexnet_dist import text
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import Positive, PowerOfTwo, check, strict
 from alexnet_dist.launching.commands import command, worker
 from alexnet_dist.launching.outer import outer_launcher
 from alexnet_dist.launching.processes import start_processes
@@ -22,7 +23,7 @@ from alexnet_dist.parallel.process import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
-from alexnet_dist.settings import ParallelSettings, Positive, PowerOfTwo, PrecisionSettings, check, strict
+from alexnet_dist.settings import ParallelSettings, PrecisionSettings
 from alexnet_dist.text import duration
 
 _WIDTH = 132  # of the table: a narrow terminal may fold its lines, but no figure is cut

@@ -27,11 +27,11 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist.data.packed import SKIPPED, SPLITS
 from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.packing.output_folder import begin, locked, publish, refuse_foreign_folder, write_skipped
 from alexnet_dist.packing.shards import ShardJob, ShardRecord, make_shard, read_record, record_path, start_worker
 from alexnet_dist.packing.sources import Source, list_source
 from alexnet_dist.packing.verify import verify_files
-from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 DEFAULT_SIZE = 256

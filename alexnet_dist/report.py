@@ -10,12 +10,12 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.figures.examples import ExampleOptions
 from alexnet_dist.figures.run_files import folders_of, read_run
 from alexnet_dist.figures.run_report import read_layers, report_of_run, run_table
 from alexnet_dist.figures.sweep_report import report_of_sweep
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 

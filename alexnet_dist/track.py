@@ -13,9 +13,10 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import FilePath, TrackingSettings, check, strict
+from alexnet_dist.settings import TrackingSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.run_folder import RunFolder
 

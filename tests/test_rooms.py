@@ -10,7 +10,7 @@ PACKAGE = Path(alexnet_dist.__file__).parent
 FLOORS = (
     {"__version__", "errors", "files", "text"},
     {"model", "parallel", "kernels"},
-    {"settings", "checks", "data", "packing", "formats"},
+    {"fields", "settings", "checks", "data", "packing", "formats"},
     {"training", "results", "tracking", "launching"},
     {"figures", "planning"},
 )

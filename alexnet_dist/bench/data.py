@@ -18,10 +18,10 @@ from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, writ
 from alexnet_dist.data.images import open_split
 from alexnet_dist.data.packed import PackedImages, open_packed
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.prepare import PrepareSettings, prepare
-from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 
 

@@ -17,6 +17,7 @@ from alexnet_dist import text
 from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_rivals, waiting
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -24,7 +25,6 @@ from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores
 from alexnet_dist.planning.work import random_batch, wait_for_gpu
-from alexnet_dist.settings import FilePath, Positive, check, strict
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.meter import peak_memory
 from alexnet_dist.training.step import load_kernels

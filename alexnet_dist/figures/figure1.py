@@ -13,11 +13,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.figures.published import FIGURE_1
 from alexnet_dist.figures.run_files import jobs_of_sweep, read_run
 from alexnet_dist.kernels.steps import ACTIVATIONS
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import FilePath, check, strict
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # as in the paper: ReLU solid, tanh dashed

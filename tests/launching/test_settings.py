@@ -11,12 +11,13 @@ from alexnet_dist.bench.step import BenchStepSettings
 from alexnet_dist.errors import UserError
 from alexnet_dist.evaluate import EvaluateSettings
 from alexnet_dist.export import ExportSettings
+from alexnet_dist.fields import check
 from alexnet_dist.figures.figure1 import Figure1Settings
 from alexnet_dist.import_weights import ImportSettings
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.predict import PredictSettings
 from alexnet_dist.report import ReportSettings
-from alexnet_dist.settings import Settings, check
+from alexnet_dist.settings import Settings
 from alexnet_dist.track import TrackSettings
 
 PATHS = {

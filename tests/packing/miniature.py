@@ -17,11 +17,11 @@ from PIL import Image
 
 from alexnet_dist.data.packed import SPLITS
 from alexnet_dist.data.statistics import Sums
+from alexnet_dist.fields import check
 from alexnet_dist.packing.output_folder import begin, locked, publish
 from alexnet_dist.packing.shards import make_shard, read_record
 from alexnet_dist.packing.sources import list_source
 from alexnet_dist.prepare import PrepareSettings, plan_shards, what_it_is_made_of
-from alexnet_dist.settings import check
 from tests.forked import run_forked
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

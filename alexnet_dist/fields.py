@@ -1,0 +1,67 @@
+"""The kinds of values that settings have, and how a configuration is checked against a class of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from alexnet_dist.errors import UserError
+
+strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Checked = TypeVar("Checked")
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _not_empty(path: str) -> str:
+    if not path.strip():
+        raise PydanticCustomError("empty", "is empty, as a variable that is not set would leave it: name a path, or leave it out")
+    return path
+
+
+def _power_of_two(count: int) -> int:
+    if count & (count - 1):
+        raise PydanticCustomError("power", "must be a power of two, such as 1, 2, 4 or 8")
+    return count
+
+
+FilePath = Annotated[str, AfterValidator(_not_empty)]
+PowerOfTwo = Annotated[int, Field(gt=0), AfterValidator(_power_of_two)]
+
+
+def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
+    """The configuration as an instance of a settings class.
+
+    Raises:
+        UserError: an unknown or missing key, a value of the wrong kind or out of bounds; the first one is named.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
+        plain = {
+            "missing": "is not set",
+            "unexpected_keyword_argument": "is not a setting of this program",
+            "empty": first["msg"],
+        }
+        message = plain.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        raise UserError(f"{where}: {message}") from None
+
+
+def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:
+    """The parts of an error's location that are keys or positions of the configuration, not names of types tried."""
+    found: set[str] = set()
+    node: Any = config
+    for part in location:
+        if isinstance(node, Mapping):
+            found.add(str(part))
+            node = node.get(part) if part in node else None
+        elif isinstance(node, (list, tuple)) and isinstance(part, int) and part < len(node):
+            found.add(str(part))
+            node = node[part]
+    return found
