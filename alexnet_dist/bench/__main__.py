@@ -1,9 +1,10 @@
-"""python -m alexnet_dist.bench data|step [override=value ...]"""
+"""python -m alexnet_dist.bench count|data|step [override=value ...]"""
 
 import importlib
 import sys
 
 BENCHES = {
+    "count": "launches and memory traffic of a training step, without its device",
     "data": "the feed beside other ways of reading the same images",
     "step": "the training step beside other ways of taking it",
 }

@@ -1,14 +1,16 @@
 """What a step asks of its device, counted operation by operation: launches, memory traffic, times that the host waits for it."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from alexnet_dist.kernels.launches import Launches, launches
+
+PREPROCESSING, LOSS = "preprocessing", "loss"
 
 # Operations that reserve memory, or name it anew, and launch nothing.
 _NO_LAUNCH = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_fresh", "aten.set_")
@@ -27,66 +29,92 @@ class Count:
     bytes: int = 0
     synchronisations: int = 0
 
+    def add(self, other: "Count") -> None:
+        self.launches += other.launches
+        self.bytes += other.bytes
+        self.synchronisations += other.synchronisations
+
 
 class Tally(TorchDispatchMode):
-    """Counts, within it, the operations of tensors that hold nothing (`meta`), by the part of the step that `part` names.
+    """Counts, within it, the operations of tensors that hold nothing (`meta`), by the part of the step.
 
-    What the host reads of such a tensor is 1, so that a step goes on as one that is well. `fused` gives the launches of a fused
-    operation by its name; others are counted as torch's kernels for a GPU make them.
+    What the host reads of such a tensor is 1, so that a step goes on as one that is well. torch's operations are counted as its
+    kernels for a GPU make them.
     """
 
-    def __init__(self, fused: dict[str, int]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._fused = fused
-        self._parts: list[str] = []
+        self._parts = [PREPROCESSING]
         self.counts: dict[str, Count] = {}
 
     def begin(self, part: str) -> None:
+        """What follows is of this part, until its `end`; beside the parts it is PREPROCESSING before the first, and then LOSS."""
+        self._parts[0] = LOSS
         self._parts.append(part)
 
     def end(self) -> None:
         self._parts.pop()
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        self.begin(name)
-        yield
-        self.end()
-
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(function)
-        count = self.counts.setdefault(self._parts[-1] if self._parts else "", Count())
+        count = self.counts.setdefault(self._parts[-1], Count())
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if (_host_reads(name, inputs, kwargs) or _host_writes(name, inputs, kwargs)) and not kwargs.get("non_blocking"):
             count.synchronisations += 1
         if _host_reads(name, inputs, kwargs):
             return _as_read(name, inputs, kwargs)
-        made = function(*args, **kwargs)
+        made = _laid_out(name, args, function(*args, **kwargs))
         if function.is_view or name.startswith(_NO_LAUNCH):
             return made
         outputs = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
         if not any(tensor.is_meta for tensor in (*inputs, *outputs)):
             return made
-        count.launches += self._launches(function, name, args)
-        count.bytes += sum(map(_bytes, inputs[1:] if name.startswith(_WRITE_ONLY) else inputs)) + sum(map(_bytes, outputs))
+        made_by = _launches(function, name, args)
+        read = inputs[1:] if name.startswith(_WRITE_ONLY) else inputs
+        written = _written(function, args) if made is None else outputs
+        count.launches += made_by.kernels + len(made_by.copied)
+        count.bytes += sum(map(_bytes, [*read, *written, *made_by.copied, *made_by.copied]))
+        count.bytes -= sum(map(_bytes, made_by.unread))
         return made
 
-    def _launches(self, function: Any, name: str, args: Any) -> int:
-        operation = name.partition(".")[2].partition(".")[0]
-        match function.namespace, operation:
-            case "aten", "convolution":
-                return 1 + (args[2] is not None)
-            case "aten", "convolution_backward":
-                return sum(args[10])
-            case "aten", _ if operation.startswith(("_foreach_", "_fused_")):
-                blocks = sum(math.ceil(tensor.numel() / _FOREACH_CHUNK) for tensor in args[0])
-                return math.ceil(blocks / _FOREACH_BLOCKS)
-            case "c10d", "recv_":
-                return 0  # goes with the other half of its pair of messages
-            case "aten" | "c10d", _:
-                return 1
-        return self._fused[f"{function.namespace}::{operation}"]
+
+def _launches(function: Any, name: str, args: Any) -> Launches:
+    operation = name.partition(".")[2].partition(".")[0]
+    match function.namespace, operation:
+        case "alexnet", _:
+            return launches(operation, args)
+        case "aten", "convolution":
+            return Launches(1 + (args[2] is not None))
+        case "aten", "convolution_backward":
+            return Launches(sum(args[10]))
+        case "aten", _ if operation.startswith(("_foreach_", "_fused_")):
+            blocks = sum(math.ceil(tensor.numel() / _FOREACH_CHUNK) for tensor in args[0])
+            return Launches(math.ceil(blocks / _FOREACH_BLOCKS))
+        case "c10d", "recv_":
+            return Launches(0)  # goes with the other half of its pair of messages
+    return Launches(1)
+
+
+def _written(function: Any, args: Any) -> list[torch.Tensor]:
+    """What an operation that returns nothing writes, of those of its arguments that it may."""
+    written = [given for said, given in zip(function._schema.arguments, args, strict=False) if said.is_write]
+    return [leaf for leaf in tree_leaves(written) if isinstance(leaf, torch.Tensor)]
+
+
+def _laid_out(name: str, args: Any, made: Any) -> Any:
+    """As cuDNN lays out what a convolution gives, which torch cannot know of tensors without a device: as it was given."""
+    if not name.startswith("aten.convolution") or not any(_channels_last(x) for x in args[:3] if isinstance(x, torch.Tensor)):
+        return made
+
+    def laid_out(x: torch.Tensor | None) -> torch.Tensor | None:
+        return x.contiguous(memory_format=torch.channels_last) if x is not None and x.dim() == 4 else x
+
+    return tuple(map(laid_out, made)) if isinstance(made, tuple) else laid_out(made)
+
+
+def _channels_last(x: torch.Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _host_reads(name: str, inputs: list[torch.Tensor], kwargs: dict[str, Any]) -> bool:

@@ -41,24 +41,38 @@ NOT_KNOWN = np.empty(0, np.int64)
 AHEAD = 2
 
 
+# The dtypes of what is packed of a batch, and their bytes an image: labels, y, x, colour, mirror. Wide ones before narrow ones.
+_PACKED = ((torch.int64, 8), (torch.int64, 8), (torch.int64, 8), (torch.float32, 12), (torch.bool, 1))
+PACKED_BYTES = sum(size for _, size in _PACKED)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """A replica's b images of one step, on the device, in which what is not pixels lies in one piece.
+    """A replica's b images of one step, on the device.
 
     epoch, index: which batch of which epoch. samples: int64 [b], NumPy. pixels: uint8 [b, 3, crop, crop], channels last in
     memory. labels: int64 [b]. What was drawn for each image (data/sampling.py): offsets y, x int64 [b], mirror bool [b], colour
-    float32 [b, 3].
+    float32 [b, 3]. packed: what is not pixels in one piece, uint8, of which they are views.
     """
 
     epoch: int
     index: int
     samples: np.ndarray
     pixels: torch.Tensor
+    packed: torch.Tensor
     labels: torch.Tensor
     y: torch.Tensor
     x: torch.Tensor
     mirror: torch.Tensor
     colour: torch.Tensor
+
+    @classmethod
+    def of(cls, epoch: int, index: int, samples: np.ndarray, pixels: torch.Tensor, packed: torch.Tensor) -> "Batch":
+        """With the fields that are packed."""
+        images = len(pixels)
+        parts = packed.split([images * size for _, size in _PACKED])
+        labels, y, x, colour, mirror = (part.view(kind) for part, (kind, _) in zip(parts, _PACKED, strict=True))
+        return cls(epoch, index, samples, pixels, packed, labels, y, x, mirror, colour.view(images, 3))
 
     def slices(self, count: int) -> "list[Batch]":
         """Its images in so many runs of equal length, in their order."""
@@ -174,9 +188,8 @@ class TrainFeed:
         with closing(decoded):
             for pixels, step in decoded:
                 drawn, labels = step.drawn, self._images.labels[step.samples]
-                arrays = labels, drawn.y, drawn.x, drawn.colour, drawn.mirror
-                labels_here, y, x, colour, mirror = _to_device(self._device, *arrays)
-                yield Batch(step.epoch, step.index, step.samples, pixels, labels_here, y, x, mirror, colour)
+                packed = pack(labels, drawn.y, drawn.x, drawn.colour, drawn.mirror, device=self._device)
+                yield Batch.of(step.epoch, step.index, step.samples, pixels, packed)
 
 
 @dataclass(frozen=True)
@@ -266,22 +279,17 @@ class ValidationFeed:
                     if real:
                         pixels[:real] = next(decoded)[0]
                 labels = np.where(samples >= 0, self._images.labels[samples], -1)
-                yield _Validated(pixels, *_to_device(self._device, labels, samples))
+                yield _Validated(pixels, *pack(labels, samples, device=self._device).view(torch.int64).chunk(2))
 
 
 def _rows(count: int, number: int) -> slice:
     return slice(number * count, (number + 1) * count)
 
 
-def _to_device(device: torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
-    """The arrays as tensors on the device, for which all are copied at once; wider elements go before narrower ones."""
+def pack(*arrays: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The bytes of the arrays one after another, uint8, copied to the device at once."""
     whole = torch.from_numpy(np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]))
-    if device.type == "cuda":
-        whole = whole.pin_memory().to(device, non_blocking=True)
-    return [
-        part.view(torch.from_numpy(array[:0]).dtype).view(array.shape)
-        for part, array in zip(whole.split([array.nbytes for array in arrays]), arrays, strict=True)
-    ]
+    return whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole
 
 
 def _exchanged(batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> Generator[Item, None, None]:

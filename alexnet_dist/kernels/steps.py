@@ -51,7 +51,13 @@ class Step:
     @property
     def adds_bias(self) -> bool:
         """Whether a GPU's operation adds a bias on the way."""
-        return self.in_one_pass or bool(self.activation) or self.dropout is not None
+        return self.in_one_pass or self.each_value
+
+    @property
+    def each_value(self) -> bool:
+        """Whether it is done to each value by itself, so that maps may be done together."""
+        beside = self.norm, self.max_pool, self.spatial_norm, self.avg_pool
+        return not any(beside) and (bool(self.activation) or self.dropout is not None)
 
 
 # What may stand in a step before each of its fields.

@@ -87,6 +87,12 @@ def _windows(side: int, kernel: int, stride: int, pad: int, ceil: int) -> int:
     return windows - ((windows - 1) * stride >= side + pad)  # the last one begins within the map
 
 
+def lies_in_pixels(x: Tensor) -> bool:
+    """Whether the pixels of maps follow one another at one distance, each with its channels side by side."""
+    image, channel, row, column = x.stride()
+    return channel == 1 and row == column * x.shape[3] and image == row * x.shape[2] and column >= x.shape[1]
+
+
 # ------------------------------------------------------------------------------------------------------------------ on a CPU
 
 

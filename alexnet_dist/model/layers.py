@@ -9,7 +9,7 @@ from torch import nn
 from alexnet_dist.kernels.steps import Step, by_torch, follow, join, on_gpu
 from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
-from alexnet_dist.model.products import Crossing, products
+from alexnet_dist.model.products import Crossing, products, together
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
 
@@ -61,6 +61,13 @@ class TowerLayer(nn.Module):
         for step in self._steps:
             if isinstance(step, Operation):
                 maps = self._norm_across_towers(step, maps, crossing)
+                continue
+            whole = together(maps)
+            if bias_follows and whole is not None and step.each_value and not self.watch:
+                masks = key.masks(self.position, self.towers.start * maps[0].shape[1]) if key else None
+                added = None if biases[0] is None else self.bias
+                maps = list(follow(whole, step, self._native, added, masks).chunk(len(maps), dim=1))
+                biases = [None] * len(maps)
                 continue
             for held, (x, bias, tower) in enumerate(zip(maps, biases, self.towers, strict=True)):
                 masks = key.masks(self.position, tower * x.shape[1]) if key else None

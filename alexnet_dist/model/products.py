@@ -73,13 +73,16 @@ def products(
     weight in that dtype, where one is kept; the gradient is the weight's.
     """
     joint = layer.reads == "all" and layer.towers > 1
-    # On a GPU that holds all towers nothing is gained by taking a product apart, but for the bits of several processes.
-    whole = joint and crossing.size == 1 and on_gpu(maps[0]) and not torch.are_deterministic_algorithms_enabled()
+    # On a GPU that holds all towers nothing is gained by taking a product apart, but for the bits of several processes. Maps that
+    # lie together anyway are convolved at once, tower by tower.
+    alone = crossing.size == 1 and on_gpu(maps[0]) and not torch.are_deterministic_algorithms_enabled()
+    beside = layer.kind == "conv" and layer.reads == "own" and layer.towers > 1 and together(maps) is not None
+    whole = alone and (joint or beside)
     if whole:
         maps = [_join(maps)]
     if layer.kind == "fc":
         maps = [x.flatten(1) for x in maps]
-    kind = maps[0].device.type
+    kind = "cuda" if maps[0].is_meta else maps[0].device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         narrow = {id(x): x.to(dtype) for x in maps}  # towers may read one image
@@ -169,8 +172,24 @@ class _ProductOfAll(torch.autograd.Function):
         return None, None, None, of_weight, None, _stack(sums) if ctx.biased else None, *of_maps
 
 
+def together(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The tensor that the parts are cut from, if they are all of it, along dimension 1 in their order. None too where somebody
+    watches a part's gradient, which would not pass there."""
+    if len(parts) == 1:
+        return parts[0]
+    whole, channel = parts[0]._base, 0
+    if whole is None or any(part._base is not whole or part._backward_hooks for part in parts):
+        return None
+    for part in parts:
+        if part.stride() != whole.stride() or part.storage_offset() != whole.storage_offset() + channel * whole.stride(1):
+            return None
+        channel += part.shape[1]
+    return whole if channel == whole.shape[1] else None
+
+
 def _join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+    whole = together(parts)
+    return torch.cat(list(parts), dim=1) if whole is None else whole
 
 
 def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -189,7 +208,7 @@ def product(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
     """The convolution of maps [N, C, H, W], or the full connection of [N, C, H, W] or [N, units], without what follows it."""
     if layer.kind == "fc":
         return F.linear(x.flatten(1), weight, bias)
-    return F.conv2d(_padded(layer, x), weight, bias, layer.stride, _pad(layer))
+    return F.conv2d(_padded(layer, x), weight, bias, layer.stride, _pad(layer), groups=_groups(x, weight))
 
 
 def _add_product(output: torch.Tensor, layer: Layer, x: torch.Tensor, weight: torch.Tensor) -> None:
@@ -228,9 +247,15 @@ def _convolution_backward(
     layer: Layer, gradient: torch.Tensor, padded: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
 ) -> list[torch.Tensor]:
     stride, pad, sizes = [layer.stride] * 2, [_pad(layer)] * 2, [len(weight)] if wanted[2] else None
+    groups = _groups(padded, weight)
     return torch.ops.aten.convolution_backward(
-        gradient, padded, weight, sizes, stride, pad, [1, 1], False, [0, 0], 1, wanted
+        gradient, padded, weight, sizes, stride, pad, [1, 1], False, [0, 0], groups, wanted
     )
+
+
+def _groups(x: torch.Tensor, weight: torch.Tensor) -> int:
+    """How many towers' maps x holds side by side, of which each has its own rows of the weight."""
+    return x.shape[1] // weight.shape[1]
 
 
 def _gradients(

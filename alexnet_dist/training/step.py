@@ -107,8 +107,7 @@ class Step:
         of this replica's images are guessed wrong; whether the update was done, the same on every rank. `eagerly`: operation by
         operation, for those who watch. `phase`: what the optimizer's rates were set for.
         """
-        tensors = batch.pixels, batch.labels, batch.y, batch.x, batch.mirror, batch.colour
-        loss, wrong, good = self._captured(*tensors, step, kind=(colour, phase), eagerly=eagerly)
+        loss, wrong, good = self._captured(batch.pixels, batch.packed, step, kind=(colour, phase), eagerly=eagerly)
         if self._captured.replayed:
             self._mesh.crossing.replayed()
         return loss, wrong, good
@@ -123,17 +122,19 @@ class Step:
             yield images, part.labels, DropoutKey(self._seed, step, first_row)
             first_row += len(part.labels)
 
-    def _whole(self, *tensors: torch.Tensor, kind: tuple[bool, Phase]) -> tuple[torch.Tensor, ...]:
+    def _whole(
+        self, pixels: torch.Tensor, packed: torch.Tensor, step: torch.Tensor, kind: tuple[bool, Phase]
+    ) -> tuple[torch.Tensor, ...]:
         """The step of what `take` has: nothing of it is read on the host."""
-        *of_batch, step = tensors
         losses, wrong = [], []
-        for images, labels, key in self.inputs(Batch(0, 0, NOT_KNOWN, *of_batch), step, kind[0]):
+        for images, labels, key in self.inputs(Batch.of(0, 0, NOT_KNOWN, pixels, packed), step, kind[0]):
             loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast, self._net.native)
             losses.append(loss.detach())
             wrong.append(wrong_here)
             if len(losses) == self.slices:
                 mean = self._mean(losses)
-                self._good.logical_and_(mean.isfinite()) if self._stays_bad else self._good.copy_(mean.isfinite())
+                finite = mean < torch.inf  # false of what is no number; it is not negative
+                self._good.logical_and_(finite) if self._stays_bad else self._good.copy_(finite)
             loss.backward(self._weight.to(loss.dtype))
             self._gradients.next_slice()
         self._gradients.finish()

@@ -41,12 +41,13 @@ def named_parts(net: Net, mesh: Mesh, begin: Callable[[str], None], end: Callabl
 
         return hook
 
-    def made(layer: nn.Module, _: Any, outputs: list[torch.Tensor]) -> None:
+    def forward_ends(layer: nn.Module, _: Any, outputs: list[torch.Tensor]) -> None:
         assert isinstance(layer, TowerLayer)
         end()
         for output in outputs:
             if output.requires_grad:
-                output.register_hook(gradient_at(layer.layer.name))
+                made = output if output._base is None else output._base  # the next layer may take all towers' in one
+                made.register_hook(gradient_at(layer.layer.name))
 
     def crossing(what: str) -> None:
         if what != "arrived":
@@ -61,7 +62,7 @@ def named_parts(net: Net, mesh: Mesh, begin: Callable[[str], None], end: Callabl
     hooks: list[Any] = [register_optimizer_step_pre_hook(update), register_optimizer_step_post_hook(lambda *_: end())]
     for name, layer in net.named_children():
         hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: begin(f"{name} forward")))
-        hooks.append(layer.register_forward_hook(made))
+        hooks.append(layer.register_forward_hook(forward_ends))
     unwatched, mesh.crossing.watch = mesh.crossing.watch, crossing
     try:
         yield

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.data.feed import Batch
+from alexnet_dist.data.feed import Batch, pack
 from alexnet_dist.data.sampling import draws
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.data.views import Preprocess
@@ -28,11 +28,8 @@ def preprocess(statistics: Statistics, mean: str = "aligned", colour_divisor: fl
 def drawn_batch() -> Batch:
     drawn = draws(0, 0, np.arange(12), SIZE - CROP + 1, True)
     pixels = np.random.default_rng(1).integers(0, 256, (12, CROP, CROP, 3), dtype=np.uint8)
-    to = torch.from_numpy
-    return Batch(
-        0, 0, np.arange(12), to(pixels).permute(0, 3, 1, 2), to(np.zeros(12, np.int64)),
-        to(drawn.y), to(drawn.x), to(drawn.mirror), to(drawn.colour),
-    )  # fmt: skip
+    packed = pack(np.zeros(12, np.int64), drawn.y, drawn.x, drawn.colour, drawn.mirror, device=torch.device("cpu"))
+    return Batch.of(0, 0, np.arange(12), torch.from_numpy(pixels).permute(0, 3, 1, 2), packed)
 
 
 @pytest.mark.parametrize("colour", [True, False])

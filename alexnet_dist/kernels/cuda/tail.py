@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexnet_dist.kernels.cuda.parts import activated, inverse_power, slope, window_sum
-from alexnet_dist.kernels.tail import empty_maps
+from alexnet_dist.kernels.tail import empty_maps, lies_in_pixels
 
 _PASSES = 8  # times a program of the backward pass does its pixels, so that fewer parts of the bias's gradient are left
 
@@ -129,10 +129,8 @@ def backward(
 
 
 def in_pixels(x: Tensor) -> Tensor:
-    """Maps whose pixels follow one another at one distance, each with its channels side by side; x itself where it lies so."""
-    image, channel, row, column = x.stride()
-    lies_so = channel == 1 and row == column * x.shape[3] and image == row * x.shape[2] and column >= x.shape[1]
-    return x if lies_so else torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+    """The maps as `lies_in_pixels` has them; x itself where it lies so."""
+    return x if lies_in_pixels(x) else torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
 def _said(x: Tensor, y: Tensor, activation: str, norm: list[float], pool: list[int]) -> dict[str, int | float | str]:
