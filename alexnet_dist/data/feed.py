@@ -69,7 +69,7 @@ class Batch:
     @classmethod
     def of(cls, epoch: int, index: int, samples: np.ndarray, pixels: torch.Tensor, packed: torch.Tensor) -> "Batch":
         """With the fields that are packed."""
-        images = len(samples)
+        images = len(packed) // PACKED_BYTES
         parts = packed.split([images * size for _, size in _PACKED])
         labels, y, x, colour, mirror = (part.view(kind) for part, (kind, _) in zip(parts, _PACKED, strict=True))
         return cls(epoch, index, samples, pixels, packed, labels, y, x, mirror, colour.view(images, 3))
