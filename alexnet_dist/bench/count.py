@@ -17,6 +17,7 @@ from alexnet_dist.bench.tally import Count, Tally
 from alexnet_dist.data.feed import NOT_KNOWN, PACKED_BYTES, Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import Positive, check, strict
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -24,7 +25,7 @@ from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.imagined import imagined_mesh
 from alexnet_dist.parallel.mesh import Layout, Mesh, plan_layout
 from alexnet_dist.planning.work import UPDATE as RULE
-from alexnet_dist.settings import Positive, PrecisionSettings, TrainerSettings, check, strict
+from alexnet_dist.settings import PrecisionSettings, TrainerSettings
 from alexnet_dist.text import table as text_table
 from alexnet_dist.training.step import Step, narrow_copies
 from alexnet_dist.training.timeline import named_parts
@@ -33,7 +34,7 @@ from alexnet_dist.training.update import build_optimizer
 
 @dataclass(frozen=True, config=strict)
 class CountedProcesses:
-    processes: Positive
+    processes: Positive | Literal["auto"]
 
 
 @dataclass(frozen=True, config=strict)
@@ -54,7 +55,8 @@ def run(config: dict[str, Any]) -> None:
     """Count, and print."""
     settings = check(CountSettings, config)
     table = build_table(settings.model)
-    layout = plan_layout(settings.parallel.processes, table.towers)
+    wanted = settings.parallel.processes
+    layout = plan_layout(table.towers if isinstance(wanted, str) else wanted, table.towers)
     native = settings.native != "off"
     counts = count_step(table, settings.precision.kind, settings.batch_size, layout, native, settings.slices)
     figures = summed(counts, settings.batch_size // layout.replicas)
