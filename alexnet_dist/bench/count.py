@@ -34,7 +34,7 @@ from alexnet_dist.training.update import build_optimizer
 
 @dataclass(frozen=True, config=strict)
 class CountedProcesses:
-    processes: Positive
+    processes: Positive | Literal["auto"]
 
 
 @dataclass(frozen=True, config=strict)
@@ -55,7 +55,8 @@ def run(config: dict[str, Any]) -> None:
     """Count, and print."""
     settings = check(CountSettings, config)
     table = build_table(settings.model)
-    layout = plan_layout(settings.parallel.processes, table.towers)
+    wanted = settings.parallel.processes
+    layout = plan_layout(table.towers if isinstance(wanted, str) else wanted, table.towers)
     native = settings.native != "off"
     counts = count_step(table, settings.precision.kind, settings.batch_size, layout, native, settings.slices)
     figures = summed(counts, settings.batch_size // layout.replicas)

@@ -62,7 +62,7 @@ class TowerLayer(nn.Module):
             if isinstance(step, Operation):
                 maps = self._norm_across_towers(step, maps, crossing)
                 continue
-            whole = together(maps)
+            whole = together(maps) if len(maps) > 1 else None
             if bias_follows and whole is not None and step.each_value and not self.watch:
                 masks = key.masks(self.position, self.towers.start * maps[0].shape[1]) if key else None
                 added = None if biases[0] is None else self.bias

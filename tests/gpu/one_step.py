@@ -3,12 +3,14 @@
 import torch
 
 from alexnet_dist.launching.commands import compose
+from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.planning.probe import training_step
+from alexnet_dist.planning.work import random_batch, training_step
 
 if __name__ == "__main__":
     table = build_table(compose("train", ["model=tiny"])["model"])
     with join_mesh(table.towers, torch.device("cuda", 0), timeout=120) as mesh:
-        training_step(table, 16, "bf16", mesh, native=True)()
+        net = Net(table, native=True).to(mesh.device)
+        training_step(net, *random_batch(table, 16, mesh.device), mesh.tower_group, "bf16")()
         torch.cuda.synchronize()

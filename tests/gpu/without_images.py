@@ -17,14 +17,15 @@ from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
-from alexnet_dist.planning.probe import training_step
+from alexnet_dist.parallel.process import set_precision
+from alexnet_dist.planning.work import random_batch, training_step
 from tests.distributed.processes import run_processes
+from tests.gpu.test_gpu import ONE_GPU
 
 KINDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-# Two ranks on one GPU: NCCL is told that they are two machines', over the loopback.
-ONE_GPU = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_NVLS_ENABLE": "0", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def _device(dry: bool) -> torch.device:
@@ -33,6 +34,11 @@ def _device(dry: bool) -> torch.device:
 
 def _table(dry: bool) -> Table:
     return build_table(compose("train", [f"model={'tiny' if dry else 'paper'}"])["model"])
+
+
+def _step(table: Table, batch: int, precision: str, mesh: Mesh, native: bool) -> Callable[[], None]:
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    return training_step(net, *random_batch(table, batch, mesh.device), mesh.tower_group, precision)
 
 
 def _seconds(work: Callable[[], object], device: torch.device, times: int) -> float:
@@ -96,8 +102,6 @@ def numerics(note: Any, dry: bool) -> None:
 def _gradients(
     table: Table, device: torch.device, images: torch.Tensor, labels: torch.Tensor, precision: str, native: bool
 ) -> dict[str, torch.Tensor]:
-    from alexnet_dist.parallel.process import set_precision
-
     net = Net(table, native=native)
     net.initialise(3)
     net.to(device=device, dtype=images.dtype if images.dtype == torch.float64 else None)
@@ -130,7 +134,7 @@ def silence(note: Any, dry: bool) -> None:
     """Twenty steps in which the host must not wait for the GPU once: torch raises where it does. Dry: counted on meta."""
 
     def steps(mesh: Mesh) -> None:
-        step = training_step(_table(dry), 128, "bf16", mesh, native=True)
+        step = _step(_table(dry), 128, "bf16", mesh, native=True)
         for _ in range(5):
             step()
         torch.cuda.set_sync_debug_mode("error")
@@ -155,7 +159,7 @@ def _pair(steps: int, dry: bool) -> dict[str, float]:
         os.environ |= ONE_GPU | {"NCCL_HOSTID": f"tower-{rank}"}
     device, table = _device(dry), _table(dry)
     with join_mesh(table.towers, device, timeout=120) as mesh:
-        step = training_step(table, 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
+        step = _step(table, 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
         crops = torch.full((4 if dry else 64, table.input_size, table.input_size, 3), rank, dtype=torch.uint8, device=device)
         begun = time.perf_counter()
         for _ in range(steps):
@@ -186,8 +190,8 @@ def table(note: Any, dry: bool) -> None:
                 ways: dict[str, Callable[[], Callable[[], object]]] = {
                     "plain": lambda batch=batch, kind=precision: _plain(net, batch, kind, device, False),
                     "plain compiled": lambda batch=batch, kind=precision: _plain(net, batch, kind, device, True),
-                    "ours": lambda batch=batch, kind=precision: training_step(net, batch, kind, mesh, native=False),
-                    "ours fused": lambda batch=batch, kind=precision: training_step(net, batch, kind, mesh, native=True),
+                    "ours": lambda batch=batch, kind=precision: _step(net, batch, kind, mesh, native=False),
+                    "ours fused": lambda batch=batch, kind=precision: _step(net, batch, kind, mesh, native=True),
                 }
                 for name, make in ways.items():
                     if dry and name == "plain compiled":
@@ -203,8 +207,6 @@ def table(note: Any, dry: bool) -> None:
 
 
 def _plain(table: Table, batch: int, precision: str, device: torch.device, compiled: bool) -> Callable[[], None]:
-    from alexnet_dist.parallel.process import set_precision
-
     net: Any = plain_net(table, shifted_sums_norm if compiled else torch_norm)
     net = net.to(device=device, memory_format=torch.channels_last)
     net = torch.compile(net, mode="max-autotune-no-cudagraphs") if compiled else net
@@ -228,7 +230,7 @@ def profile(note: Any, dry: bool) -> None:
     """The kernels of five steps in bf16 at batch 128, by the time they take. Dry: the CPU's operations of one step."""
 
     def steps(mesh: Mesh) -> None:
-        step = training_step(_table(dry), 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
+        step = _step(_table(dry), 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
         for _ in range(1 if dry else 5):
             step()
         activity = torch.profiler.ProfilerActivity
