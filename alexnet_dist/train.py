@@ -7,8 +7,8 @@ python -m alexnet_dist.train -m optimizer.lr=0.005,0.01            a sweep: proc
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -96,18 +96,9 @@ def run(config: dict[str, Any]) -> None:
         watchers = Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes))
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
         later = Later()
-
-        @contextmanager
-        def pause() -> Iterator[None]:
-            later.settle()
-            with meter.pause():
-                yield
-
+        pause = partial(meter.pause, later.settle)
         validation = Validation(state, trainer.validate_every, val_feed, mesh, autocast, display, record, pause, stopping.check)
-
-        def describe() -> SavedState:
-            return replace(state.saved(origin), **record.position())
-
+        describe = partial(state.saved, origin, record.position)
         saved_step = own.step if own else None
         checkpoints = at_end.enter_context(
             Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, saved_step, pause)

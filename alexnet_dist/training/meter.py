@@ -3,7 +3,7 @@ training error."""
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +32,9 @@ class Meter:
         self._steps += 1
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
-        """What happens inside is not training: neither its time nor its crossings count."""
+    def pause(self, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """What happens inside is not training: neither its time nor its crossings count. What is done `before` is."""
+        before()
         begun = time.perf_counter()
         held = self._mesh.crossing.read()
         yield

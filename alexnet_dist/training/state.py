@@ -1,6 +1,7 @@
 """What a run is between two steps, and what a checkpoint says of it beside its tensors."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,11 @@ class TrainingState:
         if top1_error < self.best_error:
             self.best_error, self.best_step = top1_error, self.step
 
-    def saved(self, origin: SavedState) -> SavedState:
-        """`origin` with the numbers of this moment; every rank takes part."""
+    def saved(self, origin: SavedState, record: Callable[[], dict[str, Any]] = dict) -> SavedState:
+        """`origin` with the numbers of this moment, and the record's; every rank takes part."""
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
-        return replace(origin, **numbers)
+        return replace(origin, **numbers, **record())
 
     def go_on_from(self, saved: SavedState) -> None:
         """Take over its numbers."""
