@@ -46,7 +46,8 @@ def named_parts(net: Net, mesh: Mesh, begin: Callable[[str], None], end: Callabl
         end()
         for output in outputs:
             if output.requires_grad:
-                made = output if output._base is None else output._base  # the next layer may take all towers' in one
+                whole = output._base  # the next layer may take all towers' in one
+                made = whole if whole is not None and whole.requires_grad else output
                 made.register_hook(gradient_at(layer.layer.name))
 
     def crossing(what: str) -> None:
