@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from alexnet_dist.bench.tally import Count, Tally
-from alexnet_dist.data.feed import NOT_KNOWN, PACKED_BYTES, Batch
+from alexnet_dist.data.batch import NOT_KNOWN, PACKED_BYTES, Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import Positive, check, strict

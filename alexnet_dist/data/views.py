@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from alexnet_dist.data.feed import Batch
+from alexnet_dist.data.batch import Batch
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.errors import UserError
 from alexnet_dist.kernels.preprocess import preprocess, preprocess_by_torch

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from alexnet_dist.data.feed import NOT_KNOWN, Batch
+from alexnet_dist.data.batch import NOT_KNOWN, Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.kernels import tail

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.data.batch import Batch
 from alexnet_dist.data.decode import Crops, decode
-from alexnet_dist.data.feed import Batch, TrainFeed, ValidationFeed
+from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import ImageFolder, open_folder
 from alexnet_dist.data.sampling import epoch_order
 from alexnet_dist.errors import UserError

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.data.feed import Batch, pack
+from alexnet_dist.data.batch import Batch, pack
 from alexnet_dist.data.sampling import draws
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.data.views import Preprocess
