@@ -21,7 +21,7 @@ def update_by_torch(
     if finite is not None and not finite:
         return
     rate, momentum, decay, moves = numbers
-    factors = torch.stack([-rate, momentum, -rate * decay, moves], dim=1).float()  # which may overflow
+    factors = torch.stack([-rate, momentum, -rate * decay, moves], dim=1).to(weights[0].dtype)  # which may overflow
     rules = zip(weights, velocities, gradients, copies, factors.tolist(), strict=True)
     for weight, velocity, gradient, copy, (along, momentum, shrink, moves) in rules:
         if moves:
