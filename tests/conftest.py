@@ -13,21 +13,10 @@ from tests.reliability.kills import take_few
 multiprocessing.set_forkserver_preload(["alexnet_dist.train", "torch.distributed.checkpoint"])
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist the tests of a file stay together, since they share its fixtures, or those of a group that files name.
-
-    Groups with slow tests come first, so that no worker is left with a long one at the end.
-    """
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        named = item.get_closest_marker("xdist_group")
-        group = named.args[0] if named else item.nodeid.split("::")[0]
-        groups.setdefault(group, []).append(item)
-        if not named:
-            item.add_marker(pytest.mark.xdist_group(group))
-    by_slowness = sorted(groups.values(), key=lambda group: not any(item.get_closest_marker("slow") for item in group))
-    items[:] = [item for group in by_slowness for item in group]
+    """Files with slow tests come first: of several workers none is left with a long file at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

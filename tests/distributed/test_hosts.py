@@ -12,7 +12,6 @@ import pytest
 from tests.commands import read_metrics, read_tensors, train
 from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 
-pytestmark = pytest.mark.xdist_group("hosts")
 SETTINGS = ("tracking=none", "run.dir=run", "data.size=64", "trainer.batch_size=32", "trainer.log_every=1", "optimizer.lr=0.005")
 QUICK = ("evaluation.views=1", "trainer.validate_every=1000", "trainer.epochs=1000", "checkpoint.every=20", "parallel.threads=1")
 TIMEOUT = 10

@@ -9,7 +9,6 @@ from tests.distributed.slow_link import measure_on_hosts
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("hosts")
 def test_a_step_on_a_slow_link_takes_about_what_the_plan_says(tmp_path: Path) -> None:
     try:
         figures = measure_on_hosts(256, [1e9, 1e8, 3e7], ["model=tiny"], tmp_path)

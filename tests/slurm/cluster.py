@@ -1,4 +1,7 @@
-"""A real SLURM of two nodes on this one machine: a controller, two slurmd and a munge of their own, in a folder of their own."""
+"""A real SLURM of two nodes on this one machine: a controller, two slurmd and a munge of their own, in a folder of their own.
+
+Jobs are numbered from a free port on, so that those of two clusters at once do not meet.
+"""
 
 import os
 import shutil
@@ -37,6 +40,7 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=500000
 JobRequeue=1
+FirstJobId={ports[0]}
 KillWait=60
 ReturnToService=2
 PreemptType=preempt/partition_prio

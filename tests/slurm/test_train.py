@@ -16,7 +16,6 @@ from tests.commands import read_metrics
 from tests.forked import ranks, run_forked
 from tests.slurm.cluster import Cluster
 
-pytestmark = pytest.mark.xdist_group("slurm")  # two clusters at once would give their jobs the same numbers
 SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SMALL = (
     *("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
