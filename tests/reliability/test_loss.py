@@ -16,7 +16,7 @@ def test_killed_twice_a_run_ends_with_the_same_bits(complete: Path, few_images: 
     run_dir, _ = kills.with_kills(few_images, 2, 2, 1, tmp_path / "killed", kills.SIXTY)
     kills.same_run(complete, run_dir)
     assert sorted(path.name for path in run_dir.iterdir() if path.name[0] != ".") == sorted(
-        ["checkpoints", "config.json", "metrics.jsonl", "starts.jsonl", "stopped", "whole.pt"]
+        ["checkpoints", "config.json", "metrics.jsonl", "starts.jsonl", "stopped", "timeline.json", "whole.pt"]
     )
     assert not list((run_dir / "checkpoints").glob(".*"))
 
