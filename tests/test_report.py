@@ -45,7 +45,7 @@ def test_a_run_that_ends_leaves_figures_and_a_small_page(resumed: Path) -> None:
     names = {path.name for path in (resumed / "figures").iterdir()}
     assert names == {
         *("curves.svg", "step_time.svg", "kernels.svg", "kernels.png", "predictions.webp", "neighbours.webp"),
-        *("confusion.svg", "examples.json"),
+        *("step.svg", "confusion.svg", "examples.json"),
     }
     assert (resumed / "report.html").stat().st_size < 1_000_000
 
