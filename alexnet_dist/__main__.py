@@ -17,9 +17,10 @@ COMMANDS = {
     "model": "print a model's table: shapes, parameters, multiply-adds, bytes that cross",
     "plan": "predict steps, memory and training time on other machines, for every layout",
     "bench": "measure the feed or the step beside other ways of doing the same",
+    "slurm": "write the batch scripts for SLURM into slurm/, or the folder that is named",
     "prepare": "pack ImageNet or another set of images for training",
 }
-_MODULES = {"model": "alexnet_dist.table", "bench": "alexnet_dist.bench.__main__"}
+_MODULES = {"model": "alexnet_dist.table", "bench": "alexnet_dist.bench.__main__", "slurm": "alexnet_dist.launching.scripts"}
 
 
 def main() -> None:

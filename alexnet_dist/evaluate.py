@@ -179,7 +179,7 @@ def _ensemble_figures(record: dict[str, Any]) -> str:
     )
 
 
-def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     wanted, nets = read_settings(config)
     processes = wanted.parallel.processes
@@ -189,7 +189,7 @@ def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[st
 
 
 def main() -> None:
-    distributed_command("alexnet_dist.evaluate", "evaluate", prepare_start)
+    distributed_command("alexnet_dist.evaluate", "evaluate")
 
 
 if __name__ == "__main__":

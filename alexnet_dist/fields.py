@@ -1,6 +1,7 @@
 """The kinds of values that settings have, and how a configuration is checked against a class of them."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -46,11 +47,24 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
         where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
         plain = {
             "missing": "is not set",
-            "unexpected_keyword_argument": "is not a setting of this program",
+            "unexpected_keyword_argument": f"is not a setting of this program{_suggestion(where, config)}",
             "empty": first["msg"],
         }
         message = plain.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
         raise UserError(f"{where}: {message}") from None
+
+
+def names_of(config: Mapping[str, Any], before: str = "") -> list[str]:
+    """What a configuration has names for, groups and settings, as overrides name them."""
+    names = []
+    for key, value in config.items():
+        names += [f"{before}{key}", *(names_of(value, f"{before}{key}.") if isinstance(value, Mapping) else ())]
+    return names
+
+
+def _suggestion(name: str, config: Mapping[str, Any]) -> str:
+    close = get_close_matches(name, (other for other in names_of(config) if other != name), n=1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def _names(config: Mapping[str, Any], location: tuple[int | str, ...]) -> set[str]:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -76,6 +76,17 @@ def make_new_folder(wanted: Path) -> Path:
             continue
         return folder
     raise AssertionError
+
+
+def remove_folder(folder: Path, *files: str) -> None:
+    """Remove a folder that holds none but these files, and `runs` where it was the only one there."""
+    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= set(files):
+        for entry in folder.iterdir():
+            entry.unlink()
+        folder.rmdir()
+        if folder.parent == Path("runs"):
+            with suppress(OSError):
+                folder.parent.rmdir()
 
 
 @contextmanager

@@ -139,7 +139,7 @@ class ParallelSettings:
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
 
     `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed
-    meanwhile.
+    meanwhile. `jobs` of a sweep run at a time, each with its share of the GPUs and of the cores.
     """
 
     processes: Positive | Literal["auto"]
@@ -148,6 +148,7 @@ class ParallelSettings:
     max_restarts: Annotated[int, Field(ge=0)]
     wire: Literal["auto", "fp32", "bf16"]
     overlap: bool
+    jobs: Positive = 1
 
 
 @dataclass(frozen=True, config=strict)
@@ -200,7 +201,8 @@ class TrackingSettings:
     """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
 
     `activity` adds to each line of metrics.jsonl one with the size of each layer's activations and of their gradients.
-    With `artifacts` W&B also keeps the last and the best checkpoint and the report.
+    With `artifacts` W&B also keeps the last and the best checkpoint and the report. `objective` is the figure of the last
+    validation that a sweep's jobs are compared by.
     """
 
     kind: Literal["wandb", "none"]
@@ -212,6 +214,7 @@ class TrackingSettings:
     activity: bool = False
     job_type: str = "train"
     artifacts: bool = False
+    objective: Literal["top1_error", "top5_error", "loss"] = "top1_error"
 
 
 @dataclass(frozen=True, config=strict)

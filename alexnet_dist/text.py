@@ -1,5 +1,7 @@
 """Numbers, spans of time, names and tables as a person reads them."""
 
+import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,6 +56,18 @@ def views_of(record: Mapping[str, Any]) -> str:
 def printable(name: str) -> str:
     """A file's name, whose bytes need not be UTF-8, as text that can be written anywhere."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def hydra_value(text: str) -> str:
+    """A text as the value of a Hydra override: in quotes where it holds what Hydra reads otherwise."""
+    if re.fullmatch(r"[A-Za-z0-9_./@%:+-]([A-Za-z0-9_./@%:+ -]*[A-Za-z0-9_./@%:+-])?", text):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def as_word(name: str, value: object) -> str:
+    """An override as it is written on a shell's command line."""
+    return shlex.quote(f"{name}={hydra_value(str(value))}")
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> Table:

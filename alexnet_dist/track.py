@@ -7,6 +7,7 @@ For a run that was stopped and resumed offline, which W&B itself cannot put toge
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ def track(config: dict[str, Any]) -> None:
             if left := rebuild(run, settings, group, display):
                 offline.append(str(left))
         if offline:
-            display.say(f"W&B: recorded offline; upload it with: wandb sync {' '.join(offline)}")
+            display.say(f"W&B: recorded offline; upload it with: wandb sync {shlex.join(offline)}")
 
 
 def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: Display) -> Path | None:

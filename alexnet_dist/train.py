@@ -22,15 +22,15 @@ from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.figures.closing import leave_report
-from alexnet_dist.launching.commands import distributed_command, sweep_folder
+from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.launching.outer import job_name
-from alexnet_dist.launching.overrides import swept_overrides
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import Process, enter_process, pick_device
 from alexnet_dist.results.validation import Validation
 from alexnet_dist.settings import Settings
+from alexnet_dist.text import as_word
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
@@ -154,13 +154,13 @@ def run(config: dict[str, Any]) -> None:
             if not checkpoints.finish():
                 raise RunFailed(
                     f"the last step, {state.step}, could not be saved, so the run is not done: make room for a checkpoint, and "
-                    f"with run.dir={folder.path} it goes on from step {checkpoints.saved_step or 0}"
+                    f"with {as_word('run.dir', folder.path)} it goes on from step {checkpoints.saved_step or 0}"
                 )
             weights = validation.validate(settings.evaluation.views)["weights"]
         except Stopped as stopped:
             saved = checkpoints.finish()
             at = checkpoints.saved_step or 0
-            display.say(f"{stopped} at step {state.step}; with run.dir={folder.path} it goes on from step {at}")
+            display.say(f"{stopped} at step {state.step}; with {as_word('run.dir', folder.path)} it goes on from step {at}")
             folder.leave("signal" if saved else None)
             raise
         folder.leave("done")
@@ -243,10 +243,12 @@ def check_batch(settings: Settings, layout: Layout) -> None:
 
 def run_path(settings: Settings) -> Path:
     """The run's folder as it was named, or a name for it."""
-    return Path(settings.run.dir) if settings.run.dir else name_run_folder(settings.table().name, job_name())
+    if settings.run.dir:
+        return Path(settings.run.dir)
+    return name_run_folder(settings.table().name, job_name(), settings.run.overrides)
 
 
-def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check a composed configuration before any process is started; how many to start, and the configuration for them."""
     settings = check_settings(config)
     table = settings.table()
@@ -258,13 +260,7 @@ def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[st
         raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
-    if job is not None:
-        sweep = Path(settings.run.dir) if settings.run.dir else sweep_folder()
-        if settings.tracking.kind == "wandb":
-            swept = swept_overrides(settings.run.overrides)
-            config["tracking"]["group"] = settings.tracking.group or sweep.name
-            config["tracking"]["name"] = settings.tracking.name or " ".join([str(job), *swept])[:100]
-    folder = RunFolder(run_path(settings) if job is None else sweep / str(job))
+    folder = RunFolder(run_path(settings))
     with folder.held():
         check_resume(settings, config, folder.path)
         folder.leave(None)
@@ -273,7 +269,7 @@ def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[st
 
 
 def main() -> None:
-    distributed_command("alexnet_dist.train", "train", prepare_start)
+    distributed_command("alexnet_dist.train", "train")
 
 
 if __name__ == "__main__":

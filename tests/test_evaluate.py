@@ -172,7 +172,7 @@ def test_what_cannot_be_averaged_or_written_is_refused(
         (["checkpoint=same", "submission=no/where.txt"], "no folder"),
     ):
         with pytest.raises(UserError, match=said):
-            evaluate.prepare_start(compose("evaluate", [root, *words]), None)
+            evaluate.prepare_start(compose("evaluate", [root, *words]))
     for words in (["checkpoint=[same,bf16]", "precision=fp32"], ["checkpoint=[same,one_tower]"]):
-        assert evaluate.prepare_start(compose("evaluate", [root, *words]), None)[0] == 1
+        assert evaluate.prepare_start(compose("evaluate", [root, *words]))[0] == 1
     assert Path("there.npz").read_text() == "mine"

@@ -153,7 +153,7 @@ def summary(rates: dict[str, list[float]], figures: dict[str, Any]) -> str:
     )
 
 
-def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchStepSettings, config)
     table = settings.table()
@@ -171,7 +171,7 @@ def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[st
 
 
 def main() -> None:
-    distributed_command("alexnet_dist.bench.step", "bench_step", prepare_start)
+    distributed_command("alexnet_dist.bench.step", "bench_step")
 
 
 if __name__ == "__main__":

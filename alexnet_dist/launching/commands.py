@@ -1,4 +1,4 @@
-"""What the commands share: Hydra outside, the launcher inside, and how a command ends.
+"""What the commands share: Hydra outside, the launcher inside.
 
 The process that a person starts composes the configuration and starts the workers with it. Under an outer torchrun or srun
 every rank composes the same configuration from the same words, without letting Hydra touch the disk.
@@ -6,52 +6,59 @@ every rank composes the same configuration from the same words, without letting 
 
 import importlib
 import os
+import re
 import signal
 import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
-from alexnet_dist.errors import RunFailed, Stopped, UserError, outlive_streams, tell
-from alexnet_dist.files import make_new_folder
-from alexnet_dist.launching.outer import adopt_srun, outer_launcher, rank_of_process
-from alexnet_dist.launching.overrides import overrides_under, refuse_old_names, with_layers_added
-from alexnet_dist.launching.processes import CRASHED, start_processes
-from alexnet_dist.parallel.peers import LOST, LostPeerError
-from alexnet_dist.tracking.run_folder import read_outcome
+from alexnet_dist.errors import RunFailed, UserError, tell
+from alexnet_dist.fields import names_of
+from alexnet_dist.files import make_new_folder, remove_folder
+from alexnet_dist.launching.outer import adopt_srun, outer_launcher
+from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
+from alexnet_dist.launching.processes import start_processes
+from alexnet_dist.launching.sentences import USER_ERROR_STATUS, errors_as_sentences
+from alexnet_dist.launching.sweeps import JobFailed, Sweep
+from alexnet_dist.tracking.run_folder import RunFolder, read_outcome
 
 CONFIGURATION = "alexnet_dist.conf"
-USER_ERROR_STATUS = 2
-
-# Given the composed configuration and the sweep job's number (None outside sweeps), which it checks: how many processes to
-# start, and the configuration for them.
-PrepareStart = Callable[[dict[str, Any], int | None], tuple[int, dict[str, Any]]]
-
 # For a sweep's folder: made when Hydra first asks for its name, and by no two sweeps of the same second.
-OmegaConf.register_new_resolver("new_folder", lambda wanted: str(make_new_folder(Path(wanted))), use_cache=True, replace=True)
+_sweep_folders: list[Path] = []
 
 
-def distributed_command(module: str, config_name: str, prepare_start: PrepareStart) -> None:
-    """Run `module`.run(config) in processes of its own, or in this one where torchrun or srun started several."""
+def _new_folder(wanted: str) -> str:
+    _sweep_folders.append(make_new_folder(Path(wanted)))
+    return str(_sweep_folders[-1])
+
+
+OmegaConf.register_new_resolver("new_folder", _new_folder, use_cache=True, replace=True)
+
+
+def distributed_command(module: str, config_name: str) -> None:
+    """Run `module`.run(config) in processes of its own, or in this one where torchrun or srun started several.
+
+    `module`.prepare_start(config), before any process is started, checks the composed configuration and returns how many to start
+    and the configuration for them.
+    """
     with errors_as_sentences():
         launcher = outer_launcher()
         if launcher == "srun":
             os.environ.update(adopt_srun())
-        refuse_old_names(sys.argv[1:])
-        sys.argv[1:] = with_layers_added(sys.argv[1:])
+        sys.argv[1:] = accepted(sys.argv[1:])
         if launcher is None:
-            _compose_outside(module, config_name, prepare_start)
+            _compose_outside(module, config_name)
         else:
             words = overrides_under(launcher)
             worker(module, _noted(compose(config_name, words), words))
@@ -60,8 +67,8 @@ def distributed_command(module: str, config_name: str, prepare_start: PrepareSta
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
     """Run a command of one process on its composed configuration."""
     with errors_as_sentences():
-        refuse_old_names(sys.argv[1:])
-        _with_hydra(config_name, run)
+        sys.argv[1:] = accepted(sys.argv[1:])
+        _with_hydra(config_name, errors_as_sentences()(lambda composed: run(_plain(composed))))
 
 
 def worker(module: str, config: dict[str, Any]) -> None:
@@ -80,68 +87,73 @@ def worker(module: str, config: dict[str, Any]) -> None:
 def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     """The composed configuration as plain containers; nothing is written."""
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
+    with _suggesting(config_name), hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
         return _plain(hydra.compose(config_name, overrides=with_layers_added(overrides)))
 
 
 @contextmanager
-def errors_as_sentences() -> Iterator[None]:
-    """Turn what the user can mend into one sentence and status 2, and a failed run into one line and status 1. A standard stream
-    that is lost does not change the status."""
-    outlive_streams()
+def _suggesting(config_name: str) -> Iterator[None]:
+    """Raises UserError for an override of what is no setting, with the setting that may have been meant."""
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        _tell_once(error, _sentence(error))
-        sys.exit(USER_ERROR_STATUS)
-    except KeyboardInterrupt:
-        tell("interrupted")
-        sys.exit(128 + signal.SIGINT)
-    except Stopped as stopped:
-        sys.exit(128 + stopped.signum)
-    except RunFailed as error:
-        _tell_once(error, str(error))
-        sys.exit(1)
-    except LostPeerError:
-        # Launchers look every 0.1 s: the process that was lost, or that failed with words of its own, is to be found first.
-        time.sleep(0.5)
-        sys.exit(LOST)
-    except Exception:
-        tell(f"[rank {rank_of_process()}] {traceback.format_exc()}")
-        sys.exit(CRASHED)
+    except ConfigCompositionException as error:
+        named = re.match(r"Could not override '([^'@]+)'", str(error))
+        if not named:
+            raise
+        close = get_close_matches(named[1], names_of(compose(config_name, [])), n=1)
+        instead = f"did you mean {close[0]}?" if close else "--cfg job prints what there is"
+        raise UserError(f"{named[1]} is no setting: {instead}") from None
 
 
-def _tell_once(error: Exception, sentence: str) -> None:
-    """What all processes find wrong is said by one; the others wait for it, since the end of the first ends all."""
-    said_by_another = getattr(error, "said_by_another", None)
-    if said_by_another or (said_by_another is None and rank_of_process()):
-        time.sleep(2 if said_by_another else 6)
-    if not said_by_another:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {sentence}", markup=False, style="red")
+def start(module: str, config: dict[str, Any]) -> int:
+    """Start a command's processes on a composed configuration and wait for them; their status."""
+    processes, config = importlib.import_module(module).prepare_start(config)
+    restarts = config["parallel"].get("max_restarts", 0)
+    status = start_processes(worker, processes, restarts, module, config)
+    run_dir = config.get("run", {}).get("dir")
+    if status == USER_ERROR_STATUS and run_dir:
+        RunFolder(Path(run_dir)).remove_if_bare()
+    if status > 128 and not (run_dir and read_outcome(Path(run_dir)) == "signal"):
+        tell(f"ended by {signal.Signals(status - 128).name}")
+    return status
 
 
-def _compose_outside(module: str, config_name: str, prepare_start: PrepareStart) -> None:
-    def job(composed: dict[str, Any]) -> None:
-        number = HydraConfig.get().job.num if HydraConfig.get().mode.name == "MULTIRUN" else None
-        processes, config = prepare_start(_noted(composed, list(HydraConfig.get().overrides.task)), number)
-        restarts = config["parallel"].get("max_restarts", 0)
-        status = start_processes(worker, processes, restarts, module, config)
-        run_dir = config.get("run", {}).get("dir")
-        if status > 128 and not (run_dir and read_outcome(Path(run_dir)) == "signal"):
-            tell(f"ended by {signal.Signals(status - 128).name}")
-        if status:
-            sys.exit(status)
+def _compose_outside(module: str, config_name: str) -> None:
+    sweep = Sweep(module)
+    sys.argv[1:] = with_sweep_folder(sys.argv[1:])
 
-    _with_hydra(config_name, job)
-
-
-def _with_hydra(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
-    def job(composed: DictConfig) -> None:
+    def job(composed: DictConfig) -> Any:
+        read = partial(_read, composed)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return sweep.run(read, partial(start, module))
         with errors_as_sentences():  # inside, since Hydra prints a line of its own for what leaves a job
-            run(_plain(composed))
+            if status := start(module, read()):
+                sys.exit(status)
+        return None
 
+    try:
+        _with_hydra(config_name, job)
+    except JobFailed as error:
+        if not sweep.statuses:  # the jobs ran elsewhere
+            raise RunFailed(f"{error}; the others went on") from None
+    finally:
+        sweep.wait()
+        for folder in _sweep_folders:
+            remove_folder(folder, "multirun.yaml")
+        if sweep.statuses:
+            tell(sweep.summary())
+    if sweep.status():
+        sys.exit(sweep.status())
+
+
+def _with_hydra(config_name: str, job: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
-    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()
+    with _suggesting(config_name):
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGURATION}", config_name=config_name)(job)()
+
+
+def _read(composed: DictConfig) -> dict[str, Any]:
+    return _noted(_plain(composed), list(HydraConfig.get().overrides.task))
 
 
 def _noted(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -151,22 +163,7 @@ def _noted(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return config
 
 
-def sweep_folder() -> Path:
-    """Where the jobs of the sweep under way keep their run folders."""
-    return Path(HydraConfig.get().sweep.dir)
-
-
 def _plain(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items() if key != "hydra"}
-
-
-def _sentence(error: Exception) -> str:
-    """An error's message on one line, without Hydra's search paths and hints behind it."""
-    kept = []
-    for line in str(error).splitlines():
-        if line.strip().startswith(("Config search path", "See https://", "full_key:", "object_type", "reference_type")):
-            break
-        kept.append(line.strip())
-    return " ".join(part for part in kept if part)

@@ -28,6 +28,17 @@ def job_name(environment: Mapping[str, str] = os.environ) -> str | None:
     return None if torchrun == "none" else torchrun[:8]
 
 
+def submitit_may_queue_again(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is a job of submitit's that SLURM has neither ended nor queued again by itself."""
+    if "SUBMITIT_FOLDER" not in environment or "SLURM_JOB_ID" not in environment:
+        return False
+    job = environment["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_TASK_ID" in environment:  # the first task's id is also that of all
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    state = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
+    return subprocess.run(state, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
+
+
 def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that torch.distributed reads, from those that srun sets for each of its tasks.
 

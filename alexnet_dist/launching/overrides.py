@@ -2,16 +2,68 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.text import as_word, hydra_value
 
 RENAMED = {
     "trainer.compile": "trainer.native",
     "tracking.signals": "tracking.activity",
     "resume.allow": "resume_allow",
 }
+
+
+# Hydra's own flags that have a value.
+_FLAGS = ("--config-path", "--config-name", "--package", "--info", "--experimental-rerun")
+
+
+def accepted(words: Sequence[str]) -> list[str]:
+    """A command line as Hydra wants it: `--seed=1`, as W&B's agent gives it, without the dashes, and what no file names,
+    `optimizer.layers.conv1.lr=0.1`, with ++ before it. Raises UserError for a setting that has another name now."""
+    plain = [
+        word[2:] if word.startswith("--") and "=" in word and word.partition("=")[0] not in _FLAGS else word
+        for word in _with_search_path(words)
+    ]
+    refuse_old_names(plain)
+    for word in plain:
+        if "=" in word and not word.startswith("-"):
+            _refuse_what_hydra_cannot_read(word)
+    return with_layers_added(plain)
+
+
+def _with_search_path(words: Sequence[str]) -> list[str]:
+    """`--config-dir` as the override that does the same, which all launchers hand on. Raises UserError for what is no folder."""
+    kept: list[str] = []
+    folder = ""
+    rest = iter(words)
+    for word in rest:
+        name, _, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = value or next(rest, "")
+            if not Path(folder).is_dir() or not folder:
+                raise UserError(f"--config-dir {folder} is no folder: name the one that holds model/, experiment/ and the like")
+        else:
+            kept.append(word)
+    return [*kept, f"hydra.searchpath=[{hydra_value(f'file://{Path(folder).absolute()}')}]"] if folder else kept
+
+
+def _refuse_what_hydra_cannot_read(word: str) -> None:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        name, _, value = word.partition("=")
+        if value.startswith("~"):
+            raise UserError(f"{word}: a shell leaves ~ as it is behind =: write {name}=$HOME{value[1:]}") from None
+        if value[:1] in tuple("[{('\"") or value.endswith(")"):
+            raise UserError(f"{word} is not as Hydra has it: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{word} has a character in its value that Hydra reads only in quotes, and the shell takes those away unless they "
+            f"are quoted too: write {as_word(name, value)}"
+        ) from None
 
 
 def refuse_old_names(words: Sequence[str]) -> None:
@@ -25,6 +77,15 @@ def refuse_old_names(words: Sequence[str]) -> None:
 def with_layers_added(words: Sequence[str]) -> list[str]:
     """The words with `optimizer.layers.conv1.lr=0.1` as Hydra wants what no file names: with ++ before it."""
     return [f"++{word}" if word.startswith("optimizer.layers.") else word for word in words]
+
+
+def with_sweep_folder(words: Sequence[str]) -> list[str]:
+    """A sweep's words, with a `run.dir` of all jobs as Hydra's folder too: what Hydra leaves of the sweep is then beside them."""
+    folders = [word for word in words if word.startswith("run.dir=")]
+    if not {"-m", "--multirun"} & set(words) or not folders:
+        return list(words)
+    swept = OverridesParser.create().parse_override(folders[-1]).is_sweep_override()
+    return list(words) if swept else [*words, f"hydra.sweep.dir={folders[-1].partition('=')[2]}"]
 
 
 def overrides_under(launcher: str) -> list[str]:

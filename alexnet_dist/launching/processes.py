@@ -30,15 +30,15 @@ LOCAL = "127.0.0.1"
 SHUTDOWN_SECONDS = 120
 
 # Handed on to the processes, which end in their own way.
-_HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
+HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGQUIT)
 
 
 def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *arguments: Any) -> int:
     """Run `entry(*arguments)` in so many new processes of this machine, as torchrun --standalone would; 0 or a status.
 
     When one dies all are started again, at most `restarts` times. The status is that of the process that failed first; the others
-    have been ended by then. SIGINT, SIGTERM, SIGUSR1 and SIGHUP are handed on to the processes, which end in their own way; the
-    status is then 128 and the signal's number. SIGHUP is ignored where it was before, as nohup asks.
+    have been ended by then. SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP are handed on to the processes, which end in their own
+    way; the status is then 128 and the signal's number. SIGHUP is ignored where it was before, as nohup asks.
 
     Raises:
         RunFailed: a process was ended by a signal, crashed, or lost the others, once more than it may.
@@ -70,9 +70,9 @@ def _start_forkserver(module: str) -> None:
     take its end for that of the processes."""
     multiprocessing.set_forkserver_preload([module, "torch.distributed.checkpoint"])
     resource_tracker.ensure_running()  # not inside the next lines: it lets SIGTERM through again
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
     forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
 
 
 def _launch_config(processes: int) -> LaunchConfig:
@@ -87,7 +87,7 @@ def _launch_config(processes: int) -> LaunchConfig:
         max_restarts=0,  # torch would also start again what the user has to put right
         monitor_interval=0.1,
         start_method="forkserver",
-        signals_to_handle=",".join(signum.name for signum in _HANDED_ON if not _ignored_hangup(signum)),
+        signals_to_handle=",".join(signum.name for signum in HANDED_ON if not _ignored_hangup(signum)),
     )
     # Set, not given: the first of the supported versions of torch may not have it, and wait for 30 seconds.
     config.shutdown_timeout = SHUTDOWN_SECONDS
@@ -103,12 +103,12 @@ def _in_own_session(launcher: int, entry: Callable[..., Any], *arguments: Any) -
     the machine's name, which may not resolve."""
     os.setsid()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
-    threading.Thread(target=_end_after, args=(launcher,), name="launcher", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
+    threading.Thread(target=end_after, args=(launcher,), name="launcher", daemon=True).start()
     entry(*arguments)
 
 
-def _end_after(launcher: int) -> None:
+def end_after(launcher: int) -> None:
     """End this process when the launcher has ended: nobody would end it, or start it again."""
     with suppress(ProcessLookupError):
         poll = select.poll()

@@ -12,7 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.launching.commands import CONFIGURATION, errors_as_sentences
+from alexnet_dist.launching.commands import CONFIGURATION
+from alexnet_dist.launching.overrides import accepted
+from alexnet_dist.launching.sentences import errors_as_sentences
 
 
 def sweep_jobs(words: list[str]) -> list[list[str]]:
@@ -31,7 +33,7 @@ def main() -> None:
     with errors_as_sentences():
         if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
             raise UserError("give the number of a job and then the sweep: 2 optimizer.lr=0.005,0.01,0.02")
-        number, jobs = int(sys.argv[1]), sweep_jobs(sys.argv[2:])
+        number, jobs = int(sys.argv[1]), sweep_jobs(accepted(sys.argv[2:]))
         if number >= len(jobs):
             last = len(jobs) - 1
             raise UserError(f"the sweep has no job {number}, its jobs are 0 to {last}: submit it with --array=0-{last}")

@@ -48,3 +48,9 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def last_validation(run_dir: Path) -> dict[str, Any]:
+    """The last `val` object in a run folder's metrics.jsonl."""
+    records = map(json.loads, reversed((run_dir / "metrics.jsonl").read_text().splitlines()))
+    return next(record for record in records if record["kind"] == "val")

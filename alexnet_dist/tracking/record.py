@@ -1,6 +1,7 @@
 """The record of a run: what rank 0 shows, writes to metrics.jsonl and tells W&B. Other ranks record nothing."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ class Record:
             if self.wandb.lost:
                 self.display.say("W&B's process ended before the run: metrics.jsonl holds what it has not recorded")
             elif folder:
-                self.display.say(f"W&B: recorded offline; upload it with: wandb sync {folder}")
+                self.display.say(f"W&B: recorded offline; upload it with: wandb sync {shlex.quote(str(folder))}")
 
     def _write_file(self, name: str, content: dict[str, Any], indent: int | None = 1) -> None:
         path = self._folder.path / name

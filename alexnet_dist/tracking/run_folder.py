@@ -1,28 +1,33 @@
 """The folder of a run: how it gets its name, that no two live runs share it, and what a run leaves in it as its outcome."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
 from alexnet_dist.errors import UserError, tell
-from alexnet_dist.files import LOCK, locked_folder, make_new_folder
+from alexnet_dist.files import LOCK, locked_folder, make_new_folder, remove_folder
 
 # `done`: the run is complete and saved. `signal`: it ended because of a signal, has saved what it had done, and can go on.
 Outcome = Literal["done", "signal"]
 _FILE = "stopped"
 
 
-def name_run_folder(model: str, job: str | None) -> Path:
-    """A folder under runs/ for a run that was given none: that of `job`, which its restarts find again, or a new one, made here.
+def name_run_folder(model: str, job: str | None, overrides: Sequence[str]) -> Path:
+    """A folder under runs/ for a run that was given none: that of `job`, which restarts with the same overrides find again, or
+    a new one, made here.
 
     Raises:
         UserError: it cannot be made.
     """
     if job:
-        return Path("runs") / f"{model}-{job}"
+        own = Path("runs") / f"{model}-{job}"
+        numbered = (own.with_name(f"{own.name}-{number}") for number in count(2))
+        return next(folder for folder in chain([own], numbered) if _overrides_in(folder) in (None, list(overrides)))
     wanted = Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}"
     try:
         return make_new_folder(wanted)
@@ -59,10 +64,12 @@ class RunFolder:
             try:
                 yield
             except UserError:
-                if [entry.name for entry in self.path.iterdir()] == [LOCK]:
-                    (self.path / LOCK).unlink()
-                    self.path.rmdir()
+                self.remove_if_bare()
                 raise
+
+    def remove_if_bare(self) -> None:
+        """Take the folder away where no run has left anything in it."""
+        remove_folder(self.path, LOCK)
 
     def leave(self, outcome: Outcome | None) -> None:
         """Write the outcome into the file `stopped`, where a batch script finds it; None (it lives, or failed) takes it away."""
@@ -76,6 +83,15 @@ class RunFolder:
             except OSError as error:
                 file.unlink(missing_ok=True)
                 tell(f"warning: {file} cannot be written ({error.strerror}), so a batch script will not find '{outcome}' there")
+
+
+def _overrides_in(folder: Path) -> list[str] | None:
+    """Those of the run in a folder; None where there is none."""
+    try:
+        overrides: list[str] = json.loads((folder / "config.json").read_text())["run"]["overrides"]
+    except FileNotFoundError:
+        return None
+    return overrides
 
 
 def read_outcome(folder: Path) -> str | None:

@@ -24,7 +24,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
         UserError: no such folder, an empty class, no validation images, nowhere to draw images, or more classes than the net
             tells apart.
     """
-    data, outputs = settings.data, settings.table().classes
+    data, table = settings.data, settings.table()
     root = Path(data.root) if data.root else QUICKSTART_FOLDER
     if data.root is None:
         if mesh.rank == 0:
@@ -37,10 +37,10 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
                 ) from None
         mesh.barrier()
     train, validation = open_root(root, data)
-    if len(train.classes) > outputs:
+    if len(train.classes) > table.classes:
         raise UserError(
-            f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
-            f"set the filters of its last layer to at least {len(train.classes)}"
+            f"{root} holds {len(train.classes)} classes and the model tells {table.classes} apart: "
+            f"set model.layers.{table.layers[-1].name}.filters={-(-len(train.classes) // table.towers) * table.towers}"
         )
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     return train, validation

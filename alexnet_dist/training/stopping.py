@@ -11,12 +11,12 @@ import torch.distributed as dist
 
 from alexnet_dist.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Stopping:
-    """Within it, SIGINT, SIGTERM, SIGUSR1 and SIGHUP on any rank end the run at a step boundary. A second SIGINT leaves at once;
-    a SIGHUP that was ignored before, as under nohup, still is.
+    """Within it, SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP on any rank end the run at a step boundary. A second SIGINT leaves
+    at once; a SIGHUP that was ignored before, as under nohup, still is.
 
     Until the first boundary there is nothing to save: `before_the_first` is called with the signal's number, in a thread, and the
     process ends; a boundary that is reached meanwhile is not passed.

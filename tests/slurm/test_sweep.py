@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,40 @@ def test_hydra_s_submitit_launcher_trains_the_jobs_of_a_sweep(cluster: Cluster, 
     )
     assert done.returncode == 0, done.stderr
     assert [read_metrics(tmp_path / "sweep" / job)[0]["lr"] for job in "01"] == [0.005, 0.01]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["preempted", "nearly out of time"])
+def test_a_job_of_submitit_s_saves_and_is_queued_again(how: str, cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
+    submitit = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=30")
+    on = ("hydra.launcher.partition=grace", "++hydra.launcher.additional_parameters.nodelist=127.0.0.2")
+    words = (*submitit, *on, *SMALL, f"data.root={few_images}", "run.dir=sweep", "tracking=none", "run.report=false")
+    long = ("trainer.max_steps=60", "trainer.epochs=1000", "trainer.validate_every=1000", "parallel.threads=1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet_dist.train", *words, *long, "optimizer.lr=0.005"],
+        cwd=tmp_path, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "sweep" / "0" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 10):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    job = cluster.command("squeue", "--noheader", "--format", "%A").split()[0]
+    if how == "preempted":
+        (tmp_path / "urgent").write_text("#!/bin/bash\nsleep 1\n")
+        options = ("--partition=urgent", "--nodelist=127.0.0.2", "--cpus-per-task=2")
+        cluster.wait_until_over(cluster.submit(*options, tmp_path / "urgent", cwd=tmp_path), timeout=300)
+    else:
+        cluster.command("scancel", "--signal=USR2", job)
+    assert cluster.wait_until_over(job, timeout=300) == "COMPLETED"
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert cluster.field(job, "Restarts") == "1"
+    assert [record["step"] for record in read_metrics(metrics.parent) if record["kind"] == "train"] == list(range(1, 61))
+    starts = [json.loads(line) for line in (metrics.parent / "starts.jsonl").read_text().splitlines()]
+    assert [start["event"] for start in starts] == ["start", "end", "start", "end"]
+    assert starts[0]["step"] == 0 < starts[1]["step"] == starts[2]["step"]
 
 
 def test_a_sweep_that_is_no_array_is_a_sentence(cluster: Cluster, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run's folder: its own alone, found again by its job's restarts, gone where the run was refused."""
 
+import json
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
 def test_starts_in_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "2012-09-30_12-00-00")
-    named = [train.prepare_start(compose("train", [f"seed={seed}"]), None)[1]["run"]["dir"] for seed in range(3)]
+    named = [train.prepare_start(compose("train", [f"seed={seed}"]))[1]["run"]["dir"] for seed in range(3)]
     assert named == [f"runs/2012-09-30_12-00-00-tiny{number}" for number in ("", "-2", "-3")]
     assert all((tmp_path / folder).is_dir() for folder in named)
 
@@ -30,7 +31,17 @@ def test_sweeps_in_the_same_second_have_folders_of_their_own(tmp_path: Path, mon
 def test_the_restarts_of_a_job_find_its_folder() -> None:
     slurm, torchrun = {"SLURM_JOB_ID": "7", "TORCHELASTIC_RUN_ID": "abc"}, {"TORCHELASTIC_RUN_ID": "0123456789"}
     assert [job_name(slurm), job_name(torchrun), job_name({"TORCHELASTIC_RUN_ID": "none"})] == ["slurm-7", "01234567", None]
-    assert name_run_folder("tiny", job_name(slurm)) == name_run_folder("tiny", job_name(slurm)) == Path("runs/tiny-slurm-7")
+    assert name_run_folder("tiny", job_name(slurm), ["seed=1"]) == Path("runs/tiny-slurm-7")
+
+
+def test_a_second_command_of_a_job_is_not_taken_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for overrides, folder in ((["seed=1"], "tiny-slurm-7"), (["seed=2"], "tiny-slurm-7-2"), ([], "tiny-slurm-7-3")):
+        for _ in range(2):  # at first and when the job is queued again
+            named = name_run_folder("tiny", "slurm-7", overrides)
+            assert named == Path("runs") / folder
+            named.mkdir(parents=True, exist_ok=True)
+            (named / "config.json").write_text(json.dumps({"run": {"overrides": overrides}}))
 
 
 def test_a_folder_is_one_live_run_s_and_other_ranks_only_read(tmp_path: Path) -> None:

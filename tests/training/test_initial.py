@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     given = [word.replace("SOURCE", str(source)).replace("FILE", str(tmp_path / "net.txt")) for word in words]
     config: dict[str, Any] = compose("train", [f"data.root={drawn_images}", f"run.dir={run_dir}", "tracking=none", *given])
     with pytest.raises(UserError) as refused:
-        train_command.prepare_start(config, None)
+        train_command.prepare_start(config)
     for part in parts:
         assert part in str(refused.value)
     assert not run_dir.exists()

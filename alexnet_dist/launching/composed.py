@@ -1,0 +1,23 @@
+"""A command on a configuration that is composed already: a job of a sweep, in a process of its own.
+
+python -m alexnet_dist.launching.composed alexnet_dist.train < config.json
+"""
+
+import json
+import os
+import sys
+import threading
+
+from alexnet_dist.launching.commands import start
+from alexnet_dist.launching.processes import end_after
+from alexnet_dist.launching.sentences import errors_as_sentences
+
+
+def main() -> None:
+    with errors_as_sentences():
+        threading.Thread(target=end_after, args=(os.getppid(),), name="sweep", daemon=True).start()
+        sys.exit(start(sys.argv[1], json.load(sys.stdin)))
+
+
+if __name__ == "__main__":
+    main()
