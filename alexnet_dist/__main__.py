@@ -1,6 +1,7 @@
 """alexnet-dist <command> [overrides]: the commands under one name."""
 
 import importlib
+import signal
 import sys
 
 from alexnet_dist import __version__
@@ -38,6 +39,7 @@ def main() -> None:
         print(f"error: {name} is no command: take one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in __init__.py: it takes seconds to import a command
     importlib.import_module(_MODULES.get(name, f"alexnet_dist.{name}")).main()
 
 

@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from alexnet_dist.errors import RunFailed, UserError, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
-from alexnet_dist.launching.outer import adopt_srun, outer_launcher
+from alexnet_dist.launching.folders import settle_folders
+from alexnet_dist.launching.outer import adopt_srun, check_meeting_place, outer_launcher
 from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
 from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.launching.sentences import USER_ERROR_STATUS, errors_as_sentences
@@ -56,6 +57,8 @@ def distributed_command(module: str, config_name: str) -> None:
         launcher = outer_launcher()
         if launcher == "srun":
             os.environ.update(adopt_srun())
+        check_meeting_place()
+        _prepare_process()
         sys.argv[1:] = accepted(sys.argv[1:])
         if launcher is None:
             _compose_outside(module, config_name)
@@ -67,8 +70,16 @@ def distributed_command(module: str, config_name: str) -> None:
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
     """Run a command of one process on its composed configuration."""
     with errors_as_sentences():
+        _prepare_process()
         sys.argv[1:] = accepted(sys.argv[1:])
         _with_hydra(config_name, errors_as_sentences()(lambda composed: run(_plain(composed))))
+
+
+def _prepare_process() -> None:
+    """What comes before anything is composed."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it was while libraries were imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    settle_folders()
 
 
 def worker(module: str, config: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ import re
 import subprocess
 from collections.abc import Mapping
 
+from alexnet_dist.errors import UserError
+
 
 def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
     """`torchrun` or `srun` when this process is one of several that it started; None when a person started it alone."""
@@ -39,16 +41,26 @@ def submitit_may_queue_again(environment: Mapping[str, str] = os.environ) -> boo
     return subprocess.run(state, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
 
 
-def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that torch.distributed reads, from those that srun sets for each of its tasks.
+def check_meeting_place(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError where this process is one of several that cannot find each other."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if int(environment.get("WORLD_SIZE", "1")) > 1 and missing:
+        raise UserError(
+            f"RANK and WORLD_SIZE are set and {' and '.join(missing)} not, where the processes meet: start them with torchrun, "
+            "or unset RANK and WORLD_SIZE"
+        )
 
-    Raises:
-        RuntimeError: scontrol cannot name the step's first host. (No fallback: localhost would give N runs of one.)
-    """
-    nodes = environment["SLURM_STEP_NODELIST"]
-    answer = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
-    if answer.returncode or not answer.stdout.split():
-        raise RuntimeError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}")
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's list of nodes: gpu03 of gpu[03-04,7],login, rack1node5-ib of rack[1-2]node[5-8]-ib. scontrol, which
+    says so too, is not found inside a container."""
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])+", nodes)
+    assert first
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first[0])
+
+
+def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that torch.distributed reads, from those that srun sets for each of its tasks."""
     # A step's ports must not meet another step's on the same node; ids are handed out in sequence.
     # Above 32768 the system may have given a port to a connection.
     port = 12_000 + (int(environment["SLURM_JOB_ID"]) * 16 + int(environment["SLURM_STEP_ID"])) % 20_000
@@ -58,6 +70,6 @@ def adopt_srun(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         # Such as "4" or "4(x2),3": tasks on each node in turn; nodes of a run are alike, so the first one's will do.
         "LOCAL_WORLD_SIZE": re.split(r"\D", environment["SLURM_STEP_TASKS_PER_NODE"])[0],
-        "MASTER_ADDR": answer.stdout.split()[0],
+        "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": str(port),
     }

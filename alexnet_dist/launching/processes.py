@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import select
 import signal
+import tempfile
 import threading
 import time
 import uuid
@@ -13,7 +14,7 @@ from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -47,10 +48,16 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # What they leave in the temporary folder goes with them.
+    with tempfile.TemporaryDirectory(prefix="alexnet-", ignore_cleanup_errors=True) as scratch:
+        return _run(processes, restarts, scratch, entry, *arguments)
+
+
+def _run(processes: int, restarts: int, scratch: str, entry: Callable[..., Any], *arguments: Any) -> int:
     try:
         for restart in range(1, restarts + 2):
             try:
-                elastic_launch(_launch_config(processes), _in_own_session)(os.getpid(), entry, *arguments)
+                elastic_launch(_launch_config(processes, scratch), _in_own_session)(os.getpid(), scratch, entry, *arguments)
                 return 0
             except ChildFailedError as error:
                 rank, failure = error.get_first_failure()
@@ -75,7 +82,7 @@ def _start_forkserver(module: str) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
 
 
-def _launch_config(processes: int) -> LaunchConfig:
+def _launch_config(processes: int, scratch: str) -> LaunchConfig:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -86,6 +93,7 @@ def _launch_config(processes: int) -> LaunchConfig:
         local_addr=LOCAL,
         max_restarts=0,  # torch would also start again what the user has to put right
         monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(scratch),
         start_method="forkserver",
         signals_to_handle=",".join(signum.name for signum in HANDED_ON if not _ignored_hangup(signum)),
     )
@@ -98,11 +106,12 @@ def _ignored_hangup(signum: signal.Signals) -> bool:
     return signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN
 
 
-def _in_own_session(launcher: int, entry: Callable[..., Any], *arguments: Any) -> None:
+def _in_own_session(launcher: int, scratch: str, entry: Callable[..., Any], *arguments: Any) -> None:
     """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on; and in no need of
     the machine's name, which may not resolve."""
     os.setsid()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
     threading.Thread(target=end_after, args=(launcher,), name="launcher", daemon=True).start()
     entry(*arguments)

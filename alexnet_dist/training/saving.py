@@ -6,6 +6,7 @@ What goes wrong meanwhile (a full disk, a folder that cannot be written) costs a
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -211,6 +212,10 @@ class _NotWrittenError(Exception):
 class _Writer(dcp.FileSystemWriter):
     """Tells the system's reason why a file could not be written; torch's own error, raised behind it, says nothing of it."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        sys.unraisablehook = _told_already
+
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
         try:
             return super().write_data(plan, planner)
@@ -219,6 +224,12 @@ class _Writer(dcp.FileSystemWriter):
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__
             raise cause or error from error
+
+
+def _told_already(unraisable: "sys.UnraisableHookArgs") -> None:
+    """torch's stream tries once more to write when it is thrown away, and Python 3.13 tells what it does not raise."""
+    if "NoCloseWriter" not in f"{unraisable.err_msg} {unraisable.object!r}":
+        sys.__unraisablehook__(unraisable)
 
 
 def _make_anew(folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""Where libraries keep their files: in the user's home and the temporary folder or, where those will not do, elsewhere."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from alexnet_dist.errors import UserError, tell
+from alexnet_dist.launching.outer import rank_of_process
+
+# Of the 107 characters of a socket's path libraries want about fifty for folders and names of their own.
+LONGEST = 50
+
+# What names a library's folder, and where it is by default in the user's home.
+_IN_HOME = {"XDG_CACHE_HOME": ".cache", "XDG_DATA_HOME": ".local/share", "MPLCONFIGDIR": ".config/matplotlib"}
+
+
+def settle_folders() -> None:
+    """Before libraries look: name another place where this user has no home or may not write there, and where TMPDIR is too long
+    for a socket. It is said in a line.
+
+    Raises:
+        UserError: there is no other place.
+    """
+    told = []
+    if len(tempfile.gettempdir()) > LONGEST:
+        problem = f"TMPDIR={tempfile.gettempdir()} is too long for the path of a socket"
+        if not os.access("/tmp", os.W_OK):
+            raise UserError(f"{problem}: name a folder of {LONGEST} characters or fewer")
+        told.append(f"{problem}: /tmp is used")
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
+    try:
+        home = Path.home()
+        missing = {name: usual for name, usual in _IN_HOME.items() if name not in os.environ and not _writable(home / usual)}
+    except RuntimeError:  # a user without HOME and without an entry in passwd
+        missing = {"HOME": ""}
+    if missing:
+        elsewhere = _own_folder(Path(tempfile.gettempdir()) / f"alexnet_dist-{os.getuid()}")
+        os.environ.update({name: str(elsewhere / usual) for name, usual in missing.items()})
+        told.append(f"this user {'has no home' if 'HOME' in missing else 'may not write at home'}: caches are in {elsewhere}")
+    if rank_of_process() == 0:
+        for line in told:
+            tell(line)
+
+
+def _writable(folder: Path) -> bool:
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return os.access(there, os.W_OK)
+
+
+def _own_folder(wanted: Path) -> Path:
+    """A folder that is this user's alone, since what is cached there is run."""
+    try:
+        wanted.mkdir(mode=0o700, exist_ok=True)
+        if wanted.stat().st_uid == os.getuid() and not wanted.is_symlink():
+            return wanted
+    except OSError:
+        pass
+    raise UserError(f"{wanted} cannot be made for what libraries keep: set HOME to a folder that this user may write to")
