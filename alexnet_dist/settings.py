@@ -206,7 +206,7 @@ class TrackingSettings:
     """
 
     kind: Literal["wandb", "none"]
-    project: str = "alexnet_dist"
+    project: str | None = None
     entity: str | None = None
     group: str | None = None
     name: str | None = None

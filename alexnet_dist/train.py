@@ -24,6 +24,7 @@ from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.launching.outer import job_name
+from alexnet_dist.launching.wandb_account import said_mode
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
@@ -260,6 +261,8 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
+    if settings.tracking.kind == "wandb":
+        said_mode()
     folder = RunFolder(run_path(settings))
     with folder.held():
         check_resume(settings, config, folder.path)

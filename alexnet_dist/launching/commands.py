@@ -57,12 +57,12 @@ def distributed_command(module: str, config_name: str) -> None:
         launcher = outer_launcher()
         if launcher == "srun":
             os.environ.update(adopt_srun())
-        check_meeting_place()
         _prepare_process()
         sys.argv[1:] = accepted(sys.argv[1:])
         if launcher is None:
             _compose_outside(module, config_name)
         else:
+            check_meeting_place()
             words = overrides_under(launcher)
             worker(module, _noted(compose(config_name, words), words))
 

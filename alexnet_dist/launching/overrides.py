@@ -1,5 +1,6 @@
 """The command line's overrides: which a sweep varies, which have another name now, and what other launchers understand."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ def accepted(words: Sequence[str]) -> list[str]:
         for word in _with_search_path(words)
     ]
     refuse_old_names(plain)
+    if "hydra/launcher=submitit_slurm" in plain and not shutil.which("srun"):
+        raise UserError("hydra/launcher=submitit_slurm: there is no srun here: start it where sbatch works, or leave it out")
     for word in plain:
         if "=" in word and not word.startswith("-"):
             _refuse_what_hydra_cannot_read(word)

@@ -16,6 +16,7 @@ from alexnet_dist.launching.outer import submitit_may_queue_again
 from alexnet_dist.launching.overrides import swept_overrides
 from alexnet_dist.launching.sentences import errors_as_sentences
 from alexnet_dist.launching.side_by_side import SideBySide
+from alexnet_dist.launching.wandb_account import unless_set
 from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.metrics import last_validation
 from alexnet_dist.tracking.run_folder import read_outcome
@@ -141,8 +142,8 @@ def _place(config: dict[str, Any], name: str, number: int) -> Path:
     sweep = Path(settings.run.dir or HydraConfig.get().sweep.dir)
     config["run"]["dir"] = str(sweep / str(number))
     if settings.tracking.kind == "wandb":
-        config["tracking"]["group"] = settings.tracking.group or sweep.name
-        config["tracking"]["name"] = settings.tracking.name or name[:100]
+        config["tracking"]["group"] = settings.tracking.group or unless_set("WANDB_RUN_GROUP", sweep.name)
+        config["tracking"]["name"] = settings.tracking.name or unless_set("WANDB_NAME", name[:100])
     return sweep / str(number)
 
 

@@ -1,11 +1,14 @@
 """What this machine says of W&B: its variables, and whether somebody is logged in."""
 
 import os
-from typing import Literal, cast
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Literal, TypeVar, cast, get_args
 
-import wandb
+from alexnet_dist.errors import UserError
 
 Mode = Literal["online", "offline", "disabled", "shared"]
+Value = TypeVar("Value")
 
 
 def init_seconds() -> float:
@@ -13,10 +16,27 @@ def init_seconds() -> float:
     return float(os.environ.get("WANDB_INIT_TIMEOUT", "60"))
 
 
+def unless_set(variable: str, default: Value, environment: Mapping[str, str] = os.environ) -> Value | None:
+    """The default, or None where a variable of W&B's own says something else, which W&B then reads."""
+    return None if environment.get(variable) else default
+
+
+def said_mode(environment: Mapping[str, str] = os.environ) -> Mode | None:
+    """WANDB_MODE, None where it is not set. Raises UserError where it says what W&B does not know."""
+    mode, known = environment.get("WANDB_MODE"), get_args(Mode)
+    if mode and mode not in known:
+        close = get_close_matches(mode, known, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"take one of {', '.join(known)}, or unset it"
+        raise UserError(f"WANDB_MODE={mode} is no mode of W&B: {meant}")
+    return cast(Mode | None, mode or None)
+
+
 def wanted_mode() -> Mode:
-    """WANDB_MODE where it is set; else online with a login, as W&B finds one, and offline without."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return cast(Mode, mode)
+    """As `said_mode`; where it is not set online with a login, as W&B finds one, and offline without."""
+    if mode := said_mode():
+        return mode
+    import wandb  # not at the top: without W&B nothing of it is loaded
+
     wandb.setup(settings=wandb.Settings(silent=True))
     try:
         return "online" if wandb.login(prompt=False, verify=False) else "offline"

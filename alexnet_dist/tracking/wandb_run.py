@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.launching.wandb_account import Mode, init_seconds, wanted_mode
+from alexnet_dist.launching.wandb_account import Mode, init_seconds, unless_set, wanted_mode
 from alexnet_dist.settings import TrackingSettings
 
 # Names, what they stand against, and what the run's summary keeps of them beside the last value.
@@ -27,7 +27,7 @@ _METRICS = (
 
 
 class WandbRun:
-    """A W&B run in the run folder: online where somebody is logged in, else offline.
+    """A W&B run in the run folder, or in WANDB_DIR: online where somebody is logged in, else offline.
 
     `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
     and `unreachable` says why. W&B's own process may end before the run does: SLURM sends SIGTERM to every process of a job,
@@ -51,15 +51,15 @@ class WandbRun:
     ) -> None:
         start = partial(
             wandb.init,
-            project=settings.project,
+            project=settings.project or unless_set("WANDB_PROJECT", "alexnet_dist"),
             entity=settings.entity,
             group=settings.group,
-            name=settings.name or folder.name,
+            name=settings.name or unless_set("WANDB_NAME", folder.name),
             tags=settings.tags or None,
             job_type=settings.job_type,
             id=run_id,
             resume="allow" if run_id else None,
-            dir=folder,
+            dir=unless_set("WANDB_DIR", folder),
             config=config,
             settings=wandb.Settings(silent=True, console="off", init_timeout=init_seconds(), finish_timeout=finish_seconds),
         )

@@ -84,6 +84,14 @@ def test_a_folder_of_one_s_own_configuration_is_read_under_every_launcher(tmp_pa
     assert OverridesParser.create().parse_override(handed_on).value() == [f"file://{tmp_path}/my conf"]
 
 
+def test_submitit_without_slurm_is_a_sentence(tmp_path: Path) -> None:
+    words = ("-m", "hydra/launcher=submitit_slurm", "seed=1,2")
+    done = run_forked("train", *words, cwd=tmp_path, environments=[{"PATH": ""}])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: hydra/launcher=submitit_slurm: there is no srun here: ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_refused_sweep_leaves_no_folder(tmp_path: Path) -> None:
     done = run_forked("train", "-m", "optimizer.lrr=1,2", cwd=tmp_path)
     assert done.stderr == "error: optimizer.lrr is no setting: did you mean optimizer.lr?\n"
