@@ -33,8 +33,8 @@ def enter_process(
     """Set this process up, one of those that LOCAL_RANK and LOCAL_WORLD_SIZE count on its machine (alone, where they are not).
 
     `threads` are torch's; auto: the cores over the machine's processes, or over the `parts` of a step (a tower's slice is the
-    smallest) where those are more, so that each is computed by as many threads in whichever process. A backward pass is done by the thread that asks for it, so that one
-    thread begins all messages. `deterministic`: as `repeat_bits`.
+    smallest) where those are more, so that each is computed by as many threads in whichever process. A backward pass is done by
+    the thread that asks for it, so that one thread begins all messages. `deterministic`: as `repeat_bits`.
 
     Raises:
         UserError: as `pick_device`.
