@@ -139,7 +139,8 @@ class ParallelSettings:
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
 
     `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed
-    meanwhile. `jobs` of a sweep run at a time, each with its share of the GPUs and of the cores.
+    meanwhile. `jobs` of a sweep run at a time, each with its share of the GPUs and of the cores. With `spread` the towers of a
+    replica may stand on different nodes though these have several processes.
     """
 
     processes: Positive | Literal["auto"]
@@ -149,6 +150,7 @@ class ParallelSettings:
     wire: Literal["auto", "fp32", "bf16"]
     overlap: bool
     jobs: Positive = 1
+    spread: bool = False
 
 
 @dataclass(frozen=True, config=strict)

@@ -62,7 +62,7 @@ def run(config: dict[str, Any]) -> None:
         # ------------------------------------------------------------------------------ the mesh, and where the run is kept
         mesh = at_end.enter_context(join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap))
         check_batch(settings, mesh.layout)
-        check_place(mesh.layout, mesh.rank)
+        check_place(mesh.layout, mesh.rank, parallel.spread)
         folder = RunFolder(mesh.from_first(None if mesh.rank else run_path(settings)), mesh.rank)
         at_end.enter_context(folder.held())
         mesh.peers.recordings = folder.path / "flight-recorder"

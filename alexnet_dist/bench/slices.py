@@ -130,7 +130,7 @@ def new_net(table: Table, mesh: Mesh, native: bool) -> Net:
     return net
 
 
-def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchSlicesSettings, config)
     table, wanted = settings.table(), settings.parallel.processes
@@ -149,7 +149,7 @@ def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[st
 
 
 def main() -> None:
-    distributed_command("alexnet_dist.bench.slices", "bench_slices", prepare_start)
+    distributed_command("alexnet_dist.bench.slices", "bench_slices")
 
 
 if __name__ == "__main__":

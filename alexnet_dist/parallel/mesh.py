@@ -189,14 +189,15 @@ def join_mesh(
     dist.destroy_process_group()
 
 
-def check_place(layout: Layout, rank: int) -> None:
-    """Raises UserError where the processes that hold one replica would stand on different nodes."""
+def check_place(layout: Layout, rank: int, spread: bool) -> None:
+    """Raises UserError where the processes that hold one replica would stand on different nodes, though they need not: where each
+    node has one, or with `spread`, they may."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", layout.processes))
     first = rank - int(os.environ.get("LOCAL_RANK", rank))
-    if here < layout.processes and (here % layout.shares or first % layout.shares):
+    if 1 < here < layout.processes and not spread and (here % layout.shares or first % layout.shares):
         raise UserError(
             f"the towers of a replica would stand on different nodes: start {layout.shares} processes on each node or a multiple "
-            f"(here are {here}), with ranks counted node by node"
+            f"(here are {here}), with ranks counted node by node, or let maps cross between nodes with parallel.spread=true"
         )
 
 

@@ -132,7 +132,7 @@ def predict(job: Job, machine: Machine, layout: Layout, overlap: Overlap) -> Pre
         gradient_bytes=gradient_bytes,
         memory=memory,
         fits=machine.memory is None or memory <= machine.memory,
-        startable=layout.shares <= machine.devices and _startable(layout, job.table.towers),
+        startable=(machine.devices == 1 or layout.shares <= machine.devices) and _startable(layout, job.table.towers),
     )
 
 

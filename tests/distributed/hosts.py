@@ -39,6 +39,10 @@ class Host:
     def plug_in(self) -> None:
         _ip("-n", self.switch, "link", "set", self.port, "up")
 
+    def slow_down(self, bits_per_second: float) -> None:
+        """Slow down what goes out to a rate, as a slower cable would."""
+        limit_rate(bits_per_second, within=("ip", "netns", "exec", self.namespace))
+
     def kill_all(self) -> None:
         """End every process here at once, as a loss of power would."""
         for pid in _ip("netns", "pids", self.namespace).split():
@@ -112,13 +116,14 @@ def joined_hosts(count: int) -> Iterator[list[Host]]:
         yield hosts
 
 
-def limit_rate(bits_per_second: float) -> None:
-    """In a process on a host: slow down what goes out of it to a rate, as a slower cable would."""
+def limit_rate(bits_per_second: float, within: tuple[str, ...] = ()) -> None:
+    """Slow down what goes out of a host to a rate: of that in which this process is, or `within` another."""
     # What may pass at once is not slowed: a millisecond's worth, and at least two of the packets that the kernel hands on whole.
-    _ip("link", "set", "dev", INTERFACE, "gso_max_size", "16384")
+    whole = ("ip", "link", "set", "dev", INTERFACE, "gso_max_size", "16384")
     burst = max(1 << 15, int(bits_per_second / 8 / 1000))
     shaper = ("tbf", "rate", f"{bits_per_second:.0f}bit", "burst", str(burst), "latency", "100ms")
-    subprocess.run(["tc", "qdisc", "replace", "dev", INTERFACE, "root", *shaper], check=True, capture_output=True, text=True)
+    for words in (whole, ("tc", "qdisc", "replace", "dev", INTERFACE, "root", *shaper)):
+        subprocess.run([*within, *words], check=True, capture_output=True, text=True)
 
 
 def _remove(host: Host) -> None:

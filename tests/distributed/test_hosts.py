@@ -60,6 +60,31 @@ def test_four_processes_on_two_hosts_agree_with_four_on_one(hosts: list[Host], f
 
 
 @pytest.mark.slow
+def test_a_replica_s_towers_on_two_hosts_end_with_the_bits_of_one_host(
+    hosts: list[Host], few_images: Path, tmp_path: Path
+) -> None:
+    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=20")
+    for folder in ("two", "one"):
+        (tmp_path / folder).mkdir()
+    log = tmp_path / "log"
+    for host in hosts[:2]:
+        host.slow_down(50e6)  # bits/s
+    two = [host.torchrun(hosts[0], "2", "two", *words, cwd=tmp_path / "two", log=log, processes=1) for host in hosts[:2]]
+    assert [process.wait(timeout=900) for process in two] == [0, 0], log.read_text()
+    one = hosts[2].torchrun(hosts[2], "1", "one", *words, cwd=tmp_path / "one", log=log)
+    assert one.wait(timeout=900) == 0, log.read_text()
+    assert log.read_text().count("2 towers in 2 processes, replicas: 1") == 2
+    last, expected = (read_metrics(tmp_path / folder / "run")[-1] for folder in ("two", "one"))
+    assert last["weights"] == expected["weights"]
+    waited = [sum(record["crossing_exposed_seconds"] for record in _training(tmp_path / folder)) for folder in ("two", "one")]
+    assert waited[0] > 3 * waited[1], "the link is slow"
+
+
+def _training(cwd: Path) -> list[dict[str, float]]:
+    return [record for record in read_metrics(cwd / "run") if record["kind"] == "train"]
+
+
+@pytest.mark.slow
 def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
     hosts: list[Host], few_images: Path, tmp_path: Path
 ) -> None:
@@ -113,7 +138,7 @@ def test_a_run_goes_on_with_one_host_when_the_other_is_gone_and_with_both_when_i
 
 
 def _steps(cwd: Path) -> list[int]:
-    return [record["step"] for record in read_metrics(cwd / "run") if record["kind"] == "train"]
+    return [int(record["step"]) for record in _training(cwd)]
 
 
 def _wait_for_step(step: int, cwd: Path, running: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:

@@ -7,11 +7,13 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import check_place, default_processes, plan_layout
 
 
-def _refused(processes: int, towers: int, rank: int, local_rank: int, here: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+def _refused(
+    processes: int, towers: int, rank: int, local_rank: int, here: int, monkeypatch: pytest.MonkeyPatch, spread: bool = False
+) -> bool:
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
     try:
-        check_place(plan_layout(processes, towers), rank)
+        check_place(plan_layout(processes, towers), rank, spread)
     except UserError:
         return True
     return False
@@ -21,7 +23,8 @@ def _refused(processes: int, towers: int, rank: int, local_rank: int, here: int,
     ("towers", "nodes", "refused"),
     [
         (2, (3, 3), True),  # the second replica would have a tower on each node
-        (2, (1, 1), True),
+        (2, (1, 1), False),  # they can stand nowhere else
+        (4, (1, 1, 1, 1), False),
         (2, (2, 2), False),
         (2, (4, 2), False),
         (2, (3,), None),

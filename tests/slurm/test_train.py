@@ -72,17 +72,17 @@ def test_two_nodes_hold_two_replicas(cluster: Cluster, few_images: Path, tmp_pat
 
 @pytest.mark.slow
 def test_plain_srun_starts_a_process_for_each_task(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    words = " ".join((*SMALL, f"data.root={few_images}", "trainer.max_steps=3", "tracking=none", "run.dir=run"))
+    words = " ".join((*SMALL, f"data.root={few_images}", "trainer.max_steps=3", "tracking=none"))
     train = f"{sys.executable} -m alexnet_dist.train {words}"
     script = tmp_path / "script"
     apart, together = "--ntasks=2 --ntasks-per-node=1", "--ntasks-per-node=2 --overcommit"
-    script.write_text(f"#!/bin/bash\nsrun {apart} {train}\nsrun {together} {train}\n")
+    script.write_text(f"#!/bin/bash\nsrun {apart} {train} run.dir=apart\nsrun {together} {train} run.dir=together\n")
     job = cluster.submit("--nodes=2", "--ntasks-per-node=2", "--output=log", script, cwd=tmp_path)
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
-    assert said.count("error: the towers of a replica would stand on different nodes: start 2 processes on each node") == 1, said
-    assert "2 towers in 2 processes, replicas: 2" in said
-    assert [record["step"] for record in read_metrics(tmp_path / "run")] == [1, 2, 3, 3]
+    for folder, replicas in (("apart", 1), ("together", 2)):
+        assert f"2 towers in 2 processes, replicas: {replicas}, cpu, fp32; run folder {folder}" in said
+        assert [record["step"] for record in read_metrics(tmp_path / folder)] == [1, 2, 3, 3]
 
 
 @pytest.mark.slow
