@@ -1,5 +1,6 @@
 """The command line's overrides: which a sweep varies, which have another name now, and what other launchers understand."""
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ RENAMED = {
     "tracking.signals": "tracking.activity",
     "resume.allow": "resume_allow",
 }
-
 
 # Hydra's own flags that have a value.
 _FLAGS = ("--config-path", "--config-name", "--package", "--info", "--experimental-rerun")
@@ -61,7 +61,7 @@ def _refuse_what_hydra_cannot_read(word: str) -> None:
         name, _, value = word.partition("=")
         if value.startswith("~"):
             raise UserError(f"{word}: a shell leaves ~ as it is behind =: write {name}=$HOME{value[1:]}") from None
-        if value[:1] in tuple("[{('\"") or value.endswith(")"):
+        if re.match(r"[\[{('\"]|\w+\(", value):  # a list, a function and the like, where quotes would make a text of it
             raise UserError(f"{word} is not as Hydra has it: {str(error).splitlines()[0]}") from None
         raise UserError(
             f"{word} has a character in its value that Hydra reads only in quotes, and the shell takes those away unless they "

@@ -18,19 +18,19 @@ from alexnet_dist.launching.processes import HANDED_ON
 
 
 class SideBySide:
-    """At most `at_once` jobs of `module` at a time, each started by a process of its own. `ended` hears each job's number and
-    status. A signal is handed on to all, and no further job is begun.
+    """At most `at_once` jobs of `module` at a time, each started by a process of its own. They share `gpus`, by number or name as
+    in CUDA_VISIBLE_DEVICES. `ended` hears each job's number and status. A signal is handed on to all, and no further job is begun.
 
     Raises:
-        UserError: there are fewer GPUs than that, where GPUs are to be used.
+        UserError: there are fewer GPUs than that, where there are some.
     """
 
-    def __init__(self, module: str, at_once: int, device: str, ended: Callable[[int, int], object]) -> None:
+    def __init__(self, module: str, at_once: int, gpus: list[str], ended: Callable[[int, int], object]) -> None:
         self._module = module
         self._ended = ended
-        self._gpus = _visible_gpus() if device != "cpu" else []
-        if self._gpus and len(self._gpus) < at_once:
-            raise UserError(f"parallel.jobs={at_once}, and there are {len(self._gpus)} GPUs: take that many or fewer")
+        self._gpus = gpus
+        if gpus and len(gpus) < at_once:
+            raise UserError(f"parallel.jobs={at_once} is more than the GPUs here, {len(gpus)}: take that many or fewer")
         self._cores = sorted(os.sched_getaffinity(0))
         self._places: list[tuple[int, subprocess.Popen[bytes]] | None] = [None] * at_once
         self._received = 0
@@ -89,7 +89,7 @@ class SideBySide:
                 job[1].send_signal(signum)
 
 
-def _visible_gpus() -> list[str]:
-    """Their numbers or names, as CUDA_VISIBLE_DEVICES has them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+def visible_gpus() -> list[str]:
+    """Those that torch sees, by number or name as CUDA_VISIBLE_DEVICES has them."""
+    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]

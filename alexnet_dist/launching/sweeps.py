@@ -15,7 +15,7 @@ from alexnet_dist.fields import check
 from alexnet_dist.launching.outer import submitit_may_queue_again
 from alexnet_dist.launching.overrides import swept_overrides
 from alexnet_dist.launching.sentences import errors_as_sentences
-from alexnet_dist.launching.side_by_side import SideBySide
+from alexnet_dist.launching.side_by_side import SideBySide, visible_gpus
 from alexnet_dist.launching.wandb_account import unless_set
 from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.metrics import last_validation
@@ -81,7 +81,8 @@ class Sweep:
             return 0
         if at_once == 1:
             return start(config)
-        self._beside = self._beside or SideBySide(self._module, at_once, config["device"], self._note)
+        if not self._beside:
+            self._beside = SideBySide(self._module, at_once, [] if config["device"] == "cpu" else visible_gpus(), self._note)
         self._beside.start(number, config, Path(f"{folder}.log"))
         tell(f"job {self._names[number]} has begun: what it says is in {folder}.log")
         return None

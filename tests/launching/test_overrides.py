@@ -48,6 +48,7 @@ def test_so_it_is_in_other_commands(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         ("data.root=~/x", "write data.root=$HOME/x"),
         ("data.root=/data/Käfer", """write 'data.root="/data/Käfer"'"""),
         ("run.dir=runs/lr=0.1", """write 'run.dir="runs/lr=0.1"'"""),
+        ("data.root=/a/Copy (1)", """write 'data.root="/a/Copy (1)"'"""),
         ("data.root=/a/b(1)/c d", """write 'data.root="/a/b(1)/c d"'"""),
         ("optimiser.lr=1", "did you mean optimizer.lr?"),
         ("batch_size=32", "did you mean trainer.batch_size?"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,9 @@ import pytest
 from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
+from alexnet_dist.errors import UserError
+from alexnet_dist.launching.processes import HANDED_ON
+from alexnet_dist.launching.side_by_side import SideBySide
 from tests.commands import LAUNCHED, read_metrics, run_command
 from tests.forked import run_forked
 
@@ -74,6 +78,28 @@ def test_a_signal_stops_all_jobs_that_run_side_by_side_and_begins_no_other(few_i
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == "0 of 2 jobs done, 2 stopped: 0 seed=0; 1 seed=1"
     assert [(tmp_path / "sweep" / job / "stopped").read_text() for job in "01"] == ["signal\n", "signal\n"]
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in HANDED_ON}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_jobs_side_by_side_share_the_gpus(tmp_path: Path) -> None:
+    ended: list[tuple[int, int]] = []
+    with pytest.raises(UserError, match=r"parallel.jobs=3 is more than the GPUs here, 2"):
+        SideBySide("tests.launching.shown", 3, ["0", "1"], lambda *how: ended.append(how))
+    jobs = SideBySide("tests.launching.shown", 2, ["4", "5", "6", "7"], lambda *how: ended.append(how))
+    for number in range(2):
+        jobs.wait_for_room()
+        jobs.start(number, {}, tmp_path / f"{number}.log")
+    jobs.wait(None)
+    assert sorted(ended) == [(0, 2), (1, 2)]
+    assert [(tmp_path / f"{number}.log").read_text() for number in range(2)] == ["error: 4,5\n", "error: 6,7\n"]
 
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
