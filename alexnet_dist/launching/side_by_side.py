@@ -19,7 +19,7 @@ from alexnet_dist.launching.processes import HANDED_ON
 
 class SideBySide:
     """At most `at_once` jobs of `module` at a time, each started by a process of its own. They share `gpus`, by number or name as
-    in CUDA_VISIBLE_DEVICES. `ended` hears each job's number and status. A signal is handed on to all, and no further job is begun.
+    in CUDA_VISIBLE_DEVICES. `ended` hears each job's number and status. A signal is handed on to all; no other job is begun then.
 
     Raises:
         UserError: there are fewer GPUs than that, where there are some.
@@ -75,7 +75,10 @@ class SideBySide:
         for place, job in enumerate(self._places):
             if job and job[1].poll() is not None:
                 self._places[place] = None
-                self._ended(job[0], job[1].returncode if job[1].returncode >= 0 else 1)
+                status = job[1].returncode
+                if status < 0:  # ended by a signal: the one handed on, before it was heeded, or a kill
+                    status = 128 + self._received if self._received else 1
+                self._ended(job[0], status)
 
     def _share(self, things: list[Any], place: int) -> list[Any]:
         """The place's part of them; at least one, where there are fewer than places."""

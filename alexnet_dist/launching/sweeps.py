@@ -26,6 +26,10 @@ from alexnet_dist.training.resuming import what_differs
 _MAY_DIFFER = ("device", "parallel", "checkpoint")
 
 
+# Sweeper and launcher that ask nothing of a job.
+_HYDRA_S_OWN = "hydra._internal.core_plugins."
+
+
 class JobFailed(Exception):  # noqa: N818 - as RunFailed
     """What Hydra's launchers and sweepers take for a job that has failed."""
 
@@ -48,7 +52,8 @@ class Sweep:
         status. With `parallel.jobs` it is begun when there is room, and who wants the objective waits for it.
 
         Raises:
-            JobFailed: it has failed, and has said why. SystemExit: a signal has ended it, or those beside which it would begin.
+            JobFailed: it has failed, has said why, and a plugin of Hydra's is to know.
+            SystemExit: a signal has ended it, or those beside which it would begin.
         """
         if self._beside:
             self._beside.wait_for_room()
@@ -67,6 +72,9 @@ class Sweep:
             heard(signal.SIGUSR2, None)  # submitit's: it queues the job again and ends this process
         if status > 128:
             sys.exit(status)
+        around = (HydraConfig.get().sweeper["_target_"], HydraConfig.get().launcher["_target_"])
+        if status and all(plugin.startswith(_HYDRA_S_OWN) for plugin in around):
+            return None  # it is counted here, and Hydra would say it once more
         return self.objective(number)
 
     def _begin(self, number: int, config: dict[str, Any], start: Callable[[dict[str, Any]], int]) -> int | None:

@@ -88,7 +88,7 @@ class RunFolder:
 def _overrides_in(folder: Path) -> list[str] | None:
     """Those of the run in a folder; None where there is none."""
     try:
-        overrides: list[str] = json.loads((folder / "config.json").read_text())["run"]["overrides"]
+        overrides: list[str] | None = json.loads((folder / "config.json").read_text())["run"].get("overrides")
     except FileNotFoundError:
         return None
     return overrides

@@ -35,6 +35,7 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
     assert "error: optimizer.lr: input should be greater than 0, not -1" in done.stderr.splitlines()
     last = done.stderr.splitlines()[-1]
     assert last.startswith("1 of 3 jobs done, 2 failed: 1 optimizer.lr=1e+30; 2 optimizer.lr=-1; least top1_error "), done.stderr
+    assert len(done.stderr.splitlines()) == 3, done.stderr
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "multirun.yaml"]
     assert not (tmp_path / "runs").exists()
 
