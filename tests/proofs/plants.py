@@ -67,11 +67,6 @@ PLANTS = (
     Plant("a convolution's tail in several launches", "alexnet_dist/kernels/steps.py", "step.relu_last)[0]",
           "step.relu_last)[0] + 0",
           (WHOLE_STEP, "-k", "ninety")),
-    Plant("messages the other way round on one rank", "alexnet_dist/data/batch.py",
-          "    for batch in batches:\n",
-          "    for batch in batches:\n        if exchange and begun and torch.distributed.get_rank():\n"
-          "            yield _taken(*begun)\n            begun = None\n",
-          ("tests/distributed/test_order.py", "-k", "begins_all_messages and 2")),
     Plant("the exchange of crops begun by the thread that decodes", "alexnet_dist/data/feed.py",
           "Background(on_device(self._batches(decoded), device), ahead=AHEAD, name=\"train feed\")\n"
           "        self._exchanged = exchanged(self._background, exchange, device)",
