@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.overrides import accepted
 from alexnet_dist.launching.processes import HANDED_ON
 from alexnet_dist.launching.side_by_side import SideBySide
 from tests.commands import LAUNCHED, read_metrics, run_command
@@ -48,6 +49,7 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
     assert read_metrics(tmp_path / "sweep" / "0") == before
 
 
+@pytest.mark.slow
 def test_a_failed_job_costs_none_that_runs_beside_it(few_images: Path, tmp_path: Path) -> None:
     words = ("-m", *SMALL, f"data.root={few_images}", "parallel.jobs=2", "optimizer.lr=0.01,0.001,1e+30")
     done = run_command("train", *words, cwd=tmp_path)
@@ -120,14 +122,15 @@ def test_optuna_s_sweeper_ends_with_its_best(at_once: int, few_images: Path, tmp
     assert done.stderr.splitlines()[-1].startswith(f"4 of 4 jobs done; least loss {losses[job]:.4f}: {job} ")
 
 
-@pytest.mark.parametrize("form", ["args", "args_no_hyphens"])
 def test_the_command_line_of_wandb_s_agent_trains_the_run_that_the_agent_names(
-    form: str, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {"optimizer.lr": {"value": 0.005}, "trainer.deterministic": {"value": True}, "model": {"value": "tiny"}}
     for name, value in {"WANDB_SWEEP_ID": "asweep", "WANDB_RUN_ID": "arun", "WANDB_MODE": "offline"}.items():
         monkeypatch.setenv(name, value)
-    words = create_sweep_command_args({"args": chosen})[form]
+    forms = create_sweep_command_args({"args": chosen})
+    words = forms["args"]
+    assert accepted(words) == forms["args_no_hyphens"]
     done = run_forked("train", *SMALL, f"data.root={few_images}", "tracking=wandb", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "sweep" / "config.json").read_text())
