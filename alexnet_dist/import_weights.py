@@ -61,7 +61,8 @@ def run(config: dict[str, Any]) -> None:
     if is_own(said):
         kind = "an export of this program"
         net = whole_net(arrays, said)
-        config["model"], config["data"]["size"] = net.model, net.size
+        config["model"] = net.model
+        config["data"] |= {"size": net.size, "mean": net.mean}
         settings = check_net(config)
         table = settings.table()
         check_shapes({name: name for name in table.parameter_shapes()}, net.parameters, table)
@@ -90,7 +91,7 @@ def fit(arrays: dict[str, torch.Tensor], settings: Settings, wanted: ImportSetti
     classes, class_ids = read_classes(wanted.classes, table.classes)
     colours = Preprocess(size, table.input_size, settings.data.mean)
     statistics = {**dict(colours.named_buffers()), "mean_image": mean}
-    return WholeNet(parameters, statistics, dict(settings.model), size, classes, class_ids)
+    return WholeNet(parameters, statistics, dict(settings.model), size, settings.data.mean, classes, class_ids)
 
 
 def _mean_of(arrays: dict[str, torch.Tensor], wanted: str | tuple[float, float, float] | None, size: int) -> torch.Tensor:
