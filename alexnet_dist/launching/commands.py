@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from alexnet_dist.dali import dali_package
 from alexnet_dist.errors import RunFailed, Stopped, UserError, outlive_streams, tell
 from alexnet_dist.files import make_new_folder
 from alexnet_dist.launching.outer import adopt_srun, outer_launcher, rank_of_process
@@ -138,6 +139,7 @@ def _compose_outside(module: str, config_name: str, prepare_start: PrepareStart)
 def _with_hydra(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
     def job(composed: DictConfig) -> None:
         with errors_as_sentences():  # inside, since Hydra prints a line of its own for what leaves a job
+            dali_package()
             run(_plain(composed))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them and exiting with 1
