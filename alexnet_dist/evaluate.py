@@ -2,6 +2,7 @@
 
 python -m alexnet_dist.evaluate checkpoint=runs/x data.root=/data/imagenet256 views=10
 python -m alexnet_dist.evaluate checkpoint=[runs/a,runs/b] predictions=ab.npz
+python -m alexnet_dist.evaluate checkpoint=[runs/a,runs/b] ensemble=found
 torchrun --standalone --nproc-per-node 2 -m alexnet_dist.evaluate checkpoint=runs/x
 """
 
@@ -24,6 +25,7 @@ from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.parallel.mesh import join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, pick_device, world_size
 from alexnet_dist.results.by_class import TABLE_WIDTH, errors_by_class, table, write_csv
+from alexnet_dist.results.ensemble import find_weights, halves, right_chances
 from alexnet_dist.results.predictions import predict_split
 from alexnet_dist.results.submission import plan_submission
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
@@ -53,6 +55,7 @@ class EvaluateSettings:
     """What conf/evaluate.yaml may say."""
 
     checkpoint: FilePath | list[FilePath] | None
+    ensemble: Literal["equal", "found"] | list[float]
     views: Literal[1, 10]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
@@ -82,11 +85,17 @@ def run(config: dict[str, Any]) -> None:
         for trained in nets:
             net, preprocess = load_trained(trained, process.device, mesh)
             voters.append(Voter(net, preprocess.views(wanted.views), process.autocast))
+        weights, found_on = given_weights(wanted, nets), 0
+        if wanted.ensemble == "found":
+            known, images = halves(images)
+            known_feed = validation_feed(first, known, mesh, process.cores)
+            weights = find_weights(right_chances(voters, known_feed, len(known), mesh, display))
+            found_on = len(known)
         feed = validation_feed(first, images, mesh, process.cores)
         if wanted.per_class or wanted.predictions or submission:
-            figures, predictions = predict_split(voters, images, feed, mesh, display)
+            figures, predictions = predict_split(voters, images, feed, mesh, display, weights)
         else:
-            figures, predictions = measure(voters, feed, mesh, display), None
+            figures, predictions = measure(voters, feed, mesh, display, weights=weights), None
     if mesh.rank:
         return
     if predictions and wanted.predictions:
@@ -100,6 +109,8 @@ def run(config: dict[str, Any]) -> None:
         else:
             Console(width=max(display.console.width, TABLE_WIDTH)).print(table(rows))
     record = {"kind": "val", **_origin(nets), **figures}
+    if weights is not None:
+        record["ensemble"] = {"weights": weights, "found_on_images": found_on}
     display.say(validation_figures(record) if len(nets) == 1 else _ensemble_figures(record))
     print(json.dumps(record), flush=True)
 
@@ -115,6 +126,8 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
     named = [wanted.checkpoint] if isinstance(wanted.checkpoint, str) else wanted.checkpoint
     if not named:
         raise UserError("checkpoint is not set: name a run folder or one of its checkpoints with checkpoint=...")
+    if wanted.submission and wanted.ensemble == "found":
+        raise UserError("ensemble=found leaves out every second image, and a submission needs all: give it what was found")
     if isinstance(wanted.per_class, str):
         check_new("per_class", wanted.per_class, ".csv")
     if wanted.predictions is not None:
@@ -125,7 +138,25 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
     for other in nets[1:]:
         check_fits(nets[0], other)
         check_precision(nets[0], other)
+    given_weights(wanted, nets)
     return wanted, nets
+
+
+def given_weights(wanted: EvaluateSettings, nets: Sequence[Trained]) -> list[float] | None:
+    """The weights that `ensemble` lists, divided by their sum; None where it lists none.
+
+    Raises:
+        UserError: there are more or fewer than nets, or one net alone, one is negative, or all are 0.
+    """
+    if wanted.ensemble != "equal" and len(nets) == 1:
+        raise UserError("ensemble weighs several nets: name them with checkpoint=[a,b] or leave it out")
+    if isinstance(wanted.ensemble, str):
+        return None
+    if len(wanted.ensemble) != len(nets):
+        raise UserError(f"ensemble has {len(wanted.ensemble)} weights for {len(nets)} nets: give one for each checkpoint")
+    if min(wanted.ensemble) < 0 or not sum(wanted.ensemble):
+        raise UserError("ensemble holds a weight below 0, or none above it: give the nets' shares, such as [0.7,0.3]")
+    return [weight / sum(wanted.ensemble) for weight in wanted.ensemble]
 
 
 def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, Any]) -> Trained:
@@ -171,12 +202,23 @@ def _origin(nets: Sequence[Trained]) -> dict[str, Any]:
 
 
 def _ensemble_figures(record: dict[str, Any]) -> str:
-    alone = ", ".join(f"{each['top1_error']:.2%} / {each['top5_error']:.2%}" for each in record["each"])
+    alone = ", ".join(map(_both_errors, record["each"]))
     views = "ten views" if record["views"] == 10 else "centre view"
+    how, images = "averaged", "images"
+    if weighing := record.get("ensemble"):
+        how = "weighed " + ", ".join(f"{weight:.3f}" for weight in weighing["weights"])
+        if found_on := weighing["found_on_images"]:
+            how += f" (found on every second image, {found_on}; the figures are of the others)"
+            images = "other images"
+        alone += f"; averaged {_both_errors(record['equal'])}"
     return (
-        f"{len(record['checkpoints'])} nets averaged: top-1 error {record['top1_error']:.2%}, top-5 {record['top5_error']:.2%}, "
-        f"loss {record['loss']:.4f} ({record['images']} images, {views}); alone: {alone}"
+        f"{len(record['checkpoints'])} nets {how}: top-1 error {record['top1_error']:.2%}, top-5 {record['top5_error']:.2%}, "
+        f"loss {record['loss']:.4f} ({record['images']} {images}, {views}); alone: {alone}"
     )
+
+
+def _both_errors(figures: dict[str, Any]) -> str:
+    return f"{figures['top1_error']:.2%} / {figures['top5_error']:.2%}"
 
 
 def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:

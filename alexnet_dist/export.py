@@ -26,7 +26,7 @@ from alexnet_dist.formats import module
 from alexnet_dist.formats.arrays import need, read_arrays
 from alexnet_dist.formats.layouts import MEAN, from_caffe, to_caffe
 from alexnet_dist.formats.onnx_file import run_onnx, write_onnx
-from alexnet_dist.formats.safetensors_file import WholeNet, save_tensors, whole_net, write_safetensors
+from alexnet_dist.formats.safetensors_file import MEAN_SUBTRACTED, WholeNet, save_tensors, whole_net, write_safetensors
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
@@ -81,6 +81,7 @@ def _safetensors(path: Path, trained: Trained, net: Net, preprocess: Preprocess)
         statistics=dict(preprocess.named_buffers()),
         model=dict(trained.settings.model),
         size=trained.settings.data.size,
+        mean=trained.settings.data.mean,
         classes=trained.classes,
         class_ids=trained.class_ids,
     )
@@ -125,7 +126,13 @@ def _caffe(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
         for ours, theirs in zip(_parameters(net).values(), from_caffe(read, trained.table).values(), strict=True)
     )
     exact = "every bit is" if difference == 0 else f"parameters are within {difference:.1e} of"
-    return f"{len(arrays) - 1} arrays in Caffe's layout and the mean image (BGR); taken back, {exact} the checkpoint's"
+    said = f"{len(arrays) - 1} arrays in Caffe's layout and the mean image (BGR); taken back, {exact} the checkpoint's"
+    if trained.settings.data.mean == "centre":
+        said += (
+            ". The run subtracted the mean image's centre from every crop and Caffe subtracts the part that a crop lies on: the "
+            "centre view alone is the same"
+        )
+    return said
 
 
 def _parameters(net: Net) -> dict[str, torch.Tensor]:
@@ -147,7 +154,8 @@ def _expects(trained: Trained) -> str:
     size, crop = trained.settings.data.size, trained.table.input_size
     return (
         f"float32 [N, 3, {crop}, {crop}], RGB, values 0..255: the shorter side scaled to {size} pixels (triangle filter, "
-        f"antialiased), the centre {crop} x {crop} cut out. The net subtracts the mean image itself."
+        f"antialiased), the centre {crop} x {crop} cut out. The net subtracts the centre of the mean image itself. For "
+        f"other crops and mirror images the run subtracted {MEAN_SUBTRACTED[trained.settings.data.mean]}."
     )
 
 

@@ -59,16 +59,22 @@ def run(config: dict[str, Any]) -> None:
     settings = check_net(config)
     arrays, said = read_arrays(Path(wanted.weights))
     if is_own(said):
+        kind = "an export of this program"
         net = whole_net(arrays, said)
-        config["model"], config["data"]["size"] = net.model, net.size
+        config["model"] = net.model
+        config["data"] |= {"size": net.size, "mean": net.mean}
         settings = check_net(config)
         table = settings.table()
         check_shapes({name: name for name in table.parameter_shapes()}, net.parameters, table)
     else:
+        kind = "torchvision's" if is_torchvision(arrays) else "Caffe's (channels in BGR, dropout that scales in training)"
         net = fit(arrays, settings, wanted)
     write_run(output, net, config, settings)
     table = settings.table()
-    print(f"{output}: {table.parameters:,} parameters of {wanted.weights} as model={table.name}, {len(net.classes)} classes")
+    print(
+        f"{output}: {table.parameters:,} parameters of {wanted.weights}, taken as {kind}, as model={table.name}, "
+        f"{len(net.classes)} classes"
+    )
 
 
 def fit(arrays: dict[str, torch.Tensor], settings: Settings, wanted: ImportSettings) -> WholeNet:
@@ -85,7 +91,7 @@ def fit(arrays: dict[str, torch.Tensor], settings: Settings, wanted: ImportSetti
     classes, class_ids = read_classes(wanted.classes, table.classes)
     colours = Preprocess(size, table.input_size, settings.data.mean)
     statistics = {**dict(colours.named_buffers()), "mean_image": mean}
-    return WholeNet(parameters, statistics, dict(settings.model), size, classes, class_ids)
+    return WholeNet(parameters, statistics, dict(settings.model), size, settings.data.mean, classes, class_ids)
 
 
 def _mean_of(arrays: dict[str, torch.Tensor], wanted: str | tuple[float, float, float] | None, size: int) -> torch.Tensor:

@@ -37,6 +37,7 @@ class ReportSettings:
     output: FilePath | None
     images: Positive | None
     neighbours: Positive | None
+    layer: str | None
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
     data: ReportedData
@@ -44,7 +45,7 @@ class ReportSettings:
 
     def example_options(self) -> ExampleOptions:
         data = {key: value for key, value in vars(self.data).items() if value is not None}
-        return ExampleOptions(self.images, self.neighbours, self.batch_size, self.device, data)
+        return ExampleOptions(self.images, self.neighbours, self.batch_size, self.device, data, self.layer)
 
 
 def report(config: dict[str, Any]) -> None:

@@ -66,6 +66,40 @@ def test_nets_of_two_tables_are_averaged_as_numpy_averages_their_predictions(
     assert (record["images"], record["views"], len(record["checkpoints"])) == (400, 10, 2)
 
 
+def test_weights_found_on_every_second_image_are_the_best_there_and_the_others_are_reported(
+    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    alone = []
+    for run in two_runs:
+        _evaluate([run], f"predictions={run.name}.npz", cwd=tmp_path)
+        alone.append(np.load(tmp_path / f"{run.name}.npz"))
+    labels, names = alone[0]["labels"], alone[0]["names"]
+    votes = np.stack([saved["probabilities"] for saved in alone]).astype(np.float64)
+    record = _evaluate([*two_runs], "ensemble=found", "predictions=found.npz", "batch_size=90", cwd=tmp_path, processes=2)
+    found = record["ensemble"]["weights"]
+    assert record["ensemble"]["found_on_images"] == record["images"] == 200
+    assert sum(found) == pytest.approx(1)
+
+    def loss(weights: np.ndarray, part: slice) -> float:
+        return _errors(np.tensordot(weights, votes, axes=1)[part], labels[part])[2]
+
+    shares = np.linspace(0, 1, 1001)
+    best = min(shares, key=lambda share: loss(np.array([share, 1 - share]), slice(0, None, 2)))
+    assert found[0] == pytest.approx(best, abs=2e-3)
+    others = slice(1, None, 2)
+    for weights, figures in ((np.array(found), record), (np.array([0.5, 0.5]), record["equal"])):
+        top1, top5, _ = _errors(np.tensordot(weights, votes, axes=1)[others], labels[others])
+        assert (figures["top1_error"], figures["top5_error"]) == pytest.approx((top1, top5))
+        assert figures["loss"] == pytest.approx(loss(weights, others), rel=1e-4)
+    assert list(np.load(tmp_path / "found.npz")["names"]) == list(names[others])
+    assert "(found on every second image, 200; the figures are of the others)" in record["said"]
+
+    given = _evaluate([*two_runs], "ensemble=[3,1]", cwd=tmp_path)
+    assert given["ensemble"] == {"weights": [0.75, 0.25], "found_on_images": 0}
+    assert (given["images"], given["equal"]["loss"]) == (400, pytest.approx(averaged[1]["loss"], rel=1e-5))
+    assert given["loss"] == pytest.approx(loss(np.array([0.75, 0.25]), slice(None)), rel=1e-4)
+
+
 def test_the_average_is_that_of_plain_torch_nets_on_images_read_by_pillow(
     two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +200,11 @@ def test_what_cannot_be_averaged_or_written_is_refused(
         (["checkpoint=[same,bf16]"], "trained in fp32 and bf16: set precision="),
         (["checkpoint=[same,nowhere]"], "checkpoint=nowhere holds no checkpoint"),
         (["checkpoint=[same,one_tower]", "parallel.processes=2"], "2 processes hold nets of 2 and 1 towers differently"),
+        (["checkpoint=same", "ensemble=found"], "ensemble weighs several nets"),
+        (["checkpoint=[same,same]", "ensemble=[1,2,3]"], "ensemble has 3 weights for 2 nets"),
+        (["checkpoint=[same,same]", "ensemble=[0,0]"], "ensemble holds a weight below 0"),
+        (["checkpoint=[same,same]", "ensemble=[2,-1]"], "ensemble holds a weight below 0"),
+        (["checkpoint=[same,same]", "ensemble=found", "submission=s.txt"], "a submission needs all"),
         (["checkpoint=same", "predictions=there.npz"], "there.npz is there already"),
         (["checkpoint=same", "predictions=p.csv"], "must end in .npz"),
         (["checkpoint=same", "per_class=yes.txt"], "must end in .csv"),

@@ -119,6 +119,38 @@ def test_a_round_trip_through_caffe_s_layout_is_exact(two_runs: tuple[Path, Path
             assert torch.equal(read[name], tensor), name
 
 
+@pytest.fixture(scope="module")
+def centre_mean(two_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that subtracted the centre of its mean image from every crop, as the authors' program did."""
+    folder = tmp_path_factory.mktemp("centre")
+    weights = _export(two_runs[0], "caffe", folder / "x.npz")
+    _import(folder / "run", weights=str(weights), overrides=("model=tiny", "data.size=64", "data.mean=centre"))
+    return folder / "run"
+
+
+def test_an_export_subtracts_the_mean_as_its_run_did(centre_mean: Path, tmp_path: Path) -> None:
+    path = _export(centre_mean, "safetensors", tmp_path / "x.safetensors")
+    _import(tmp_path / "back", weights=str(path))
+    squares = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    of_run, back = (load_trained(open_trained(str(run)), CPU)[1].ten_views(squares) for run in (centre_mean, tmp_path / "back"))
+    for ours, theirs in zip(of_run, back, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["torch", "caffe", "safetensors"])
+def test_an_export_says_which_part_of_the_mean_its_run_subtracted(
+    kind: str, centre_mean: Path, two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending = {"torch": "py", "caffe": "npz", "safetensors": "safetensors"}[kind]
+    said = []
+    for name, run in (("aligned", two_runs[0]), ("centre", centre_mean)):
+        text = _export(run, kind, tmp_path / f"{name}.{ending}").read_bytes().decode(errors="replace")
+        said.append(" ".join((capsys.readouterr().out if kind == "caffe" else text).split()))
+    words = "the centre view alone is the same" if kind == "caffe" else "the centre of the mean image, wherever the crop lies"
+    assert words not in said[0]
+    assert words in said[1]
+
+
 def test_what_cannot_be_exported_is_refused_and_nothing_is_overwritten(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_text("mine")
     (tmp_path / "y.pt").write_text("mine")

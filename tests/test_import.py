@@ -1,7 +1,9 @@
 """Weights of other programs: their own nets' logits, the run folder that comes of them, and clear words where they do not fit."""
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from torchvision.transforms.functional import normalize
 from alexnet_dist import export, import_weights
 from alexnet_dist.checks import check_net
 from alexnet_dist.errors import UserError
+from alexnet_dist.formats.arrays import read_arrays
 from alexnet_dist.formats.caffemodel import read_mean
-from alexnet_dist.formats.layouts import from_caffe
+from alexnet_dist.formats.layouts import from_caffe, from_torchvision
+from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.import_weights import ImportSettings, fit
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
@@ -131,6 +135,52 @@ def test_torchvision_s_alexnet_gives_torchvision_s_logits() -> None:
     assert torch.allclose(ours, expected, rtol=0, atol=1e-3 * expected.std().item())
 
 
+_OPTIONS = argparse.Namespace(lr=0.01, data_path=Path("data"), device=torch.device("cpu"), best=np.float64(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("checkpoint.pth.tar", lambda net: {"epoch": 3, "arch": "alexnet", "state_dict": net, "best_acc1": torch.tensor(1.0)}),
+        ("model_9.pth", lambda net: {"model": net, "optimizer": {"state": {}, "param_groups": []}, "epoch": 9, "args": _OPTIONS}),
+        ("model_9", lambda net: {"model": net, "model_ema": net, "epoch": 9}),
+        ("last.ckpt", lambda net: {"state_dict": {f"model._orig_mod.{name}": array for name, array in net.items()}}),
+        ("net.bin", lambda net: {"weights": {f"module.{name}": array for name, array in net.items()}, "best": np.float32(2)}),
+        ("data_parallel.pth", lambda net: {name.replace("features.", "features.module."): array for name, array in net.items()}),
+    ],
+    ids=["pytorch/examples", "torchvision with args", "torchvision", "Lightning", "DistributedDataParallel", "features"],
+)
+def test_a_training_s_checkpoint_is_known_by_what_is_in_it(name: str, stored: Any, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    net = alexnet(weights=None).state_dict()
+    torch.save(stored(net), tmp_path / name, _use_new_zipfile_serialization=name != "net.bin")
+    table = build_table(compose("train", ["model=torchvision"])["model"])
+    read = read_layers(tmp_path / name, table, "init_from")
+    expected = from_torchvision(net, table)
+    assert read.keys() == expected.keys() == table.parameter_shapes().keys()
+    assert all(torch.equal(read[own], expected[own]) for own in expected)
+
+
+def test_a_file_s_ending_does_not_say_what_it_is(caffe_arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    weights = {name: array for name, array in caffe_arrays.items() if name != "mean"}
+    (tmp_path / "a.pth").write_bytes(_caffemodel(weights, old=False))
+    with (tmp_path / "b.safetensors").open("wb") as file:
+        np.savez(file, **weights)
+    save_file({f"module.{name}": torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "c.npz")
+    for name in ("a.pth", "b.safetensors", "c.npz"):
+        read, _ = read_arrays(tmp_path / name)
+        assert read.keys() == weights.keys()
+        assert all(np.array_equal(read[own].numpy(), weights[own]) for own in weights), name
+
+
+def test_import_says_what_it_took_the_weights_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("model=torchvision", "model.layers.fc8.filters=10")
+    net = {f"module.{name}": array for name, array in alexnet(weights=None, num_classes=10).state_dict().items()}
+    torch.save({"state_dict": net, "epoch": 1}, tmp_path / "x.pth.tar")
+    import_weights.run(compose("import_weights", [*small, f"weights={tmp_path}/x.pth.tar", f"output={tmp_path}/run"]))
+    assert "taken as torchvision's, as model=torchvision, 10 classes" in capsys.readouterr().out
+
+
 def test_weights_that_do_not_fit_are_refused_with_a_sentence(
     caffe_arrays: dict[str, np.ndarray], two_runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -139,7 +189,12 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
     torchvision |= {f"classifier.{i}.{part}": torch.zeros(1) for i in (1, 4, 6) for part in ("weight", "bias")}
     torchvision["features.0.weight"] = torch.zeros(64, 3, 11, 11)
     torch.save(torchvision, tmp_path / "torchvision.pth")
-    torch.save({"net": two_runs}, tmp_path / "objects.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "objects.pth")
+    torch.save({"g": {"a": torch.ones(1)}, "d": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "several.pth")
+    torch.save({"lr": 0.1, "epoch": 3}, tmp_path / "none.pth")
+    torch.save({"layer1.0.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "resnet.pth")
+    torch.save({"parameters": arrays, "mean_image": torch.zeros(3, 64, 64), "classes": ["a"]}, tmp_path / "module.pt")
+    (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
     np.savez(tmp_path / "fits.npz", **caffe_arrays)
     np.savez(tmp_path / "lacks.npz", **{name: array for name, array in caffe_arrays.items() if name != "fc7.bias"})
     np.savez(tmp_path / "extra.npz", **caffe_arrays, conv9=np.zeros(3, np.float32))
@@ -154,10 +209,14 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
     for words, said in (
         ((), "weights and output are not set"),
         (("weights=none.npz",), "none.npz is no file"),
-        (("weights=net.h5",), "must end in one of .npz"),
+        (("weights=net.h5",), "net.h5 cannot be read .* or another kind .safetensors, torch's .pt"),
         (("weights=text.caffemodel",), "cannot be read"),
         (("weights=cut.safetensors",), "cannot be read"),
-        (("weights=objects.pth",), "cannot be read"),
+        (("weights=objects.pth",), "objects.pth holds a pickled torch.nn.modules.linear.Linear, which is not loaded"),
+        (("weights=several.pth",), "several.pth holds g, d, epoch, 2 state dicts and none is called state_dict or model"),
+        (("weights=none.pth",), "none.pth holds lr, epoch, no state dict among them"),
+        (("weights=module.pt",), "export with format=safetensors"),
+        (("weights=resnet.pth",), "hold layer1.0.weight and lack conv1.weight"),
         (("weights=counts.npz",), "conv1.weight is of torch.int64"),
         (("weights=lacks.npz", *tiny), "lack fc7.bias"),
         (("weights=extra.npz", *tiny), "hold conv9"),

@@ -45,7 +45,7 @@ def test_a_run_that_ends_leaves_figures_and_a_small_page(resumed: Path) -> None:
     names = {path.name for path in (resumed / "figures").iterdir()}
     assert names == {
         *("curves.svg", "step_time.svg", "kernels.svg", "kernels.png", "predictions.webp", "neighbours.webp"),
-        *("step.svg", "confusion.svg", "examples.json"),
+        *("step.svg", "confusion.svg", "filters.png", "maps.webp", "examples.json"),
     }
     assert (resumed / "report.html").stat().st_size < 1_000_000
 
@@ -56,8 +56,11 @@ def test_the_page_reads_well_in_a_browser(resumed: Path, browser: Browser, width
     page = browser.show((resumed / "report.html").as_uri(), width, scheme)
     assert page.said == []
     assert page.requests == [(resumed / "report.html").as_uri()], "it asks for nothing but itself"
-    pictures = page.ask("[...document.images].map(i => [i.alt, i.complete && i.naturalWidth, i.getBoundingClientRect().width])")
-    assert len(pictures) == 4 + 8 + 5 * 7  # the figures, the predictions, five images with six neighbours
+    pictures = page.ask(
+        "[...document.images].map(i => [i.alt, i.complete && i.naturalWidth, "
+        "(i.closest('.scroll') ?? i).getBoundingClientRect().width])"
+    )
+    assert len(pictures) == 6 + 8 + 5 * 7  # the figures, the predictions, five images with six neighbours
     for alt, natural, shown in pictures:
         assert natural > 0, alt
         assert 0 < shown < width, alt
@@ -68,6 +71,9 @@ def test_the_page_reads_well_in_a_browser(resumed: Path, browser: Browser, width
     )
     tops = page.ask("[...document.querySelectorAll('.shown > div')].map(e => e.getBoundingClientRect().top)")
     assert len({tops.count(top) for top in tops}) == 1, "no picture stands alone in the last row"
+    if width >= 1100:
+        tops = page.ask("[...document.querySelectorAll('.tile')].map(e => e.getBoundingClientRect().top)")
+        assert len(set(tops)) == 1, "no figure stands alone in the last row"
     light = page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
 
@@ -196,7 +202,7 @@ def test_rebuilt_it_is_one_wandb_run_without_a_gap_or_a_repeated_step(resumed: P
     )
 
     shown = run["history"][-1]
-    for name in ("kernels", "predictions", "neighbours"):
+    for name in ("kernels", "filters", "predictions", "maps", "neighbours"):
         assert shown[f"figures/{name}"]["_type"] == "image-file"
         assert (rebuilt / "files" / shown[f"figures/{name}"]["path"]).stat().st_size > 0
     table = json.loads((rebuilt / "files" / shown["figures/prediction_table"]["path"]).read_text())

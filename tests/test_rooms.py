@@ -8,7 +8,7 @@ import alexnet_dist
 PACKAGE = Path(alexnet_dist.__file__).parent
 # From the ground up. What stands on no floor is a command, above all of them: the files at the top and the benches.
 FLOORS = (
-    {"__version__", "errors", "files", "text"},
+    {"__version__", "dali", "errors", "files", "text"},
     {"model", "parallel", "kernels"},
     {"fields", "settings", "checks", "data", "packing", "formats"},
     {"training", "results", "tracking", "launching"},

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from alexnet_dist.dali import dali_package
 from alexnet_dist.errors import UserError
 
 
@@ -24,7 +25,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "nvidia-dali-cuda130", "numpy", "pillow")},
+        "versions": {name: version(name) for name in ("torch", "torchvision", dali_package(), "numpy", "pillow")},
     }
 
 

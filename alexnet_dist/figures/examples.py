@@ -1,19 +1,21 @@
-"""What the net makes of the images: predictions, confusion and nearest neighbours.
+"""What the net makes of the images: predictions, confusion, nearest neighbours, and what it looks at.
 
 They are kept in examples.json beside the figures, so that the page and W&B can be made again without the images.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.figures.maps import Looks, look
 from alexnet_dist.figures.neighbours import Neighbourhood, find_neighbours
 from alexnet_dist.figures.predictions import Outcome, names_of, predict
 from alexnet_dist.figures.run_files import RunFiles
@@ -32,13 +34,14 @@ FILE = "examples.json"
 @dataclass(frozen=True)
 class ExampleOptions:
     """At most `images` validation images and `neighbours` training images are taken (None: all), on what device; `data` replaces
-    keys of the run's own data settings."""
+    keys of the run's own data settings. `layer` is the one whose maps are shown; None: of every convolution some."""
 
     images: int | None
     neighbours: int | None
     batch_size: int
     device: str
     data: dict[str, Any]
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Examples:
     names: list[str]
     outcome: Outcome
     neighbourhood: Neighbourhood
+    looks: Looks
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def find_examples(
         raise UserError(f"{run.folder} has no checkpoint yet")
     settings = check_settings({**run.config, "data": {**run.config["data"], **options.data}})
     root = settings.data.root or str(QUICKSTART_FOLDER)
-    asked = {"images": options.images, "neighbours": options.neighbours, "root": printable(root), "step": run.state.step}
+    asked = {name: getattr(options, name) for name in ("images", "neighbours", "layer")}
+    asked |= {"root": printable(root), "step": run.state.step}
     for kept in _kept(run, folder):
         if kept.asked == asked:
             return kept.examples
@@ -86,9 +91,11 @@ def find_examples(
     device = pick_device(options.device, local_rank=0)
     net, preprocess = load()
     viewer = Viewer(net.to(device), preprocess.to(device), device, settings.data.threads or share_cores(1), options.batch_size)
+    names = names_of(viewer, validation)
     examples = Examples(
         step=run.state.step,
-        names=names_of(viewer, validation),
+        names=names,
+        looks=look(viewer, validation, names, options.layer),
         outcome=predict(viewer, validation, options.images, lambda done, total: show("predictions", done, total)),
         neighbourhood=find_neighbours(
             viewer, validation, train, options.neighbours, lambda done, total: show("neighbours", done, total)
@@ -106,7 +113,12 @@ def read_examples(run: RunFiles, folder: Path) -> Examples | None:
 
 def _kept(run: RunFiles, folder: Path) -> list[_Kept]:
     files = dict.fromkeys((folder / FILE, run.folder / "figures" / FILE))
-    return [_KEPT.validate_json(file.read_bytes()) for file in files if file.is_file()]
+    kept = []
+    for file in files:
+        if file.is_file():
+            with suppress(ValidationError):  # an earlier version's, which holds less
+                kept.append(_KEPT.validate_json(file.read_bytes()))
+    return kept
 
 
 def _open(root: Path, settings: Settings, state: SavedState) -> tuple[Images, Images]:

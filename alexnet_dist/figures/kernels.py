@@ -1,4 +1,4 @@
-"""The first layer's kernels by tower (paper, figure 3), and how coloured each tower's are."""
+"""The first layer's kernels by tower (paper, figure 3), how coloured each tower's are, and the filters of later convolutions."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from alexnet_dist.figures.style import drawing
 from alexnet_dist.model.net import Net
 
 _COLUMNS = 16  # the paper's: 48 kernels of a tower in three rows
+_FILTERS, _MAPS = 6, 12  # of a later convolution: filters of a tower, and of each the parts that read so many maps
 
 
 def first_kernels(net: Net) -> torch.Tensor | None:
@@ -56,4 +57,41 @@ def mosaic(kernels: torch.Tensor) -> np.ndarray:
         y, x = (number // _COLUMNS) * (size + 1), (number % _COLUMNS) * (size + 1)
         picture[y : y + size, x : x + size, :3] = kernel
         picture[y : y + size, x : x + size, 3] = 1
+    return picture
+
+
+def draw_filters(net: Net, path: Path) -> bool:
+    """The strongest filters of the convolutions behind the first, by tower; whether there are any.
+
+    A row is a filter; a tile is its weights for one map that it reads, the strongest first. They reach from blue (negative) over
+    white to red, each filter scaled to its own largest weight.
+    """
+    later = [layer.name for layer in net.table.layers[1:] if layer.kind == "conv"]
+    if not later:
+        return False
+    towers = net.table.towers
+    with drawing(path, 115 * towers, 200 * len(later)) as figure:
+        figure.set_layout_engine("constrained", wspace=0.05, hspace=0.05)
+        cells = figure.subplots(towers, len(later), squeeze=False)
+        for column, name in zip(cells.T, later, strict=True):
+            weights = net.get_parameter(f"{name}.weight").detach().cpu()
+            for tower, (axes, own) in enumerate(zip(column, weights.chunk(towers), strict=True)):
+                axes.imshow(strongest_filters(own), cmap="RdBu_r", vmin=-1, vmax=1)
+                axes.set_title(f"{name}, tower {tower}")
+                axes.set_axis_off()
+    return True
+
+
+def strongest_filters(weights: torch.Tensor) -> np.ndarray:
+    """Of weights [filters, maps, k, k] the largest filters in rows, of each the largest maps, a NaN apart: float32 [H, W].
+
+    Large is what has a large sum of squares. A filter is divided by its largest absolute weight.
+    """
+    size = weights.shape[-1] + 1
+    filters = weights[weights.square().sum(dim=(1, 2, 3)).topk(min(_FILTERS, len(weights))).indices]
+    picture = np.full((len(filters) * size - 1, min(_MAPS, weights.shape[1]) * size - 1), np.nan, np.float32)
+    for row, own in enumerate(filters):
+        strongest = own[own.square().sum(dim=(1, 2)).topk(min(_MAPS, len(own))).indices]
+        for column, tile in enumerate(strongest / own.abs().max().clamp_min(1e-12)):
+            picture[row * size : row * size + size - 1, column * size : column * size + size - 1] = tile.numpy()
     return picture

@@ -8,8 +8,9 @@ import torch
 from pydantic import Base64Bytes
 
 from alexnet_dist.data.images import Images
+from alexnet_dist.data.subset import Subset
 from alexnet_dist.figures.style import drawing
-from alexnet_dist.figures.viewer import Subset, Viewer, evenly_spread, open_picture
+from alexnet_dist.figures.viewer import Viewer, evenly_spread, open_picture
 
 QUERIES, NEAREST = 5, 6  # as in the paper
 

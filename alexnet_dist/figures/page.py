@@ -14,7 +14,7 @@ from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.files import whole_file
 
 PAGE = "report.html"
-_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+_KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 
 
 @dataclass(frozen=True)

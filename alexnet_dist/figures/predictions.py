@@ -9,8 +9,9 @@ import torch
 from pydantic import Base64Bytes
 
 from alexnet_dist.data.images import Images
+from alexnet_dist.data.subset import Subset
 from alexnet_dist.figures.style import BLUE, RED, drawing, short
-from alexnet_dist.figures.viewer import Subset, Viewer, evenly_spread, open_picture
+from alexnet_dist.figures.viewer import Viewer, evenly_spread, open_picture
 from alexnet_dist.text import printable
 
 SHOWN = 8  # as in the paper

@@ -19,7 +19,8 @@ from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.curves import draw_activity, draw_curves, draw_layers, draw_step_time
 from alexnet_dist.figures.examples import ExampleOptions, Examples, find_examples, read_examples
-from alexnet_dist.figures.kernels import colour_shares, draw_kernels, first_kernels
+from alexnet_dist.figures.kernels import colour_shares, draw_filters, draw_kernels, first_kernels
+from alexnet_dist.figures.maps import draw_maps, layers_with_maps
 from alexnet_dist.figures.neighbours import draw_neighbours
 from alexnet_dist.figures.page import PAGE, embedded, figures_folder, state_of, tiles, write_page
 from alexnet_dist.figures.predictions import confused_most, draw_confusion, draw_predictions
@@ -53,9 +54,11 @@ def report_of_run(
     """Draw a run's figures and make its page; the page's path. `layers` are the times of `bench step`.
 
     Raises:
-        UserError: the page or its figures cannot be written, or the checkpoint cannot be read.
+        UserError: the page or its figures cannot be written, the checkpoint cannot be read, or the layer whose maps are wanted
+            has none.
     """
     run = read_run(folder)
+    layers_with_maps(run.table(), options.layer)
     page = Path(output or folder / PAGE)
     drawn = draw_run(run, figures_folder(page, named=output is not None), options, display.show, layers)
     if drawn.missing:
@@ -90,6 +93,8 @@ def draw_run(
     kernels = first_kernels(load()[0]) if run.checkpoint else None
     if kernels is not None:
         drawn("kernels", lambda path: draw_kernels(kernels, towers, path), (".svg", ".png"))
+    if run.checkpoint:
+        drawn("filters", lambda path: draw_filters(load()[0], path), (".png",))
     examples, missing = None, ""
     try:
         examples = find_examples(run, load, options, folder, show)
@@ -97,6 +102,7 @@ def draw_run(
         examples, missing = read_examples(run, folder), str(error)
     if examples:
         drawn("predictions", lambda path: draw_predictions(examples.outcome.predictions, path), (".webp",))
+        drawn("maps", lambda path: draw_maps(examples.looks, path), (".webp",))
         drawn("neighbours", lambda path: draw_neighbours(examples.neighbourhood, path), (".webp",))
         drawn("confusion", lambda path: draw_confusion(examples.outcome, examples.names, path))
     return Drawn(files, colour_shares(kernels, towers) if kernels is not None else [], examples, missing)

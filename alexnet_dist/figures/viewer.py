@@ -1,12 +1,10 @@
 """How a net sees images, batch by batch: class probabilities and the features below them; and small pictures of images."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -14,32 +12,8 @@ from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.model.net import Net
-from alexnet_dist.text import printable
 
 _THUMBNAIL = 128  # pixels of a side at most
-
-
-class Subset:
-    """Some of a split's images, by their indices, as a split of their own."""
-
-    def __init__(self, images: Images, indices: Sequence[int]) -> None:
-        self._images = images
-        self._indices = np.asarray(indices, np.int64)
-        self.classes, self.class_ids = images.classes, images.class_ids
-        self.labels = images.labels[self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def read(self, index: int) -> np.ndarray:
-        return self._images.read(int(self._indices[index]))
-
-    def name(self, index: int) -> str:
-        return self._images.name(int(self._indices[index]))
-
-    def caption(self, index: int) -> tuple[str, str]:
-        """The name of an image's file and its label, to be shown."""
-        return printable(Path(self.name(index)).name), printable(self.classes[self.labels[index]])
 
 
 def evenly_spread(count: int, wanted: int | None) -> list[int]:
@@ -98,10 +72,10 @@ class Viewer:
 
     def thumbnails(self, images: Images) -> list[bytes]:
         """The centre squares of a few images as small JPEG files."""
-        return [_thumbnail(pixels) for batch, _ in self.pixels(images) for pixels in batch]
+        return [thumbnail(pixels) for batch, _ in self.pixels(images) for pixels in batch]
 
 
-def _thumbnail(pixels: torch.Tensor) -> bytes:
+def thumbnail(pixels: torch.Tensor) -> bytes:
     """uint8 [3, H, W] as a JPEG file of at most 128 pixels a side."""
     picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))

@@ -12,7 +12,13 @@ from alexnet_dist.figures.run_files import RunFiles, read_run
 from alexnet_dist.figures.viewer import open_picture
 from alexnet_dist.tracking.wandb_run import WandbRun
 
-_PICTURES = {"kernels": "kernels.png", "predictions": "predictions.webp", "neighbours": "neighbours.webp"}
+_PICTURES = {
+    "kernels": "kernels.png",
+    "filters": "filters.png",
+    "predictions": "predictions.webp",
+    "maps": "maps.webp",
+    "neighbours": "neighbours.webp",
+}
 
 
 def hand_over(run_dir: Path, run: WandbRun, with_artifacts: bool) -> None:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.formats.arrays import listed
 from alexnet_dist.model.table import Table
 
 MEAN = "mean"  # the mean image's name in a file of Caffe's layout
@@ -50,7 +52,7 @@ def from_caffe(arrays: Arrays, table: Table, whole: bool = True) -> dict[str, to
 
 def is_torchvision(arrays: Arrays) -> bool:
     """Whether parameters are named as torchvision names its AlexNet's."""
-    return any(re.match(r"(module\.)?(features|classifier)\.\d+\.", name) for name in arrays)
+    return any(re.match(r"(features|classifier)\.\d+\.", name) for name in arrays)
 
 
 def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[str, torch.Tensor]:
@@ -63,10 +65,9 @@ def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[s
     Raises:
         UserError: it has more or fewer layers than the table, or others; if not `whole`, these come back as they are.
     """
-    arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     names: dict[str, str] = {}
     for part, kind in (("features", "conv"), ("classifier", "fc")):
-        found = sorted({int(name.split(".")[1]) for name in arrays if name.startswith(f"{part}.")})
+        found = sorted({int(match[1]) for name in arrays if (match := re.match(rf"{part}\.(\d+)\.(weight|bias)$", name))})
         layers = [layer.name for layer in table.layers if layer.kind == kind]
         if len(found) != len(layers):
             raise UserError(
@@ -80,13 +81,11 @@ def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[s
     if whole:
         check_shapes(names, arrays, table, hint=hint)
     scales = testing_scales(table)
-    parameters = {name: arrays[theirs] / scales.get(name, 1.0) for name, theirs in names.items()}
-    first = f"{table.layers[0].name}.weight"
-    parameters[first] = parameters[first] / (255 * torch.tensor(TORCHVISION_STD))[:, None, None]
-    return parameters
+    scales[f"{table.layers[0].name}.weight"] = (255 * torch.tensor(TORCHVISION_STD))[:, None, None]
+    return {name: arrays[theirs] / scales.get(name, 1.0) for name, theirs in names.items() if theirs in arrays}
 
 
-def testing_scales(table: Table) -> dict[str, float]:
+def testing_scales(table: Table) -> dict[str, Any]:
     """The weights that read what dropouts have scaled, by name, and by how much: the product of their 1 - p.
 
     Raises:
@@ -121,7 +120,9 @@ def check_shapes(
     for name, shape in table.parameter_shapes().items():
         theirs = names[name]
         if theirs not in arrays:
-            raise UserError(f"the weights lack {theirs}, which model={table.name} needs for {name}: {hint}")
+            raise UserError(
+                f"the weights hold {listed(arrays)} and lack {theirs}, which model={table.name} needs for {name}: {hint}"
+            )
         found = tuple(arrays[theirs].shape)
         if found != shape:
             other_classes = name == f"{table.layers[-1].name}.weight" and found[1:] == shape[1:]

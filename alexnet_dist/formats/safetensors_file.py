@@ -14,19 +14,27 @@ from alexnet_dist.errors import UserError
 _MARK = "alexnet_dist"
 _DATA = "data."
 
+# What data.mean has subtracted from a crop.
+MEAN_SUBTRACTED = {
+    "aligned": "the part of the mean image that the crop lies on",
+    "centre": "the centre of the mean image, wherever the crop lies",
+}
+
 
 @dataclass(frozen=True)
 class WholeNet:
     """A net with what it needs to look at an image.
 
     parameters: float32, by the net's names. statistics: `Preprocess`'s buffers. model: the table's rows. size: pixels of the
-    squares that views are cut from. classes, class_ids: by label.
+    squares that views are cut from. mean: which part of the mean image a view has subtracted, "aligned" or "centre", as
+    `Preprocess` says. classes, class_ids: by label.
     """
 
     parameters: dict[str, torch.Tensor]
     statistics: dict[str, torch.Tensor]
     model: dict[str, Any]
     size: int
+    mean: str
     classes: list[str]
     class_ids: list[str]
 
@@ -40,8 +48,9 @@ def write_safetensors(path: Path, net: WholeNet, origin: str) -> None:
         "channels": "RGB",
         "range": [0, 255],
         "mean_image": f"{_DATA}mean_image",
+        "mean": net.mean,
         "steps": f"scale the shorter side to {net.size} pixels (triangle filter, antialiased), take the centre {net.size} x "
-        f"{net.size}, subtract the mean image, cut {crop} x {crop}",
+        f"{net.size}, cut {crop} x {crop}, subtract {MEAN_SUBTRACTED[net.mean]}",
     }
     metadata = {
         _MARK: __version__,
@@ -72,11 +81,13 @@ def is_own(metadata: Mapping[str, str]) -> bool:
 def whole_net(arrays: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> WholeNet:
     """What `write_safetensors` wrote. Raises UserError where its metadata is not whole."""
     try:
+        preprocessing = json.loads(metadata["preprocessing"])
         return WholeNet(
             parameters={name: array for name, array in arrays.items() if not name.startswith(_DATA)},
             statistics={name.removeprefix(_DATA): array for name, array in arrays.items() if name.startswith(_DATA)},
             model=json.loads(metadata["model"]),
-            size=json.loads(metadata["preprocessing"])["size"],
+            size=preprocessing["size"],
+            mean=preprocessing["mean"],
             classes=json.loads(metadata["classes"]),
             class_ids=json.loads(metadata["class_ids"]),
         )

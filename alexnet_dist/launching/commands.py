@@ -23,6 +23,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from alexnet_dist.dali import dali_package
 from alexnet_dist.errors import RunFailed, UserError, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
@@ -80,6 +81,7 @@ def _prepare_process() -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it was while libraries were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle_folders()
+    dali_package()  # where there are two, nothing else is to be trusted
 
 
 def worker(module: str, config: dict[str, Any]) -> None:

@@ -51,7 +51,12 @@ class Predictions:
 
 
 def predict_split(
-    voters: Sequence[Voter], images: Images, feed: ValidationFeed, mesh: Mesh, display: Display
+    voters: Sequence[Voter],
+    images: Images,
+    feed: ValidationFeed,
+    mesh: Mesh,
+    display: Display,
+    weights: Sequence[float] | None = None,
 ) -> tuple[dict[str, Any], Predictions | None]:
     """`measure`'s figures, the same on every rank, and on rank 0 the predictions; every rank takes part.
 
@@ -64,7 +69,7 @@ def predict_split(
             real = samples >= 0
             whole[samples[real].cpu()] = probabilities[real].cpu()
 
-    figures = measure(voters, feed, mesh, display, keep=keep)
+    figures = measure(voters, feed, mesh, display, keep=keep, weights=weights)
     dist.reduce(whole, dst=0, group=mesh.host_group)  # each row is zero on all ranks but one
     if mesh.rank:
         return figures, None

@@ -96,17 +96,20 @@ def measure(
     display: Display,
     between_batches: Callable[[], object] = lambda: None,
     keep: Keep | None = None,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Loss (mean negative log-likelihood), top-1 and top-5 error (fractions), the number of images and of views.
 
     Several voters' probabilities are averaged (paper, section 6: "averaging the predictions of five similar CNNs"), and `each`
-    holds the three figures of every one alone. `weights` is the short hash of the net, of several a list. `batches` yields
+    holds the three figures of every one alone. With `weights`, one a voter and 1 together, `equal` holds those of the average
+    without them. `weights` among the figures is the short hash of the net, of several a list. `batches` yields
     uint8 pixels [b, 3, size, size], int64 labels [b] and sample indices [b]; rows labelled -1 pad a batch and count for
     nothing. Counts are summed over the replicas, so all ranks return the same figures. The display shows how far it is.
     `between_batches` may raise to end it, on all ranks alike.
     """
     alone = len(voters) == 1
-    sums = torch.zeros(1 if alone else 1 + len(voters), 4, dtype=torch.float64, device=mesh.device)
+    rows = 1 if alone else 1 + len(voters) + (weights is not None)
+    sums = torch.zeros(rows, 4, dtype=torch.float64, device=mesh.device)
     views = 0
     with torch.inference_mode(), closing(iter(batches)) as passing:
         for done, (pixels, labels, samples) in enumerate(passing, 1):
@@ -116,17 +119,25 @@ def measure(
             for voter in voters:
                 vote, views = voter.probabilities(pixels, mesh)
                 votes.append(vote)
-            mean = votes[0] if alone else torch.stack(votes).mean(dim=0)
-            sums += torch.stack([count_errors(vote, labels) for vote in ([mean] if alone else [mean, *votes])])
+            mean = said = votes[0] if alone else torch.stack(votes).mean(dim=0)
+            if weights is not None:
+                said = torch.stack([weight * vote for weight, vote in zip(weights, votes, strict=True)]).sum(dim=0)
+            counted = [said] if alone else [said, *votes] if weights is None else [said, *votes, mean]
+            sums += torch.stack([count_errors(vote, labels) for vote in counted])
             if keep is not None:
-                keep(samples, mean)
+                keep(samples, said)
             display.show("validation", done, len(batches))
         dist.all_reduce(sums, group=mesh.replica_group)
     mesh.peers.rest()
-    together, *each = (_figures(row) for row in sums.tolist())
+    together, *others = (_figures(row) for row in sums.tolist())
     hashes = [weights_hash(voter.net.parameters(), mesh, mesh.host_group) for voter in voters]
     together["weights"] = hashes[0] if alone else hashes
-    return {**together, "images": int(sums[0, 0]), "views": views, **({} if alone else {"each": each})}
+    figures = {**together, "images": int(sums[0, 0]), "views": views}
+    if not alone:
+        figures["each"] = others[: len(voters)]
+    if weights is not None:
+        figures["equal"] = others[-1]
+    return figures
 
 
 def _figures(counted: list[float]) -> dict[str, Any]:

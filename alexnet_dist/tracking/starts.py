@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from alexnet_dist.dali import dali_package
+
 FILE = "starts.jsonl"
 
 
@@ -27,7 +29,7 @@ def note_start(
             "processes": processes,
             "wandb_id": wandb_id,
             "overrides": list(overrides),
-            "versions": {name: version(name) for name in ("alexnet-dist", "torch", "nvidia-dali-cuda130")},
+            "versions": {name: version(name) for name in ("alexnet-dist", "torch", dali_package())},
         },
     )
 

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.formats.arrays import ENDINGS
+from alexnet_dist.formats.arrays import KINDS, listed
 from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
@@ -39,7 +39,7 @@ def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) ->
     else:
         raise UserError(
             f"init_from={init_from} is no checkpoint and no file: name a step-... folder, a run folder that holds one, or a file "
-            f"of weights ({', '.join(ENDINGS)})"
+            f"of weights ({KINDS})"
         )
     ours = {layer.name: _shapes(layer.name, table.parameter_shapes()) for layer in table.layers}
     for name in wanted or ():
@@ -53,7 +53,8 @@ def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) ->
     taken = list(wanted) if wanted is not None else [name for name, shapes in ours.items() if _shapes(name, theirs) == shapes]
     if not taken:
         raise UserError(
-            f"{source} has no layer that agrees in name and shape with one of this model: name another with init_from"
+            f"{source} has no layer that agrees in name and shape with one of this model: it holds "
+            f"{listed(f'{name} {shape}' for name, shape in theirs.items())}; name another with init_from"
         )
     return source, taken
 

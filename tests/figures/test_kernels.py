@@ -1,11 +1,12 @@
-"""How coloured kernels are, as a number."""
+"""How coloured kernels are, as a number, and which filters are shown."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.figures.kernels import colour_shares, draw_kernels, mosaic
+from alexnet_dist.figures.kernels import colour_shares, draw_kernels, mosaic, strongest_filters
 
 
 def test_grey_kernels_have_no_colour_and_opposed_ones_nothing_else() -> None:
@@ -43,3 +44,17 @@ def test_a_figure_follows_the_page_s_colours(tmp_path: Path) -> None:
     assert "fill: currentColor" in drawn
     assert "prefers-color-scheme:dark" in drawn
     assert len(drawn) < 100_000
+
+
+def test_the_strongest_filters_are_shown_by_the_maps_that_they_weigh_most() -> None:
+    weights = torch.full((8, 20, 3, 3), 1e-3)
+    weights[5, 17] = 2.0
+    weights[5, 3] = -1.0
+    weights[2, 9] = 0.5
+    picture = strongest_filters(weights)
+    assert picture.shape == (6 * 4 - 1, 12 * 4 - 1)
+    assert (picture[:3, :3] == 1).all(), "filter 5's weights for map 17, scaled to its own largest"
+    assert (picture[:3, 4:7] == -0.5).all(), "then those for map 3"
+    assert (picture[4:7, :3] == 1).all(), "then filter 2"
+    assert np.isnan(picture[3]).all()
+    assert np.isnan(picture[:, 3]).all()

@@ -1,5 +1,6 @@
 """Layers begun as another run's: the right ones, alone, and refused where they do not fit."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def test_fine_tuning_needs_something_to_begin_with() -> None:
     ("words", "parts"),
     [
         (["init_from=nowhere"], ["init_from=nowhere", "no checkpoint"]),
-        (["init_from=FILE"], ["init_from=", "net.txt must end in one of .npz"]),
+        (["init_from=FILE"], ["init_from=", "net.txt cannot be read", "safetensors, torch's .pt or .pth"]),
+        (["init_from=RESNET"], ["resnet.pth holds layer1.0.weight", "neither conv1.weight as Caffe has it nor torchvision's"]),
         (["init_layers=[conv1]"], ["init_layers", "init_from"]),
         (["init_from=SOURCE", "resume=SOURCE"], ["resume", "init_from", "give one"]),
         (["init_from=SOURCE", "init_layers=[conv9]"], ["conv9", "conv1, conv2"]),
@@ -124,7 +126,7 @@ def test_fine_tuning_needs_something_to_begin_with() -> None:
             ["init_from=SOURCE", "init_layers=[conv2]", "model.layers.conv1.filters=64"],
             ["conv2", "[64, 32, 5, 5] in this model", "[64, 16, 5, 5] there"],
         ),
-        (["init_from=SOURCE", "model=cifar10"], ["no layer", "init_from"]),
+        (["init_from=SOURCE", "model=cifar10"], ["no layer", "it holds conv1.weight [32, 3, 7, 7]", "init_from"]),
         (["init_from=SOURCE", "init_layers=[]"], ["init_layers"]),
     ],
 )
@@ -133,7 +135,9 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
 ) -> None:
     run_dir = tmp_path / "run"
     (tmp_path / "net.txt").write_text("no weights")
-    given = [word.replace("SOURCE", str(source)).replace("FILE", str(tmp_path / "net.txt")) for word in words]
+    torch.save({"layer1.0.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "resnet.pth")
+    places = {"SOURCE": source, "FILE": tmp_path / "net.txt", "RESNET": tmp_path / "resnet.pth"}
+    given = [re.sub("SOURCE|FILE|RESNET", lambda found: str(places[found[0]]), word) for word in words]
     config: dict[str, Any] = compose("train", [f"data.root={drawn_images}", f"run.dir={run_dir}", "tracking=none", *given])
     with pytest.raises(UserError) as refused:
         train_command.prepare_start(config)
