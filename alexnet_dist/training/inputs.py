@@ -1,8 +1,10 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_dist.data import quickstart
+from alexnet_dist.data.bad_image import BadImage
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import Images, open_folder, set_aside
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
@@ -12,6 +14,7 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.bad_images import check_headers
 from alexnet_dist.training.state import SavedState
 
 QUICKSTART_FOLDER = Path("data/quickstart")
@@ -22,7 +25,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
 
     Raises:
         UserError: no such folder, an empty class, no validation images, nowhere to draw images, or more classes than the net
-            tells apart.
+            tells apart. BadImageError: a validation image's file does not begin as an image does.
     """
     data, outputs = settings.data, settings.table().classes
     root = Path(data.root) if data.root else QUICKSTART_FOLDER
@@ -42,6 +45,8 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
             f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
             f"set the filters of its last layer to at least {len(train.classes)}"
         )
+    if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
+        check_headers(validation, mesh)
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     return train, validation
 
@@ -80,13 +85,17 @@ def check_same_data(checkpoint: Path, saved: SavedState, images: Images) -> None
         )
 
 
-def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display) -> Statistics:
-    """The training images' mean and colour statistics, the same on every rank: a packed set's own, or computed by rank 0."""
+def gather_statistics(
+    settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display
+) -> tuple[Statistics, list[BadImage]]:
+    """The training images' mean and colour statistics, the same on every rank: a packed set's own, or computed by rank 0; and
+    the bad images that were met and left out, with data.on_bad=skip. Raises BadImageError without."""
     if settings.data.root and isinstance(images, PackedImages):
         packed = read_statistics(settings.data.root)
         if packed.mean_image.shape[-1] == settings.data.size:
-            return packed
+            return packed, []
     statistics = None
+    found: list[BadImage] = []
     if mesh.rank == 0:
         statistics = gather(
             images,
@@ -95,12 +104,15 @@ def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: i
             device=mesh.device,
             limit=settings.data.statistics_images,
             progress=lambda done, total: display.show("mean image", done, total),
+            leave_out=found.append if settings.data.on_bad == "skip" else None,
         )
-    return mesh.from_first(statistics)
+    return mesh.from_first((statistics, found))
 
 
-def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, start: tuple[int, int]) -> TrainFeed:
-    """This process's training batches from `start`, (epoch, batch in it), on.
+def training_feed(
+    settings: Settings, images: Images, mesh: Mesh, threads: int, start: tuple[int, int], left_out: Sequence[int]
+) -> TrainFeed:
+    """This process's training batches from `start`, (epoch, batch in it), on, without the samples `left_out`.
 
     Raises:
         UserError: the images do not fill a batch.
@@ -121,6 +133,7 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
         device=mesh.device,
         exchange=mesh.gather_rows if parts > 1 else None,
         start=start,
+        left_out=left_out,
         decoder_options=decoder_options(settings.data),
     )
 
