@@ -39,7 +39,14 @@ from alexnet_dist.training.bad_images import GoodBatches, leave_out
 from alexnet_dist.training.bad_numbers import Inputs, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
-from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
+from alexnet_dist.training.inputs import (
+    check_same_data,
+    check_training_data,
+    gather_statistics,
+    open_images,
+    training_feed,
+    validation_feed,
+)
 from alexnet_dist.training.later import Later
 from alexnet_dist.training.meter import ErrorCount, Meter, Stretch
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
@@ -264,9 +271,8 @@ def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[st
     wanted = settings.parallel.processes
     processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
+    check_training_data(settings)
     load_kernels(settings.trainer.native, pick_device(settings.device, processes - 1), warn=lambda _: None)
-    if settings.data.root is not None and not Path(settings.data.root).is_dir():
-        raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
     if job is not None:

@@ -79,11 +79,7 @@ class TrainFeed:
                 f"a batch of {batch_size} images cannot be split over {replicas} replicas of {parts} processes: "
                 f"set trainer.batch_size to a multiple of {replicas * parts}"
             )
-        if len(images) < batch_size:
-            raise UserError(
-                f"there are {len(images)} training images, fewer than a batch of {batch_size}: "
-                f"set trainer.batch_size to {len(images)} or less"
-            )
+        check_fills_a_batch(images, batch_size)
         if (exchange is None) != (parts == 1):
             raise ValueError("an exchange is needed where there are parts, and only there")
         self.batches_per_epoch = len(images) // batch_size
@@ -260,6 +256,15 @@ class ValidationFeed:
 
 def _black(count: int, side: int, device: torch.device) -> torch.Tensor:
     return torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)
+
+
+def check_fills_a_batch(images: Images, batch_size: int) -> None:
+    """Raises UserError where there are fewer images than a batch has."""
+    if len(images) < batch_size:
+        raise UserError(
+            f"there are {len(images)} training images, fewer than a batch of {batch_size}: "
+            f"set trainer.batch_size to {len(images)} or less"
+        )
 
 
 def _rows(count: int, number: int) -> slice:

@@ -20,9 +20,9 @@ Form = Literal["ilsvrc2012", "kaggle", "parquet", "webdataset", "tiny_imagenet",
 def recognise(root: Path) -> Form:
     """The form of what `root` holds. Raises UserError where it is none of them."""
     _check_folder(root)
-    form = _form_of(root)
+    form = form_of(root)
     if form is None:
-        inside = next((path for path in sorted(root.iterdir()) if path.is_dir() and _form_of(path)), None)
+        inside = next((path for path in sorted(root.iterdir()) if path.is_dir() and form_of(path)), None)
         where = f"set root={inside}" if inside else f"name its form with source= ({', '.join(get_args(Form))}), or another root"
         raise UserError(f"{root} holds images in no form that is known: {where}")
     return form
@@ -33,7 +33,8 @@ def _check_folder(root: Path) -> None:
         raise UserError(f"root={root} is no folder: set it to the one that holds the source's files")
 
 
-def _form_of(root: Path) -> Form | None:
+def form_of(root: Path) -> Form | None:
+    """The form of what a folder holds, None where it is none of them."""
     if (root / TRAIN_ARCHIVE).is_file():
         return "ilsvrc2012"
     if (root / KAGGLE_IMAGES).is_dir():

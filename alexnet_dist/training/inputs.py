@@ -5,11 +5,12 @@ from pathlib import Path
 
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.bad_image import BadImage
-from alexnet_dist.data.feed import TrainFeed, ValidationFeed
+from alexnet_dist.data.feed import TrainFeed, ValidationFeed, check_fills_a_batch
 from alexnet_dist.data.images import Images, open_folder, set_aside
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.sources import form_of
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
@@ -20,14 +21,59 @@ from alexnet_dist.training.state import SavedState
 QUICKSTART_FOLDER = Path("data/quickstart")
 
 
+def check_data(settings: Settings) -> tuple[Images, Images] | None:
+    """The training and validation images, as far as they are there before a run: those of the quick start may be drawn yet.
+
+    Raises:
+        UserError: no such folder, no train/ in it, an empty class, no validation images, or more classes than the net tells
+            apart.
+    """
+    data, table = settings.data, settings.table()
+    images, count = None, quickstart.CLASSES
+    if data.root is not None:
+        root = Path(data.root)
+        if not is_packed(root):
+            _check_root(root)
+        images = open_root(root, data)
+        count = len(images[0].classes)
+    if count > table.classes:
+        fits = -(-count // table.towers) * table.towers
+        raise UserError(
+            f"{data.root or 'the quick start'} holds {count} classes and the model tells {table.classes} apart: "
+            f"set model.layers.{table.layers[-1].name}.filters={fits}"
+        )
+    return images
+
+
+def check_training_data(settings: Settings) -> None:
+    """Raises UserError as `check_data`, and where the training images are fewer than a batch has."""
+    if images := check_data(settings):
+        check_fills_a_batch(images[0], settings.trainer.batch_size)
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder: name the one that holds train/ and val/")
+    if (root / "train").is_dir():
+        return
+    if form := form_of(root):
+        raise UserError(
+            f"data.root={root} holds images as {form}: pack them with `python -m alexnet_dist.prepare root={root} output=...`, "
+            "and set data.root to what it makes"
+        )
+    near = [root.parent, *sorted(path for path in root.iterdir() if path.is_dir())]
+    if with_train := [path for path in near if (path / "train").is_dir()]:
+        raise UserError(f"data.root={root} has no folder train/: set data.root={with_train[0]}, which has one")
+
+
 def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Images, Images]:
     """The training and validation images; rank 0 first draws those of the quick start where they are wanted.
 
     Raises:
-        UserError: no such folder, an empty class, no validation images, nowhere to draw images, or more classes than the net
-            tells apart. BadImageError: a validation image's file does not begin as an image does.
+        UserError: as `check_data`, or nowhere to draw images. BadImageError: a validation image's file does not begin as an image
+            does.
     """
-    data, outputs = settings.data, settings.table().classes
+    data = settings.data
     root = Path(data.root) if data.root else QUICKSTART_FOLDER
     if data.root is None:
         if mesh.rank == 0:
@@ -39,12 +85,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
                     "start in another folder, or set data.root"
                 ) from None
         mesh.barrier()
-    train, validation = open_root(root, data)
-    if len(train.classes) > outputs:
-        raise UserError(
-            f"{root} holds {len(train.classes)} classes and the model tells {outputs} apart: "
-            f"set the filters of its last layer to at least {len(train.classes)}"
-        )
+    train, validation = check_data(settings) or open_root(root, data)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from alexnet_dist.checks import check_settings
 from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.packed import open_packed
 from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from alexnet_dist.packing import parquet as reading
 from alexnet_dist.packing.parquet import read_row
 from alexnet_dist.packing.samples import Sample, Source
 from alexnet_dist.packing.sources import list_source, recognise
 from alexnet_dist.results.submission import plan_submission
+from alexnet_dist.training.inputs import open_root
 from tests.commands import train
 from tests.packing.forms import FORMS, cut_short, imagenet, tar_without, write_parquet
 from tests.packing.miniature import encoded, pack_here, photo, run_prepare, write_files, write_tar
@@ -157,6 +161,18 @@ def test_a_row_without_bytes_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(UnusableImageError, match="its row has no bytes"):
         read_row(first)
     assert read_row(second) == b"b"
+
+
+def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_path: Path) -> None:
+    files = [(f"{number}.JPEG", "", encoded(photo(number, 32, 32))) for number in range(12)]
+    write_parquet(tmp_path / "images/train-00000-of-00001.parquet", files, [number % 2 for number in range(12)])
+    packed = pack_here(tmp_path / "images", tmp_path / "set", source="parquet", size=32)
+    data = check_settings(compose("train", [f"data.root={packed}"])).data
+    with pytest.raises(UserError, match=r"data\.val_every=10"):
+        open_root(packed, data)
+    train_images, val_images = open_root(packed, replace(data, val_every=3))
+    assert np.bincount(train_images.labels).tolist() == [4, 4]
+    assert np.bincount(val_images.labels).tolist() == [2, 2]
 
 
 def _with_columns(root: Path, **columns: object) -> None:
