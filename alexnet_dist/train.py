@@ -63,7 +63,7 @@ def run(config: dict[str, Any]) -> None:
     settings = check_settings(config)
     table, trainer, parallel = settings.table(), settings.trainer, settings.parallel
     kind, deterministic = settings.precision.kind, trainer.deterministic
-    process = enter_process(settings.device, kind, table.towers, parallel.threads, deterministic)
+    process = enter_process(settings.device, kind, table.towers * trainer.slices, parallel.threads, deterministic)
     device, autocast = process.device, process.autocast
 
     with ExitStack() as at_end:
@@ -204,7 +204,7 @@ def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Di
     copies = narrow_copies(net, settings.precision.kind, native, added)
     return TrainingState(
         net=net,
-        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, copies, native),
+        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, net.towers_held, copies, native),
         schedule=Schedule(settings.schedule, settings.optimizer.lr),
         preprocess=Preprocess(data.size, table.input_size, data.mean, data.colour_divisor).to(device),
         errors=ErrorCount(mesh),

@@ -50,7 +50,6 @@ def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skip(reason="a known fault: a reader may outlive the bench; not yet found why")
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_its_processes_end_with_it_in_the_middle_of_a_turn(
     signum: signal.Signals, status: int, drawn_images: Path, tmp_path: Path

@@ -1,4 +1,4 @@
-"""python -m alexnet_dist.bench count|data|step [override=value ...]"""
+"""python -m alexnet_dist.bench count|data|slices|step [override=value ...]"""
 
 import importlib
 import sys
@@ -6,6 +6,7 @@ import sys
 BENCHES = {
     "count": "launches and memory traffic of a training step, without its device",
     "data": "the feed beside other ways of reading the same images",
+    "slices": "what slices cost, beside data parallelism",
     "step": "the training step beside other ways of taking it",
 }
 
@@ -15,7 +16,7 @@ def main() -> None:
     if name in ("", "-h", "--help"):
         print("usage: python -m alexnet_dist.bench <what> [override=value ...]\n\nwhat:")
         for bench, purpose in BENCHES.items():
-            print(f"  {bench:6}{purpose}")
+            print(f"  {bench:8}{purpose}")
         print("\npython -m alexnet_dist.bench <what> --help shows its configuration.")
         return
     if name not in BENCHES:

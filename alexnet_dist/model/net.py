@@ -49,6 +49,11 @@ class Net(nn.Module):
         return {layer.weight: layer.keep_copy(dtype, narrow_gradients) for layer in self.layers()}
 
     @property
+    def towers_held(self) -> int:
+        """How many towers this share has."""
+        return self.table.towers // self.share.count
+
+    @property
     def image_dtype(self) -> torch.dtype:
         """What images are best given as."""
         copy = self.layers()[0].copy
@@ -59,7 +64,7 @@ class Net(nn.Module):
 
         With a key, units are dropped (training); without, outputs are scaled (testing).
         """
-        maps = [images] * (self.table.towers // self.share.count)
+        maps = [images] * self.towers_held
         for layer in self.children():
             maps = layer(maps, key, self.crossing)
         return maps

@@ -28,20 +28,20 @@ class Process:
 
 
 def enter_process(
-    device: str, precision: str, towers: int = 1, threads: int | str = "auto", deterministic: bool = False
+    device: str, precision: str, parts: int = 1, threads: int | str = "auto", deterministic: bool = False
 ) -> Process:
     """Set this process up, one of those that LOCAL_RANK and LOCAL_WORLD_SIZE count on its machine (alone, where they are not).
 
-    `threads` are torch's; auto: the cores over the machine's processes, or over the `towers` where those are more, so that a
-    tower is computed by as many threads whoever holds it. A backward pass is done by the thread that asks for it, so that one
-    thread begins all messages. `deterministic`: as `repeat_bits`.
+    `threads` are torch's; auto: the cores over the machine's processes, or over the `parts` of a step (a tower's slice is the
+    smallest) where those are more, so that each is computed by as many threads in whichever process. A backward pass is done by
+    the thread that asks for it, so that one thread begins all messages. `deterministic`: as `repeat_bits`.
 
     Raises:
         UserError: as `pick_device`.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    torch.set_num_threads(share_cores(max(processes, towers)) if isinstance(threads, str) else threads)
+    torch.set_num_threads(share_cores(max(processes, parts)) if isinstance(threads, str) else threads)
     torch.autograd.set_multithreading_enabled(False)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:

@@ -39,7 +39,8 @@ def training_step(
 ) -> Callable[[], None]:
     """A training step of a net or a share of one, initialised here; `group` are the holders of its shares."""
     net.initialise(0)
-    optimizer = build_optimizer(net, UPDATE, group, narrow_copies(net, precision, net.native, added=False), net.native)
+    copies = narrow_copies(net, precision, net.native, added=False)
+    optimizer = build_optimizer(net, UPDATE, group, net.towers_held, copies, net.native)
 
     def step() -> None:
         autocast = set_precision(precision, images.device)

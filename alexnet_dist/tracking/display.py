@@ -30,7 +30,7 @@ class Display:
     """Progress of a run or a part of it.
 
     In a terminal a bar moves with the latest figures below it, and what is said stands above; warnings are yellow. In a log
-    file a line is printed every few seconds at most. Quiet on ranks other than 0. `clock` gives seconds.
+    file a line is printed for what begins, and every few seconds at most. Quiet on ranks other than 0. `clock` gives seconds.
     """
 
     def __init__(self, rank: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,7 +57,7 @@ class Display:
 
     def show(self, what: str, done: int, total: int, figures: str = "") -> None:
         """How far `what` is, with its latest figures and, once there is a pace, the time left."""
-        if what not in self._tasks:
+        if new := what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total, left="")
         task = self._bar.tasks[self._tasks[what]]
         if done < task.completed:  # begun anew, as each validation is
@@ -68,7 +68,7 @@ class Display:
         for other in self._bar.tasks:
             self._bar.update(other.id, visible=other is task and done < total, left=left)
         self._bar.figures = figures.replace("  ", _SEPARATOR) or self._bar.figures
-        if self._bar.disable and self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        if self._bar.disable and (new or self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES):
             self._last_line = self._clock()
             self.say("  ".join(part for part in (f"{what} {done}/{total}", figures, left) if part))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from alexnet_dist.kernels.update import update, update_by_torch
 from alexnet_dist.model.copies import Copy
+from alexnet_dist.parallel.ordered_sum import tree_sum
 from alexnet_dist.settings import OptimizerSettings, Phase, ScheduleSettings
 from alexnet_dist.training.rates import EVERY_EPOCH, group_parameters, phase_at
 
@@ -22,8 +23,8 @@ class MomentumSGD(torch.optim.Optimizer):
 
     Parameters of a group with a `trust` take LARS's steps instead (You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm
     1): lr is multiplied with trust |w| / (|gradient| + weight_decay |w|), or with 1 where either norm is 0. The norms are those
-    of the whole parameter, of which each process of `tower_group` holds its rows: their squares are summed over the group, in
-    one message a step.
+    of the whole parameter, of which each process of `tower_group` holds the rows of so many `towers`: the squares of each tower
+    travel in one message a step, and are added in the order of the towers, whichever process holds them.
 
     `copies` are kept of some parameters (model/copies.py), and written with them. `native`: by the device's fused operation.
     """
@@ -33,6 +34,7 @@ class MomentumSGD(torch.optim.Optimizer):
         net: nn.Module,
         settings: OptimizerSettings,
         tower_group: dist.ProcessGroup | None,
+        towers: int,
         copies: Mapping[torch.Tensor, Copy],
         native: bool,
     ) -> None:
@@ -40,6 +42,7 @@ class MomentumSGD(torch.optim.Optimizer):
         self._named = dict(net.named_parameters())
         self._settings = settings
         self._tower_group = tower_group
+        self._towers = towers
         self._update = update if native else update_by_torch
         self._weights: list[torch.Tensor] = list(self._named.values())
         self._places = {weight: place for place, weight in enumerate(self._weights)}
@@ -83,8 +86,9 @@ class MomentumSGD(torch.optim.Optimizer):
         for group in self.param_groups:
             if group["trust"] is not None:
                 weights = group["params"]
+                gradients = [weight.grad for weight in weights]
                 rates = lars_rates(
-                    weights, [weight.grad for weight in weights], group["trust"], group["weight_decay"], self._tower_group
+                    weights, gradients, group["trust"], group["weight_decay"], self._tower_group, self._towers
                 )
                 numbers = numbers.clone() if numbers is self._numbers else numbers
                 for weight, rate in zip(weights, rates, strict=True):
@@ -98,18 +102,24 @@ def lars_rates(
     trust: float,
     decay: float,
     tower_group: dist.ProcessGroup | None,
+    towers: int,
 ) -> torch.Tensor:
-    """trust |w| / (|gradient| + decay |w|) of each whole parameter, or 1 where either norm is 0: float64 [parameters]."""
-    squares = torch.stack([_squared_norm(tensor) for tensor in (*weights, *gradients)])
+    """trust |w| / (|gradient| + decay |w|) of each whole parameter, or 1 where either norm is 0: float64 [parameters].
+
+    Each process of the group holds the rows of so many towers, and all of them come to the same bits.
+    """
+    tensors = (*weights, *gradients)
+    squares = torch.stack([_squared_norm(tensor.chunk(towers)[tower]) for tower in range(towers) for tensor in tensors])
     if tower_group is not None:
-        dist.all_reduce(squares, group=tower_group)
-    weight_norms, gradient_norms = squares.sqrt().chunk(2)
+        own, squares = squares, squares.new_empty(tower_group.size() * len(squares))
+        dist.all_gather_into_tensor(squares, own, group=tower_group)
+    weight_norms, gradient_norms = tree_sum(list(squares.view(-1, len(tensors)))).sqrt().chunk(2)
     rates = trust * weight_norms / (gradient_norms + decay * weight_norms)
     return torch.where((weight_norms > 0) & (gradient_norms > 0), rates, 1.0)
 
 
 def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
-    """Float64 scalar, from the norm of each row, which no layout divides: fp32 loses digits in a sum over millions."""
+    """Float64 scalar, from the norm of each row: fp32 loses digits in a sum over millions."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     return torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=dtype).double().square().sum()
 
@@ -118,14 +128,15 @@ def build_optimizer(
     net: nn.Module,
     settings: OptimizerSettings,
     tower_group: dist.ProcessGroup | None = None,
+    towers: int = 1,
     copies: Mapping[torch.Tensor, Copy] | None = None,
     native: bool = False,
 ) -> MomentumSGD:
-    """The optimizer of a net, or of a share of one whose other shares the processes of `tower_group` hold.
+    """The optimizer of a net, or of a share of `towers` of one whose other shares the processes of `tower_group` hold.
 
     The net keeps `copies` of some of its parameters. `native`: by the device's fused operation. LARS scales weights alone.
     """
-    return MomentumSGD(net, settings, tower_group, copies or {}, native)
+    return MomentumSGD(net, settings, tower_group, towers, copies or {}, native)
 
 
 @dataclass

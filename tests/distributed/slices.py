@@ -48,11 +48,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         quickstart.make(images, lambda done, total: None)
-        for name, words in combinations():
+        for number, (name, words) in enumerate(combinations()):
             slices = int(re.search(r"slices=(\d)", " ".join(words))[1])  # type: ignore[index]
             counts = [count for count in (1, 2, 4, 8) if count <= 2 * slices]
             said = (*words, "trainer.max_steps=60", f"data.root={images}")
-            hashes = {train_in(count, *said, f"run.dir={name}-{count}", cwd=Path(folder)) for count in counts}
+            hashes = {train_in(count, *said, f"run.dir=run-{number}-{count}", cwd=Path(folder)) for count in counts}
             alike &= len(hashes) == 1
             print(f"{name}, {', '.join(map(str, counts))} processes: {', '.join(sorted(hashes))}", flush=True)
     sys.exit(not alike)

@@ -39,7 +39,7 @@ def _in_a_process() -> dict[str, torch.Tensor]:
 def _steps(share: Share, tower_group: dist.ProcessGroup | None) -> dict[str, torch.Tensor]:
     """The parameters that a share holds after all steps."""
     net = _net(share)
-    optimizer = build_optimizer(net, SETTINGS, tower_group)
+    optimizer = build_optimizer(net, SETTINGS, tower_group, net.towers_held)
     for step, lr in enumerate(RATES):
         optimizer.set_rates(lr)
         gradients = _gradients(step)
@@ -74,3 +74,4 @@ def test_the_steps_are_those_of_the_formula_for_1_2_and_4_processes() -> None:
             moved = (weight - start[name]).norm()
             assert moved > 0, name
             assert (ours - weight).norm() < 1e-5 * moved, (name, len(shares))
+            assert torch.equal(ours, layouts[0][0][name]), (name, len(shares))

@@ -27,8 +27,8 @@ CASES = {
 
 
 def maps(channels: int, dtype: torch.dtype, images: int = 3) -> torch.Tensor:
-    """[images, channels, 9, 11] of values that lie at least a hundredth apart, so that no rounding decides which is the largest
+    """[images, channels, 10, 12] of values that lie at least a hundredth apart, so that no rounding decides which is the largest
     of a window."""
-    count = images * channels * 9 * 11
+    count = images * channels * 10 * 12
     order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
-    return ((order - count / 2 + 0.5) / 100).reshape(images, channels, 9, 11).to(dtype)
+    return ((order - count / 2 + 0.5) / 100).reshape(images, channels, 10, 12).to(dtype)

@@ -82,12 +82,14 @@ class Cluster:
     def wait(self, job: str, *states: str, timeout: float) -> str:
         """Wait until the job is in one of these states; which."""
         deadline = time.monotonic() + timeout
+        hurried = False
         while (state := self.field(job, "JobState")) not in states or self._completing(job):
             assert time.monotonic() < deadline, f"job {job} is still {state}"
-            if state == "PENDING" and self.field(job, "Restarts") != "0":
-                # SLURM lets a requeued job wait for two minutes; refused where it has begun or is being cleaned up meanwhile.
-                hurry = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-                subprocess.run(hurry, env=self.environment, capture_output=True, check=False)
+            if state == "PENDING" and self.field(job, "Restarts") != "0" and not hurried:
+                # SLURM lets a requeued job wait for two minutes. Started again in the second in which it was requeued, it fails:
+                # slurmd still holds its credential as revoked. Refused where it has begun or is being cleaned up meanwhile.
+                hurry = ["scontrol", "update", f"JobId={job}", "StartTime=now+3"]
+                hurried = not subprocess.run(hurry, env=self.environment, capture_output=True, check=False).returncode
             time.sleep(0.3)
         return state
 

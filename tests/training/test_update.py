@@ -140,7 +140,7 @@ def test_a_step_that_is_not_finite_is_left_out() -> None:
 
 def test_a_weight_or_gradient_of_zeros_takes_plain_steps_under_lars() -> None:
     weights, gradients = [torch.zeros(2, 2), torch.ones(2, 2)], [torch.ones(2, 2), torch.zeros(2, 2)]
-    assert lars_rates(weights, gradients, 0.001, 0.0, None).tolist() == [1.0, 1.0]
+    assert lars_rates(weights, gradients, 0.001, 0.0, None, 1).tolist() == [1.0, 1.0]
 
 
 def test_a_polynomial_falls_to_nothing_at_its_last_epoch() -> None:

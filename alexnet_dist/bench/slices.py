@@ -1,0 +1,156 @@
+"""What slices cost: python -m alexnet_dist.bench slices
+
+Whole training steps, preprocessing and update included, of one net in several numbers of slices; where there are replicas, beside
+torch's DistributedDataParallel around the same net with the same update.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+from torch.nn.parallel import DistributedDataParallel
+
+from alexnet_dist import text
+from alexnet_dist.bench.rivals import Rival
+from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
+from alexnet_dist.bench.step import BenchProcesses, measure
+from alexnet_dist.data.batch import NOT_KNOWN, Batch, pack
+from alexnet_dist.data.views import Preprocess
+from alexnet_dist.errors import UserError
+from alexnet_dist.fields import FilePath, Positive, PowerOfTwo, check, strict
+from alexnet_dist.launching.commands import distributed_command
+from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
+from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.parallel.mesh import Mesh, default_processes, join_mesh, plan_layout
+from alexnet_dist.parallel.process import enter_process, pick_device
+from alexnet_dist.planning.work import UPDATE
+from alexnet_dist.settings import TrainerSettings
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.step import Step, load_kernels, loss_of
+from alexnet_dist.training.update import build_optimizer
+
+DDP = "DistributedDataParallel"
+
+
+@dataclass(frozen=True, config=strict)
+class BenchSlicesSettings:
+    """conf/bench_slices.yaml, checked."""
+
+    model: dict[str, Any]
+    slices: list[PowerOfTwo]
+    batch_size: Positive
+    rounds: Positive
+    steps: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    output: FilePath | None
+    parallel: BenchProcesses
+
+    def table(self) -> Table:
+        return build_table(self.model)
+
+
+def run(config: dict[str, Any]) -> None:
+    """Measure a step in each number of slices, in turns, print a table and write the figures, as one process of the mesh."""
+    settings = check(BenchSlicesSettings, config)
+    table = settings.table()
+    device = enter_process(settings.device, "fp32").device
+    with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
+        native = load_kernels("auto", device, display.say)
+        preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(device)
+        batch = random_batch(table, settings.batch_size // mesh.layout.replicas, device)
+        rivals = {f"slices: {count}": in_slices(table, preprocess, mesh, native, batch, count) for count in settings.slices}
+        if mesh.layout.replicas > 1:
+            rivals[DDP] = by_ddp(table, preprocess, mesh, native, batch)
+        turns = {}
+        for name, step in rivals.items():
+            display.say(f"warming up: {name}")
+            turns[name] = partial(measure, Rival(step, everyone=True), mesh, settings.steps, settings.batch_size)
+            turns[name]()
+        rates = take_turns(turns, settings.rounds, partial(display.show, "measuring"))
+        if mesh.rank == 0:
+            first = next(iter(rates))
+            rows = [(name, f"{median(own):.1f}", f"{ratio(rates, name, first):.3f}") for name, own in rates.items()]
+            numbers = ("images/s", f"of {first}")
+            title = f"{table.name}, {mesh.layout.processes} processes, replicas: {mesh.layout.replicas}"
+            display.console.print(text.table(title, ("step", *numbers), rows, numbers))
+            figures = {"bench": "slices", "machine": machine(), "settings": config, "images_per_second": rates}
+            write(new_file(settings.output, "slices"), figures)
+
+
+def random_batch(table: Table, images: int, device: torch.device) -> Batch:
+    """A replica's images as the feed gives them, always the same."""
+    generator, side = np.random.default_rng(0), table.input_size
+    pixels = torch.from_numpy(generator.integers(256, size=(images, side, side, 3), dtype=np.uint8)).permute(0, 3, 1, 2)
+    offsets = generator.integers(33, size=(2, images))
+    colour, mirror = generator.normal(scale=0.1, size=(images, 3)).astype(np.float32), generator.random(images) < 0.5
+    packed = pack(generator.integers(table.classes, size=images), *offsets, colour, mirror, device=device)
+    return Batch.of(0, 0, NOT_KNOWN, pixels.to(device), packed)
+
+
+def in_slices(
+    table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch, count: int
+) -> Callable[[], None]:
+    """The trainer's own step of a net of its own."""
+    net = new_net(table, mesh, native)
+    optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
+    whole = len(batch.labels) * mesh.layout.replicas
+    trainer = TrainerSettings(1, None, whole, 1, 1, "stop", "auto", "auto", False, None, slices=count)
+    step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
+    return lambda: step.take(batch, 0, colour=True) and None
+
+
+def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch) -> Callable[[], None]:
+    """The same step with gradients reduced by torch, whose order of addition is its own."""
+    net = new_net(table, mesh, native)
+    optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
+    parallel = DistributedDataParallel(net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
+    key = DropoutKey(0, 0, mesh.replica * len(batch.labels))
+
+    def step() -> None:
+        images = preprocess.of_training(batch, True, native)
+        loss, _ = loss_of(parallel, images, batch.labels, key, mesh, nullcontext, native)
+        loss.backward()
+        optimizer.step(loss.detach() < torch.inf)
+        optimizer.zero_grad()
+
+    return step
+
+
+def new_net(table: Table, mesh: Mesh, native: bool) -> Net:
+    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    net.initialise(0)
+    return net
+
+
+def prepare_start(config: dict[str, Any], job: int | None) -> tuple[int, dict[str, Any]]:
+    """Check everything before a process is started; how many to start, and the configuration for them."""
+    settings = check(BenchSlicesSettings, config)
+    table, wanted = settings.table(), settings.parallel.processes
+    processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
+    replicas = plan_layout(processes, table.towers).replicas
+    pick_device(settings.device, processes - 1)
+    for count in settings.slices:
+        if count % replicas or settings.batch_size % count or settings.batch_size % processes:
+            raise UserError(
+                f"slices={count} of batch_size={settings.batch_size} cannot be shared by {processes} processes "
+                f"with {replicas} replicas: the batch must be a multiple of both, and slices of the replicas"
+            )
+    if settings.output is not None and os.path.exists(settings.output):
+        raise UserError(f"output={settings.output} is there already: name another file")
+    return processes, config
+
+
+def main() -> None:
+    distributed_command("alexnet_dist.bench.slices", "bench_slices", prepare_start)
+
+
+if __name__ == "__main__":
+    main()
