@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch.distributed as dist
 
@@ -110,7 +111,9 @@ class GoodBatches:
         """
         while found := [bad for bad in _of_everyone(self._feed.bad_image(), self._mesh) if bad]:
             if self._settings.data.on_bad == "stop":
-                raise_together(self._feed.bad_image(), self._mesh)
+                own = self._feed.bad_image()
+                or_skip = own and replace(own, sentence=f"{own.sentence}, or leave it out with data.on_bad=skip")
+                raise_together(or_skip, self._mesh)
             leave_out(found, self._state, self._settings, self._folder, self._mesh, self._display)
             self._feed.close()
             self._feed = self._opened()

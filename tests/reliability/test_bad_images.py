@@ -62,6 +62,7 @@ def test_a_run_that_meets_a_bad_image_ends_with_a_checkpoint(
     line = only_line(done)
     assert line.startswith(f"error: {name} cannot be decoded ({reason}")
     if step:
+        assert "or leave it out with data.on_bad=skip" in line
         assert line.endswith(f"; step {step} is saved, from which run.dir=run goes on")
         assert (tmp_path / "run/checkpoints/latest").read_text().strip() == f"step-{step:08d}"
     done = run("data.on_bad=skip", "data.max_bad=0.01", cwd=tmp_path)
