@@ -43,11 +43,9 @@ def check_headers(images: Images, mesh: Mesh) -> None:
 
 
 def raise_together(bad: BadImage | None, mesh: Mesh) -> None:
-    """Every rank takes part. Raises BadImageError on all where one has met a bad image; one of those is to say so."""
-    everyones = _of_everyone(bad, mesh)
-    speaker = next((rank for rank, met in enumerate(everyones) if met), None)
-    if speaker is not None:
-        raise _said_by(speaker, everyones[speaker], mesh)
+    """Every rank takes part. Raises BadImageError on all, of the same image, where one has met a bad image."""
+    if met := next(filter(None, _of_everyone(bad, mesh)), None):
+        raise BadImageError(met)
 
 
 def leave_out(
@@ -74,7 +72,7 @@ def leave_out(
             f"{count} of {state.images_per_epoch} training images are bad, more than data.max_bad={settings.data.max_bad:g} "
             f"allows: replace those that {table} names, or allow more"
         )
-        raise _said_by(0, BadImage(-1, str(table), "too many", sentence), mesh)
+        raise BadImageError(BadImage(-1, str(table), "too many", sentence))
 
 
 class GoodBatches:
@@ -133,10 +131,3 @@ def _of_everyone(bad: BadImage | None, mesh: Mesh) -> list[BadImage | None]:
     everyones: list[BadImage | None] = [None] * mesh.layout.processes
     dist.all_gather_object(everyones, bad, group=mesh.host_group)
     return everyones
-
-
-def _said_by(rank: int, bad: BadImage | None, mesh: Mesh) -> BadImageError:
-    assert bad is not None
-    error = BadImageError(bad)
-    error.said_by_another = mesh.rank != rank
-    return error
