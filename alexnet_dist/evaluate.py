@@ -32,7 +32,7 @@ from alexnet_dist.results.trained import Trained, check_fits, load_trained, numb
 from alexnet_dist.results.validation import Voter, measure
 from alexnet_dist.settings import PrecisionSettings
 from alexnet_dist.tracking.display import Display, validation_figures
-from alexnet_dist.training.inputs import open_images, validation_feed
+from alexnet_dist.training.inputs import check_data, open_images, validation_feed
 
 
 @dataclass(frozen=True, config=strict)
@@ -227,6 +227,7 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     processes = wanted.parallel.processes
     check_layouts(nets, processes)
     pick_device(wanted.device, processes - 1)
+    check_data(nets[0].settings)
     return processes, config
 
 

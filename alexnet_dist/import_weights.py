@@ -7,7 +7,6 @@ python -m alexnet_dist.import_weights weights=x.safetensors output=runs/x
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from alexnet_dist.checks import check_net
+from alexnet_dist.data.class_names import read_class_names
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.fields import FilePath, check, strict
@@ -132,18 +132,10 @@ def read_classes(path: str | None, outputs: int) -> tuple[list[str], list[str]]:
     if path is None:
         numbers = [str(label) for label in range(outputs)]
         return numbers, numbers
-    try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"classes={path} cannot be read ({error}): name a text file with a class a line") from None
-    if not 0 < len(lines) <= outputs:
-        raise UserError(f"classes={path} names {len(lines)} classes and the net tells {outputs} apart: name each on its own line")
-    parted = [re.fullmatch(r"(n\d{8})\s+(.*)", line) for line in lines]
-    words = [match[2] if match else line for match, line in zip(parted, lines, strict=True)]
-    ids = [match[1] if match else line for match, line in zip(parted, lines, strict=True)]
-    if len(set(ids)) < len(ids):
-        raise UserError(f"classes={path} names {next(name for name in ids if ids.count(name) > 1)} twice")
-    return words, ids
+    entries = read_class_names(path)
+    if len(entries) > outputs:
+        raise UserError(f"classes={path} names {len(entries)} classes and the net tells {outputs} apart: take the right file")
+    return [entry.words for entry in entries], [entry.id for entry in entries]
 
 
 def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: Settings) -> None:

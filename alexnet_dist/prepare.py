@@ -29,8 +29,9 @@ from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.packing.output_folder import begin, locked, publish, refuse_foreign_folder, write_skipped
+from alexnet_dist.packing.samples import Source
 from alexnet_dist.packing.shards import ShardJob, ShardRecord, make_shard, read_record, record_path, start_worker
-from alexnet_dist.packing.sources import Source, list_source
+from alexnet_dist.packing.sources import Form, list_source, recognise
 from alexnet_dist.packing.verify import verify_files
 from alexnet_dist.tracking.display import Display
 
@@ -44,7 +45,7 @@ Workers = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 class PrepareSettings:
     """What conf/prepare.yaml may say where a set is packed."""
 
-    source: Literal["ilsvrc2012", "imagefolder", "cifar10", "imagenette"]
+    source: Literal["auto", Form]
     root: FilePath
     output: FilePath
     size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto", "keep"]
@@ -52,6 +53,8 @@ class PrepareSettings:
     max_skipped: Annotated[float, Field(ge=0, le=1)]
     workers: Workers
     samples_per_shard: Positive | Literal["auto"]
+    val_labels: FilePath | None = None
+    classes: FilePath | None = None
     verify: None = None
 
     @property
@@ -88,11 +91,15 @@ def prepare(settings: PrepareSettings, display: Display) -> None:
     began = time.monotonic()
     output, root = settings.output_folder, Path(settings.root).expanduser()
     refuse_foreign_folder(output)
+    form = recognise(root) if settings.source == "auto" else settings.source
+    if form != settings.source:
+        settings = replace(settings, source=form)
+        display.say(f"{root} is taken for source={form}")
     with ExitStack() as stack:
         finished_samples, pool = stack.enter_context(worker_pool(settings.workers))
 
-        display.say(f"listing {settings.source} under {root}")
-        source = list_source(settings.source, root, settings.side is None, pool)
+        display.say(f"listing {form} under {root}")
+        source = list_source(form, root, settings.side is None, pool, settings.val_labels, settings.classes)
         display.say(f"{len(source.train)} training and {len(source.val)} validation files in {len(source.classes)} classes")
 
         stack.enter_context(locked(output))
@@ -139,7 +146,7 @@ def verify(settings: VerifySettings, display: Display) -> None:
 def what_it_is_made_of(settings: PrepareSettings, source: Source) -> dict[str, Any]:
     """All that the set's bytes follow from; a started set goes on only with the same."""
     return {
-        "source": settings.source,
+        "source": settings.source + (" in the order of classes=" if settings.classes else ""),
         "source_sha256": source.fingerprint(),
         "options": {
             "size": "keep" if settings.side is None else settings.side,
@@ -157,10 +164,12 @@ def samples_per_shard(settings: PrepareSettings, samples: int) -> int:
 
 
 def plan_shards(settings: PrepareSettings, source: Source) -> Iterator[ShardJob]:
-    """The training samples in one fixed random order, so that each shard mixes the classes; validation in its own."""
+    """The training samples in one fixed random order, so that each shard mixes the classes (rows of a row group of a parquet file
+    stay together); validation in its own."""
+    blocks = source.blocks()
     # RandomState's streams are frozen by NumPy, Generator's are not.
-    order = np.random.RandomState(SHUFFLE_SEED).permutation(len(source.train))
-    shuffled = [source.train[index] for index in order]
+    order = np.random.RandomState(SHUFFLE_SEED).permutation(len(blocks))
+    shuffled = [sample for index in order for sample in blocks[index]]
     statistics_size = settings.side or DEFAULT_SIZE
     for split, samples, sums_size in (("train", shuffled, statistics_size), ("val", source.val, None)):
         step = samples_per_shard(settings, len(samples))

@@ -33,6 +33,9 @@ class DataSettings:
     On a GPU (null: as DALI has it) `hardware_decoder` is the share of JPEGs that its decoding unit takes, and the memory paddings
     are the bytes that each decoding thread holds from the start, so that none is taken in mid-run.
 
+    `on_bad` is what becomes of a training image that cannot be read or decoded: it stops the run, or the next of the epoch's
+    order takes its place; more than the share `max_bad` of all stop it too.
+
     `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
     colour noise are divided by `colour_divisor`.
     """
@@ -51,6 +54,8 @@ class DataSettings:
     host_memory_padding: Positive | None = None
     mean: Literal["aligned", "centre"] = "aligned"
     colour_divisor: Annotated[float, Field(ge=1)] = 1.0
+    on_bad: Literal["stop", "skip"] = "stop"
+    max_bad: Fraction = 0.001
 
 
 @dataclass(frozen=True, config=strict)

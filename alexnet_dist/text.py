@@ -15,6 +15,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def one_cell(text: str) -> str:
+    """For a table with a line a row and tabs between its columns."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def byte_size(value: float | None) -> str:
     if value is None:
         return ""

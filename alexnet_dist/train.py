@@ -18,6 +18,7 @@ import torch
 from torch.profiler import record_function
 
 from alexnet_dist.checks import check_settings
+from alexnet_dist.data.bad_image import BadImageError
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
@@ -35,10 +36,18 @@ from alexnet_dist.text import as_word
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
+from alexnet_dist.training.bad_images import GoodBatches, leave_out
 from alexnet_dist.training.bad_numbers import Inputs, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
 from alexnet_dist.training.initial import choose_layers, take_layers
-from alexnet_dist.training.inputs import check_same_data, gather_statistics, open_images, training_feed, validation_feed
+from alexnet_dist.training.inputs import (
+    check_same_data,
+    check_training_data,
+    gather_statistics,
+    open_images,
+    training_feed,
+    validation_feed,
+)
 from alexnet_dist.training.later import Later
 from alexnet_dist.training.meter import ErrorCount, Meter, Stretch
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
@@ -81,8 +90,9 @@ def run(config: dict[str, Any]) -> None:
         net, preprocess, optimizer = state.net, state.preprocess, state.optimizer
         step = Step(net, preprocess, optimizer, mesh, trainer, settings.seed, autocast, display.say)
         display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
-        start = (state.epoch, state.images // trainer.batch_size)
-        feed = at_end.enter_context(training_feed(settings, train_images, mesh, process.cores, start))
+        open_feed = partial(training_feed, settings, train_images, mesh, process.cores)
+        feed = at_end.enter_context(GoodBatches(open_feed, state, settings, folder, mesh, display))
+        feed.mend()
         last_step = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
         stop_error = trainer.stop_at_training_error or -1.0
         if state.training_error <= stop_error:
@@ -120,7 +130,9 @@ def run(config: dict[str, Any]) -> None:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
                 mesh.peers.progressed(state.step)
-                time_is_up = stopping.check(checkpoints.time_due())
+                time_is_up = stopping.check(checkpoints.time_due(), feed.met_bad())
+                if stopping.bad_image_met():
+                    feed.mend()
                 validated = validation.at_boundary()
                 checkpoints.at_boundary(last_step, time_is_up, validated)
                 if state.step >= last_step:
@@ -158,6 +170,10 @@ def run(config: dict[str, Any]) -> None:
                     f"with {as_word('run.dir', folder.path)} it goes on from step {checkpoints.saved_step or 0}"
                 )
             weights = validation.validate(settings.evaluation.views)["weights"]
+        except BadImageError as error:
+            if checkpoints.finish():
+                error.args = (f"{error}; step {state.step} is saved, from which run.dir={folder.path} goes on",)
+            raise
         except Stopped as stopped:
             saved = checkpoints.finish()
             at = checkpoints.saved_step or 0
@@ -215,7 +231,9 @@ def begin(
     if checkpoint is None:
         if settings.init_from:
             display.say(take_layers(settings.init_from, settings.init_layers, state.net, state.preprocess, mesh))
-        state.preprocess.set_statistics(gather_statistics(settings, images, mesh, process.cores, display))
+        statistics, bad_images = gather_statistics(settings, images, mesh, process.cores, display)
+        state.preprocess.set_statistics(statistics)
+        leave_out(bad_images, state, settings, folder, mesh, display)
         return None, origin
     saved = SavedState.read(checkpoint)
     check_same_run(checkpoint, saved, settings, config)
@@ -256,9 +274,8 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     wanted = settings.parallel.processes
     processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
+    check_training_data(settings)
     load_kernels(settings.trainer.native, pick_device(settings.device, processes - 1), warn=lambda _: None)
-    if settings.data.root is not None and not Path(settings.data.root).is_dir():
-        raise UserError(f"data.root={settings.data.root} is not a folder: name the one that holds train/ and val/")
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
     if settings.tracking.kind == "wandb":

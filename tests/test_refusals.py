@@ -5,6 +5,7 @@ Most commands are forked here; a few are started as a person starts them.
 
 import fcntl
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -78,6 +79,38 @@ def test_a_wrong_setting_is_refused_before_anything_starts(words: list[str], par
     _assert_sentence(run_forked("train", "tracking=none", "run.dir=run", *words, cwd=tmp_path), *parts)
     assert not any((tmp_path / "run").glob("[!.]*")), "nothing is written"
     assert not (tmp_path / "data").exists()
+
+
+def _without(*names: str) -> Callable[[Path], object]:
+    return lambda images: [shutil.rmtree(images / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "parts"),
+    [
+        (_without("train"), ["data.root=images"], ["images has no folder train/"]),
+        (_without(), ["data.root=images/train"], ["data.root=images/train has no folder train/: set data.root=images"]),
+        (_without(), ["data.root=."], ["data.root=. has no folder train/: set data.root=images"]),
+        (_without("val"), ["data.root=images"], ["val", "data.val_every=10"]),
+        (_without("val"), ["data.root=images", "data.val_every=99"], ["data.val_every=99"]),
+        (_without(), ["data.root=images", "model.layers.fc8.filters=6"], ["8 classes", "set model.layers.fc8.filters=8"]),
+        (_without(), ["model.layers.fc8.filters=6"], ["8 classes", "set model.layers.fc8.filters=8"]),
+        (_without(), ["data.root=images", "trainer.batch_size=400"], ["320", "400", "trainer.batch_size"]),
+        (
+            lambda images: (images / "train").rename(images / "train-00000-of-00001.parquet"),
+            ["data.root=images"],
+            ["pack them with `python -m alexnet_dist.prepare root=images"],
+        ),
+    ],
+    ids=["no train", "train itself", "outside", "no val", "val_every", "classes", "drawn classes", "batch", "parquet"],
+)
+def test_wrong_data_are_refused_before_anything_starts(
+    spoil: Callable[[Path], object], words: list[str], parts: list[str], few_images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(few_images, tmp_path / "images", symlinks=True)
+    spoil(tmp_path / "images")
+    _assert_sentence(run_forked("train", "tracking=none", "run.dir=run", *words, cwd=tmp_path), *parts)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

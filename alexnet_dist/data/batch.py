@@ -1,12 +1,15 @@
 """Batches on their way to the consumer: packed, copied to the device, exchanged between the processes of a replica."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+
+from alexnet_dist.data.bad_image import BadImage
 
 
 class Exchanging(Protocol):
@@ -23,6 +26,9 @@ Item = TypeVar("Item", bound="Batch | ValidationBatch")
 # The samples of a batch that is only computed with.
 NOT_KNOWN = np.empty(0, np.int64)
 
+# What is wrong with the batch after the next is known when the next is asked for: so long it takes the ranks to agree on it.
+LOOKAHEAD = 2
+
 # The dtypes of what is packed of a batch, and their bytes an image: labels, y, x, colour, mirror. Wide ones before narrow ones.
 _PACKED = ((torch.int64, 8), (torch.int64, 8), (torch.int64, 8), (torch.float32, 12), (torch.bool, 1))
 PACKED_BYTES = sum(size for _, size in _PACKED)
@@ -34,7 +40,8 @@ class Batch:
 
     epoch, index: which batch of which epoch. samples: int64 [b], NumPy. pixels: uint8 [b, 3, crop, crop], channels last in
     memory. labels: int64 [b]. What was drawn for each image (data/sampling.py): offsets y, x int64 [b], mirror bool [b], colour
-    float32 [b, 3]. packed: what is not pixels in one piece, uint8, of which they are views.
+    float32 [b, 3]. packed: what is not pixels in one piece, uint8, of which they are views. bad: an image for which this process
+    could not make its part; nothing else of the batch means anything then.
     """
 
     epoch: int
@@ -47,6 +54,7 @@ class Batch:
     x: torch.Tensor
     mirror: torch.Tensor
     colour: torch.Tensor
+    bad: BadImage | None = None
 
     @classmethod
     def of(cls, epoch: int, index: int, samples: np.ndarray, pixels: torch.Tensor, packed: torch.Tensor) -> "Batch":
@@ -66,9 +74,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class ValidationBatch:
+    """As `Batch`; `bad` may be one of an earlier batch."""
+
     pixels: torch.Tensor
     labels: torch.Tensor
     samples: torch.Tensor
+    bad: BadImage | None = None
 
 
 def pack(*arrays: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -77,21 +88,32 @@ def pack(*arrays: np.ndarray, device: torch.device) -> torch.Tensor:
     return whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole
 
 
-def exchanged(batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> Generator[Item, None, None]:
+class Exchanged(Generic[Item]):
     """The batches, channels first, with the pixels of all parts. On a GPU the exchange has a stream of its own, in which it does
-    not wait for the consumer's."""
-    stream = torch.cuda.Stream(device) if exchange and device.type == "cuda" else None
-    begun: tuple[Item, Exchanging | None] | None = None
-    for batch in batches:
-        with torch.cuda.stream(stream) if stream else nullcontext():
-            exchanging = exchange(batch.pixels) if exchange else None
-        if not exchange:
-            yield _taken(batch, None)
-        elif begun:
-            yield _taken(*begun)
-        begun = batch, exchanging
-    if exchange and begun:
-        yield _taken(*begun)
+    not wait for the consumer's.
+
+    A batch is handed out when the exchange of the LOOKAHEAD next ones has begun; `begun` are those.
+    """
+
+    def __init__(self, batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> None:
+        self._batches, self._exchange = batches, exchange
+        self._stream = torch.cuda.Stream(device) if exchange and device.type == "cuda" else None
+        self.begun: deque[tuple[Item, Exchanging | None]] = deque()
+
+    def begin(self, count: int = LOOKAHEAD) -> None:
+        """Begin until there are so many, or none is left."""
+        while len(self.begun) < count and (batch := next(self._batches, None)) is not None:
+            with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+                self.begun.append((batch, self._exchange(batch.pixels) if self._exchange else None))
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        self.begin(LOOKAHEAD + 1)
+        if not self.begun:
+            raise StopIteration
+        return _taken(*self.begun.popleft())
 
 
 def _taken(batch: Item, exchanging: Exchanging | None) -> Item:

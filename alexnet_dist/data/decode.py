@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions, Inputs, Sides, build_pipeline, tensors_of
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.odd_files import UnusableImageError, for_decoder
@@ -60,9 +61,10 @@ def decode(
     The pixels of a sample do not depend on `threads`, nor on what else is in its batch.
 
     Raises:
-        UserError: an image cannot be read or decoded; it is named.
+        BadImageError: an image cannot be read or decoded.
     """
     taken: deque[tuple[Crops, Tag]] = deque()
+    failed: list[Exception] = []
     sides_of = Sides(batch_size)
 
     with closing(requests), ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
@@ -74,11 +76,12 @@ def decode(
             crops, tag = next(requests)
             samples, share = crops.samples.tolist(), -(-len(crops.samples) // READERS)
             chunks = readers.map(read, [samples[first : first + share] for first in range(0, len(samples), share)])
-            encoded = tensors_of([image for chunk in chunks for image in chunk])
             try:
+                encoded = tensors_of([image for chunk in chunks for image in chunk])
                 sides = sides_of(encoded)
-            except RuntimeError as error:
-                raise blame(images, [crops], size, crop, error) from None
+            except (BadImageError, RuntimeError) as error:
+                failed.append(blame(images, [crops], size, crop, error) if isinstance(error, RuntimeError) else error)
+                raise StopIteration from None  # when the requests before have been answered
             taken.append((crops, tag))
             return encoded, Places.of(sides, crops.offsets(), size), crops.mirror
 
@@ -89,6 +92,8 @@ def decode(
             try:
                 (decoded,) = pipeline.run()
             except StopIteration:
+                if failed:
+                    raise failed[0] from None
                 return
             except RuntimeError as error:
                 raise blame(images, [crops for crops, _ in taken], size, crop, error) from None
@@ -102,11 +107,12 @@ def decode(
 
 
 def _read(images: Images, sample: int) -> np.ndarray:
-    encoded = images.read(sample)
     try:
-        return for_decoder(encoded)
+        return for_decoder(images.read(sample))
     except UnusableImageError as reason:
-        raise _undecodable(images, sample, str(reason)) from None
+        raise BadImageError(BadImage.undecodable(sample, images.name(sample), str(reason))) from None
+    except UserError as error:
+        raise BadImageError(BadImage(sample, images.name(sample), "cannot be read", str(error))) from None
 
 
 def blame(images: Images, batches: list[Crops], size: int, crop: int, error: RuntimeError) -> Exception:
@@ -116,15 +122,8 @@ def blame(images: Images, batches: list[Crops], size: int, crop: int, error: Run
         for i, sample in enumerate(crops.samples.tolist()):
             encoded = _read(images, sample)
             if not _decodes(encoded, offsets[i : i + 1], size, crop):
-                return _undecodable(images, sample, _reason(encoded))
+                return BadImageError(BadImage.undecodable(sample, images.name(sample), _reason(encoded)))
     return error
-
-
-def _undecodable(images: Images, sample: int, reason: str) -> UserError:
-    return UserError(
-        f"{images.name(sample)} cannot be decoded ({reason}): replace it or remove it, "
-        "or pack the images with `python -m alexnet_dist.prepare`, which sorts such files out"
-    )
 
 
 def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> bool:

@@ -2,24 +2,35 @@
 
 Both part a batch into the rows of each replica and those into the parts that the processes of a replica decode; `exchange` puts
 the parts together again, the same on every process of the replica. A thread decodes; it is the consumer's that calls `exchange`,
-for the next batch before it is handed the one before, so that a process's messages come from one thread, in an order that
-follows from the batches it has taken. All processes must take the same number of them.
+for the next batches before it is handed one, so that a process's messages come from one thread, in an order that follows from the
+batches it has taken. All processes must take the same number of them. A process that meets a bad image goes on with batches of
+nothing, so that the others need not wait for its messages, until all have agreed what to do.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from alexnet_dist.data.background import Background
-from alexnet_dist.data.batch import Batch, Exchange, ValidationBatch, exchanged, on_device, pack
+from alexnet_dist.data.bad_image import BadImage, BadImageError
+from alexnet_dist.data.batch import (
+    NOT_KNOWN,
+    PACKED_BYTES,
+    Batch,
+    Exchange,
+    Exchanged,
+    ValidationBatch,
+    on_device,
+    pack,
+)
 from alexnet_dist.data.decode import Crops, decode
 from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions
 from alexnet_dist.data.images import Images
-from alexnet_dist.data.sampling import Draws, draws, epoch_order
+from alexnet_dist.data.sampling import Draws, at_positions, draws, epoch_order
 from alexnet_dist.errors import UserError
 
 # Batches that are decoded and on the device before the consumer asks for them.
@@ -39,7 +50,7 @@ class TrainFeed:
 
     An epoch takes `count // batch_size` batches of `batch_size` images over all replicas; what remains waits for another
     epoch's order. Replica r of R has rows [r B/R, (r+1) B/R) of each; part p of P decodes its P-th of them. The batches depend on
-    seed, epoch and index alone.
+    seed, epoch and index alone, and on `left_out`, the samples that are replaced by the next in the order.
     """
 
     def __init__(
@@ -59,6 +70,7 @@ class TrainFeed:
         device: torch.device,
         exchange: Exchange | None,
         start: tuple[int, int] = (0, 0),
+        left_out: Sequence[int] = (),
         decoder_options: DecoderOptions = NO_OPTIONS,
     ) -> None:
         """Raises UserError where there are fewer images than a batch has, or where replicas and parts do not divide it."""
@@ -67,19 +79,17 @@ class TrainFeed:
                 f"a batch of {batch_size} images cannot be split over {replicas} replicas of {parts} processes: "
                 f"set trainer.batch_size to a multiple of {replicas * parts}"
             )
-        if len(images) < batch_size:
-            raise UserError(
-                f"there are {len(images)} training images, fewer than a batch of {batch_size}: "
-                f"set trainer.batch_size to {len(images)} or less"
-            )
+        check_fills_a_batch(images, batch_size)
         if (exchange is None) != (parts == 1):
             raise ValueError("an exchange is needed where there are parts, and only there")
         self.batches_per_epoch = len(images) // batch_size
         self._images = images
         self._seed = seed
         self._batch_size = batch_size
-        self._rows = _rows(batch_size // replicas, replica)
+        self._rows = np.arange(batch_size)[_rows(batch_size // replicas, replica)]
         self._part_rows = _rows(batch_size // replicas // parts, part)
+        self._left_out = tuple(left_out)
+        self._crop = crop
         self._positions = size - crop + 1
         self._mirror = mirror
         self._device = device
@@ -95,13 +105,22 @@ class TrainFeed:
             options=decoder_options,
         )
         self._background = Background(on_device(self._batches(decoded), device), ahead=AHEAD, name="train feed")
-        self._exchanged = exchanged(self._background, exchange, device)
+        self._exchanged = Exchanged(self._background, exchange, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._exchanged)
+        """Raises BadImageError where this process could not make its part."""
+        batch = next(self._exchanged)
+        if batch.bad:
+            raise BadImageError(batch.bad)
+        return batch
+
+    def bad_image(self) -> BadImage | None:
+        """The first that this process has met in the next LOOKAHEAD batches."""
+        self._exchanged.begin()
+        return next((batch.bad for batch, _ in self._exchanged.begun if batch.bad), None)
 
     def __enter__(self) -> "TrainFeed":
         return self
@@ -121,7 +140,7 @@ class TrainFeed:
                 samples = order.result()
                 order = executor.submit(epoch_order, self._seed, epoch + 1, len(self._images))
                 while index < self.batches_per_epoch:
-                    own = samples[index * self._batch_size :][self._rows]
+                    own = at_positions(samples, index * self._batch_size + self._rows, self._left_out)
                     drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
                     part = self._part_rows
                     yield Crops(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
@@ -129,11 +148,17 @@ class TrainFeed:
                 epoch, index = epoch + 1, 0
 
     def _batches(self, decoded: Generator[tuple[torch.Tensor, _Step], None, None]) -> Generator[Batch, None, None]:
-        with closing(decoded):
-            for pixels, step in decoded:
-                drawn, labels = step.drawn, self._images.labels[step.samples]
-                packed = pack(labels, drawn.y, drawn.x, drawn.colour, drawn.mirror, device=self._device)
-                yield Batch.of(step.epoch, step.index, step.samples, pixels, packed)
+        try:
+            with closing(decoded):
+                for pixels, step in decoded:
+                    drawn, labels = step.drawn, self._images.labels[step.samples]
+                    packed = pack(labels, drawn.y, drawn.x, drawn.colour, drawn.mirror, device=self._device)
+                    yield Batch.of(step.epoch, step.index, step.samples, pixels, packed)
+        except BadImageError as error:
+            packed = torch.zeros(len(self._rows) * PACKED_BYTES, dtype=torch.uint8, device=self._device)
+            pixels = _black(len(self._rows[self._part_rows]), self._crop, self._device)
+            while True:
+                yield replace(Batch.of(0, 0, NOT_KNOWN, pixels, packed), bad=error.bad)
 
 
 class ValidationFeed:
@@ -141,7 +166,7 @@ class ValidationFeed:
 
     Every image is in exactly one batch of exactly one replica. All replicas yield len(feed) batches of the same shape; rows
     that pad them have label and sample -1 and black pixels. b is batch_size / replicas, rounded up to a multiple of `parts`.
-    Pixels are channels last in memory.
+    Pixels are channels last in memory. A pass in which this process has met a bad image ends with a BadImageError.
     """
 
     def __init__(
@@ -179,9 +204,13 @@ class ValidationFeed:
 
     def __iter__(self) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
         background = Background(on_device(self._batches(), self._device), ahead=AHEAD, name="validation feed")
+        bad = None
         with closing(background):
-            for batch in exchanged(background, self._exchange, self._device):
+            for batch in Exchanged(background, self._exchange, self._device):
+                bad = batch.bad
                 yield batch.pixels, batch.labels, batch.samples
+        if bad:
+            raise BadImageError(bad)
 
     def _samples(self) -> Iterator[np.ndarray]:
         """The replica's samples of each batch, -1 for padding: int64 [b]."""
@@ -206,17 +235,36 @@ class ValidationFeed:
             device=self._device,
             options=self._decoder_options,
         )
+        bad = None
         with closing(decoded):
             for samples in self._samples():
                 real = int((samples[self._part_rows] >= 0).sum())
-                if real == self._part_size:
-                    pixels, _ = next(decoded)
-                else:
-                    pixels = torch.zeros(self._part_size, self._size, self._size, 3, dtype=torch.uint8, device=self._device)
-                    if real:
-                        pixels[:real] = next(decoded)[0]
-                labels = np.where(samples >= 0, self._images.labels[samples], -1)
-                yield ValidationBatch(pixels, *pack(labels, samples, device=self._device).view(torch.int64).chunk(2))
+                pixels = None
+                try:
+                    pixels = next(decoded)[0] if real and not bad else None
+                except BadImageError as error:
+                    bad = error.bad
+                if pixels is None or len(pixels) < self._part_size:
+                    whole = _black(self._part_size, self._size, self._device)
+                    if pixels is not None:
+                        whole[:real] = pixels
+                    pixels = whole
+                named = np.where(samples >= 0, self._images.labels[samples], -1)
+                labels, places = pack(named, samples, device=self._device).view(torch.int64).chunk(2)
+                yield ValidationBatch(pixels, labels, places, bad)
+
+
+def _black(count: int, side: int, device: torch.device) -> torch.Tensor:
+    return torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device)
+
+
+def check_fills_a_batch(images: Images, batch_size: int) -> None:
+    """Raises UserError where there are fewer images than a batch has."""
+    if len(images) < batch_size:
+        raise UserError(
+            f"there are {len(images)} training images, fewer than a batch of {batch_size}: "
+            f"set trainer.batch_size to {len(images)} or less"
+        )
 
 
 def _rows(count: int, number: int) -> slice:

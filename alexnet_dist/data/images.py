@@ -128,22 +128,27 @@ def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
             line of val_annotations.txt that is none.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder: name the one that holds train/ (and val/)")
-    if not (root / "train").is_dir():
-        raise UserError(f"{root} has no folder train/: put the class folders of the training images into {root / 'train'}")
-    classes, files = list_classes(root / "train")
+    train = open_train(root)
     val_files: dict[str, np.ndarray] = {}
     annotated = (root / "val" / ANNOTATIONS).is_file() and (root / "val" / "images").is_dir()
     if annotated:
         val_files = read_annotations(root / "val" / ANNOTATIONS)
     elif (root / "val").is_dir():
         val_files = dict(zip(*list_classes(root / "val"), strict=True))
-    if unknown := sorted(set(val_files) - set(classes)):
+    if unknown := sorted(set(val_files) - set(train.classes)):
         raise UserError(f"{root / 'val' / unknown[0]} is a class that {root / 'train'} does not have: add it there or remove it")
-    validation = [val_files.get(name, np.empty(0, np.bytes_)) for name in classes]
+    validation = [val_files.get(name, np.empty(0, np.bytes_)) for name in train.classes]
     kind = AnnotatedImages if annotated else ImageFolder
-    return ImageFolder(root / "train", classes, files), kind(root / "val", classes, validation)
+    return train, kind(root / "val", train.classes, validation)
+
+
+def open_train(root: Path) -> ImageFolder:
+    """The training images of a folder that holds train/. Raises UserError as `open_folder` does."""
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: name the one that holds train/ (and val/)")
+    if not (root / "train").is_dir():
+        raise UserError(f"{root} has no folder train/: put the class folders of the training images into {root / 'train'}")
+    return open_split(root / "train")
 
 
 def read_annotations(path: Path) -> dict[str, np.ndarray]:

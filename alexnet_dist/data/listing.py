@@ -52,8 +52,8 @@ def list_classes(folder: Path) -> tuple[list[str], list[np.ndarray]]:
         raise _unlistable(error) from None
     if loose:
         raise UserError(
-            f"{len(loose)} images of {folder} lie in no class folder, such as {min(loose)}: "
-            "put the images of each class into a folder of its own"
+            f"{len(loose)} images of {folder} lie in no class folder, such as {min(loose)}: put the images of each class into a "
+            "folder of its own, or pack a flat val/ with `python -m alexnet_dist.prepare` and a list of its classes, val_labels="
         )
     if not classes:
         raise UserError(f"{folder} holds no class folders: put the images of each class into a folder of its own")

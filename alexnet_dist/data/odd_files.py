@@ -48,6 +48,17 @@ def decode(
         raise UnusableImageError(f"damaged: {reason}") from None
 
 
+def check_header(path: str) -> None:
+    """Raises UnusableImageError with the reason where a file does not begin as an image does; its pixels are not looked at."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            pass
+    except OSError as error:  # which Pillow's own is too
+        raise UnusableImageError(error.strerror or "not an image in a known format") from None
+    except Exception as error:  # as in `decode`
+        raise UnusableImageError(f"damaged: {error}") from None
+
+
 def _decode(image: Image.Image, data: bytes, draft_size: int | None) -> tuple[Image.Image, bool]:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:

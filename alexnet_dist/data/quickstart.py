@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 COLOURS = {"red": 0.0, "blue": 0.62}  # hues
 SHAPES = ("ellipse", "stripes")
 ORIENTATIONS = ("flat", "upright")
+CLASSES = len(COLOURS) * len(SHAPES) * len(ORIENTATIONS)
 TRAIN_IMAGES, VAL_IMAGES = 200, 50  # of each class
 _SEED = 2012
 

@@ -3,6 +3,7 @@
 No state is kept, so batches do not depend on the number of processes or threads, nor on where a run was interrupted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,16 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     # The sample's number takes the place of the lowest bits, so that equal keys are ordered too and a plain sort will do.
     ordered = np.sort(keys & ~low_bits | np.arange(count, dtype=np.uint64))
     return (ordered & low_bits).astype(np.int64)
+
+
+def at_positions(order: np.ndarray, positions: np.ndarray, left_out: Sequence[int] = ()) -> np.ndarray:
+    """The samples at positions (int64 [b]) of an epoch's order; in the place of one of `left_out` the next in the order that is
+    none, after the last the first: int64 [b]."""
+    samples = order[positions]
+    while (out := np.isin(samples, left_out)).any():
+        positions = np.where(out, (positions + 1) % len(order), positions)
+        samples = order[positions]
+    return samples
 
 
 def draws(seed: int, epoch: int, samples: np.ndarray, positions: int, mirror: bool) -> Draws:

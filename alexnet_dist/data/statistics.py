@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.sampling import epoch_order
 
@@ -105,19 +106,29 @@ def gather(
     device: "torch.device",
     limit: int | None,
     progress: Callable[[int, int], None],
+    leave_out: Callable[[BadImage], None] | None = None,
 ) -> Statistics:
     """The statistics of at most `limit` images (None: all), the same choice for every run.
 
-    `progress` is told how many images of how many are done. Raises UserError where an image cannot be read or decoded.
+    `progress` is told how many images of how many are done; `leave_out` of each bad image, which does not count then. Without
+    it BadImageError is raised.
     """
     # Imported here because the processes of `prepare` add up sums too, and need neither torch nor DALI.
     from alexnet_dist.data.decode import Crops, decode
 
     count = len(images) if limit is None else min(limit, len(images))
     chosen = np.sort(epoch_order(0, 0, len(images))[:count])
-    requests = ((Crops.whole(chosen[first : first + _BATCH]), None) for first in range(0, count, _BATCH))
     sums = Sums.zero(size)
-    for pixels, _ in decode(images, requests, size=size, crop=size, batch_size=_BATCH, threads=threads, device=device):
-        sums.add_images(pixels.cpu().numpy())
-        progress(sums.images, count)
+    while sums.images < len(chosen):
+        left = chosen[sums.images :]
+        requests = ((Crops.whole(left[first : first + _BATCH]), None) for first in range(0, len(left), _BATCH))
+        try:
+            for pixels, _ in decode(images, requests, size=size, crop=size, batch_size=_BATCH, threads=threads, device=device):
+                sums.add_images(pixels.cpu().numpy())
+                progress(sums.images, count)
+        except BadImageError as error:
+            if leave_out is None:
+                raise
+            leave_out(error.bad)
+            chosen = chosen[chosen != error.bad.sample]
     return sums.statistics()

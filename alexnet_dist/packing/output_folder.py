@@ -38,6 +38,7 @@ from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import LOCK, locked_folder, whole_file
 from alexnet_dist.packing.shards import ShardRecord
+from alexnet_dist.text import one_cell
 
 
 def refuse_foreign_folder(output: Path) -> None:
@@ -116,12 +117,8 @@ def write_skipped(output: Path, records: Mapping[str, Sequence[ShardRecord]]) ->
     lines = ["split\tfile\treason"]
     for split, own in records.items():
         for record in own:
-            lines += ["\t".join((split, _one_cell(name), _one_cell(reason))) for name, reason in record.skipped]
+            lines += ["\t".join((split, one_cell(name), one_cell(reason))) for name, reason in record.skipped]
     return write_file(output / SKIPPED, ("\n".join(lines) + "\n").encode("utf-8"))
-
-
-def _one_cell(text: str) -> str:
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def publish(

@@ -31,7 +31,7 @@ from alexnet_dist.data.packed import INDEX_ROW, WORK_FOLDER, crc_of, shard_name
 from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import whole_file
-from alexnet_dist.packing.sources import Sample
+from alexnet_dist.packing.samples import Sample
 
 if TYPE_CHECKING:
     from alexnet_dist.packing.dali_check import DaliCheck
@@ -165,6 +165,10 @@ def _dali_takes(original: bytes, width: int, height: int) -> bool:
 def _read(sample: Sample) -> bytes:
     if sample.data is not None:
         return sample.data
+    if sample.group is not None:
+        from alexnet_dist.packing.parquet import read_row
+
+        return read_row(sample)
     if sample.length < 0:
         raise UnusableImageError("cannot be opened (a link to nothing, or no permission)")
     try:

@@ -84,6 +84,9 @@ class Peers:
         if self._world > 1:
             with suppress(dist.DistError):  # the store has gone, and with it whoever would read this
                 self._store.set(f"left/{self._rank}", "failed" if failed else "done")
+                if failed and self._rank == 0:
+                    # The store may go with this process: what has failed on all alike is not to look like a loss to the others.
+                    self._store.wait([f"left/{rank}" for rank in range(self._world)], datetime.timedelta(seconds=2))
             # A thread that the interpreter's end finds inside the store's C++ aborts the process.
             self._watcher.join(2 * _BEAT_SECONDS)
 
@@ -141,7 +144,10 @@ class Peers:
         ranks = {pidfd: rank for rank, pidfd in self._pidfds.items()}
         for pidfd in ranks:
             poll.register(pidfd, select.POLLIN)
-        for pidfd, _ in poll.poll(1000 * _BEAT_SECONDS):
+        ended = poll.poll(1000 * _BEAT_SECONDS)
+        if self._closed.is_set():  # the store may be gone
+            return
+        for pidfd, _ in ended:
             os.close(self._pidfds.pop(ranks[pidfd]))
             self._gone(ranks[pidfd])
         if self._store.check(["hanging"]):

@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.packed import PackedImages
 from alexnet_dist.errors import UserError
-from alexnet_dist.packing.sources import read_devkit
+from alexnet_dist.packing.ilsvrc2012 import read_devkit
 from alexnet_dist.results.predictions import Predictions
 
 LABELS = 5

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.data.bad_image import BadImageError
 from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.parallel.process import Autocast
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
+from alexnet_dist.training.bad_images import raise_together
 from alexnet_dist.training.sizes import layer_sizes
 from alexnet_dist.training.state import TrainingState
 from alexnet_dist.training.weights import weights_hash
@@ -105,28 +107,33 @@ def measure(
     without them. `weights` among the figures is the short hash of the net, of several a list. `batches` yields
     uint8 pixels [b, 3, size, size], int64 labels [b] and sample indices [b]; rows labelled -1 pad a batch and count for
     nothing. Counts are summed over the replicas, so all ranks return the same figures. The display shows how far it is.
-    `between_batches` may raise to end it, on all ranks alike.
+    `between_batches` may raise to end it, on all ranks alike; BadImageError is raised so.
     """
     alone = len(voters) == 1
     rows = 1 if alone else 1 + len(voters) + (weights is not None)
     sums = torch.zeros(rows, 4, dtype=torch.float64, device=mesh.device)
     views = 0
+    bad = None
     with torch.inference_mode(), closing(iter(batches)) as passing:
-        for done, (pixels, labels, samples) in enumerate(passing, 1):
-            between_batches()
-            mesh.peers.progressed()
-            votes = []
-            for voter in voters:
-                vote, views = voter.probabilities(pixels, mesh)
-                votes.append(vote)
-            mean = said = votes[0] if alone else torch.stack(votes).mean(dim=0)
-            if weights is not None:
-                said = torch.stack([weight * vote for weight, vote in zip(weights, votes, strict=True)]).sum(dim=0)
-            counted = [said] if alone else [said, *votes] if weights is None else [said, *votes, mean]
-            sums += torch.stack([count_errors(vote, labels) for vote in counted])
-            if keep is not None:
-                keep(samples, said)
-            display.show("validation", done, len(batches))
+        try:
+            for done, (pixels, labels, samples) in enumerate(passing, 1):
+                between_batches()
+                mesh.peers.progressed()
+                votes = []
+                for voter in voters:
+                    vote, views = voter.probabilities(pixels, mesh)
+                    votes.append(vote)
+                mean = said = votes[0] if alone else torch.stack(votes).mean(dim=0)
+                if weights is not None:
+                    said = torch.stack([weight * vote for weight, vote in zip(weights, votes, strict=True)]).sum(dim=0)
+                counted = [said] if alone else [said, *votes] if weights is None else [said, *votes, mean]
+                sums += torch.stack([count_errors(vote, labels) for vote in counted])
+                if keep is not None:
+                    keep(samples, said)
+                display.show("validation", done, len(batches))
+        except BadImageError as error:
+            bad = error.bad
+        raise_together(bad, mesh)
         dist.all_reduce(sums, group=mesh.replica_group)
     mesh.peers.rest()
     together, *others = (_figures(row) for row in sums.tolist())

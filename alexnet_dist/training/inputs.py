@@ -1,30 +1,79 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_dist.data import quickstart
-from alexnet_dist.data.feed import TrainFeed, ValidationFeed
+from alexnet_dist.data.bad_image import BadImage
+from alexnet_dist.data.feed import TrainFeed, ValidationFeed, check_fills_a_batch
 from alexnet_dist.data.images import Images, open_folder, set_aside
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.sources import form_of
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
+from alexnet_dist.training.bad_images import check_headers
 from alexnet_dist.training.state import SavedState
 
 QUICKSTART_FOLDER = Path("data/quickstart")
+
+
+def check_data(settings: Settings) -> tuple[Images, Images] | None:
+    """The training and validation images, as far as they are there before a run: those of the quick start may be drawn yet.
+
+    Raises:
+        UserError: no such folder, no train/ in it, an empty class, no validation images, or more classes than the net tells
+            apart.
+    """
+    data, table = settings.data, settings.table()
+    images, count = None, quickstart.CLASSES
+    if data.root is not None:
+        root = Path(data.root)
+        if not is_packed(root):
+            _check_root(root)
+        images = open_root(root, data)
+        count = len(images[0].classes)
+    if count > table.classes:
+        fits = -(-count // table.towers) * table.towers
+        raise UserError(
+            f"{data.root or 'the quick start'} holds {count} classes and the model tells {table.classes} apart: "
+            f"set model.layers.{table.layers[-1].name}.filters={fits}"
+        )
+    return images
+
+
+def check_training_data(settings: Settings) -> None:
+    """Raises UserError as `check_data`, and where the training images are fewer than a batch has."""
+    if images := check_data(settings):
+        check_fills_a_batch(images[0], settings.trainer.batch_size)
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder: name the one that holds train/ and val/")
+    if (root / "train").is_dir():
+        return
+    if form := form_of(root):
+        raise UserError(
+            f"data.root={root} holds images as {form}: pack them with `python -m alexnet_dist.prepare root={root} output=...`, "
+            "and set data.root to what it makes"
+        )
+    near = [root.parent, *sorted(path for path in root.iterdir() if path.is_dir())]
+    if with_train := [path for path in near if (path / "train").is_dir()]:
+        raise UserError(f"data.root={root} has no folder train/: set data.root={with_train[0]}, which has one")
 
 
 def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Images, Images]:
     """The training and validation images; rank 0 first draws those of the quick start where they are wanted.
 
     Raises:
-        UserError: no such folder, an empty class, no validation images, nowhere to draw images, or more classes than the net
-            tells apart.
+        UserError: as `check_data`, or nowhere to draw images. BadImageError: a validation image's file does not begin as an image
+            does.
     """
-    data, table = settings.data, settings.table()
+    data = settings.data
     root = Path(data.root) if data.root else QUICKSTART_FOLDER
     if data.root is None:
         if mesh.rank == 0:
@@ -36,12 +85,9 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
                     "start in another folder, or set data.root"
                 ) from None
         mesh.barrier()
-    train, validation = open_root(root, data)
-    if len(train.classes) > table.classes:
-        raise UserError(
-            f"{root} holds {len(train.classes)} classes and the model tells {table.classes} apart: "
-            f"set model.layers.{table.layers[-1].name}.filters={-(-len(train.classes) // table.towers) * table.towers}"
-        )
+    train, validation = check_data(settings) or open_root(root, data)
+    if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
+        check_headers(validation, mesh)
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     return train, validation
 
@@ -80,13 +126,17 @@ def check_same_data(checkpoint: Path, saved: SavedState, images: Images) -> None
         )
 
 
-def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display) -> Statistics:
-    """The training images' mean and colour statistics, the same on every rank: a packed set's own, or computed by rank 0."""
+def gather_statistics(
+    settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display
+) -> tuple[Statistics, list[BadImage]]:
+    """The training images' mean and colour statistics, the same on every rank: a packed set's own, or computed by rank 0; and
+    the bad images that were met and left out, with data.on_bad=skip. Raises BadImageError without."""
     if settings.data.root and isinstance(images, PackedImages):
         packed = read_statistics(settings.data.root)
         if packed.mean_image.shape[-1] == settings.data.size:
-            return packed
+            return packed, []
     statistics = None
+    found: list[BadImage] = []
     if mesh.rank == 0:
         statistics = gather(
             images,
@@ -95,12 +145,15 @@ def gather_statistics(settings: Settings, images: Images, mesh: Mesh, threads: i
             device=mesh.device,
             limit=settings.data.statistics_images,
             progress=lambda done, total: display.show("mean image", done, total),
+            leave_out=found.append if settings.data.on_bad == "skip" else None,
         )
-    return mesh.from_first(statistics)
+    return mesh.from_first((statistics, found))
 
 
-def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, start: tuple[int, int]) -> TrainFeed:
-    """This process's training batches from `start`, (epoch, batch in it), on.
+def training_feed(
+    settings: Settings, images: Images, mesh: Mesh, threads: int, start: tuple[int, int], left_out: Sequence[int]
+) -> TrainFeed:
+    """This process's training batches from `start`, (epoch, batch in it), on, without the samples `left_out`.
 
     Raises:
         UserError: the images do not fill a batch.
@@ -121,6 +174,7 @@ def training_feed(settings: Settings, images: Images, mesh: Mesh, threads: int, 
         device=mesh.device,
         exchange=mesh.gather_rows if parts > 1 else None,
         start=start,
+        left_out=left_out,
         decoder_options=decoder_options(settings.data),
     )
 

@@ -13,7 +13,7 @@ from alexnet_dist.training.state import SavedState
 
 # Groups of settings that say nothing of the training, and single ones that say how fast the data come and not which.
 _NOT_OF_THE_TRAINING = ("run", "resume", "resume_allow", "tracking")
-_NOT_OF_THE_DATA = ("data.threads", "data.share_decoding")
+_NOT_OF_THE_DATA = ("data.threads", "data.share_decoding", "data.on_bad", "data.max_bad")
 
 
 def check_resume(settings: Settings, config: Mapping[str, Any], run_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """What a run is between two steps, and what a checkpoint says of it beside its tensors."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from alexnet_dist.training.update import MomentumSGD, Schedule
 FORMAT = 4
 STATE = "state.json"
 # What a run's state and a checkpoint's have in common, as it is.
-_NUMBERS = ("step", "epoch", "images", "validated", "skipped", "training_error", "best_error", "best_step")
+_NUMBERS = ("step", "epoch", "images", "validated", "skipped", "training_error", "best_error", "best_step", "left_out")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class SavedState:
     errors_since_line: tuple[int, int] = (0, 0)
     best_error: float = float("inf")
     best_step: int | None = None
+    left_out: Sequence[int] = ()
     schedule: dict[str, Any] = field(default_factory=dict)
     metrics_bytes: int = 0
     weights: str | None = None
@@ -62,7 +63,8 @@ class SavedState:
             if said.get("format") != FORMAT:
                 raise UserError(f"{checkpoint} has checkpoint format {said.get('format')}, this program reads format {FORMAT}")
             wrong, images = said.pop("errors_since_line")
-            return cls(**said, errors_since_line=(wrong, images))
+            left_out = tuple(said.pop("left_out", ()))  # which version 0.1 did not have
+            return cls(**said, errors_since_line=(wrong, images), left_out=left_out)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{checkpoint} holds no readable checkpoint ({error}): name a step-... folder or a run folder"
@@ -73,7 +75,7 @@ class SavedState:
 class TrainingState:
     """The tensors of a run and where it stands: `step` steps done, `images` of them into epoch `epoch`, the last
     validation after epoch `validated`, the best at step `best_step`, `skipped` updates left out, the last line's
-    `training_error`.
+    `training_error`, the samples `left_out` because their images are bad.
 
     Nothing else is needed to go on: the order of the images, their crops and the dropout masks are functions of the seed
     and of these numbers.
@@ -93,6 +95,7 @@ class TrainingState:
     training_error: float = float("inf")
     best_error: float = float("inf")
     best_step: int | None = None
+    left_out: Sequence[int] = ()
 
     def advance(self, images: int) -> None:
         """A step over so many images is done; an epoch ends when too few for another batch are left of it."""

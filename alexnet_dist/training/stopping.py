@@ -21,7 +21,7 @@ class Stopping:
     Until the first boundary there is nothing to save: `before_the_first` is called with the signal's number, in a thread, and the
     process ends; a boundary that is reached meanwhile is not passed.
 
-    The ranks agree by an all-reduce of two CPU numbers over `group`, a gloo group that nothing else uses. It is begun at one
+    The ranks agree by an all-reduce of three CPU numbers over `group`, a gloo group that nothing else uses. It is begun at one
     boundary and read at the next, so that no step waits for it.
     """
 
@@ -31,11 +31,14 @@ class Stopping:
         self._stepping = False
         self._first_boundary = threading.Lock()
         self._received = 0
-        self._votes = torch.zeros(2, dtype=torch.int32)
+        self._votes = torch.zeros(3, dtype=torch.int32)
+        self._bad_image = False
         self._work: dist.Work | None = None
 
-    def check(self, time_for_checkpoint: bool = False) -> bool:
+    def check(self, time_for_checkpoint: bool = False, bad_image: bool = False) -> bool:
         """Every rank calls this at every boundary; whether for some rank, at the boundary before, it was time for a checkpoint.
+
+        `bad_image`: whether this rank has met one in the next batches.
 
         Raises:
             Stopped: some rank had received a signal at the boundary before; on all ranks alike.
@@ -47,11 +50,17 @@ class Stopping:
             self._work.wait()
             self._work = None
             signum, agreed = int(self._votes[0]), bool(self._votes[1])
+            self._bad_image |= bool(self._votes[2])
             if signum:
                 raise Stopped(signum)
-        self._votes = torch.tensor([self._received, time_for_checkpoint], dtype=torch.int32)
+        self._votes = torch.tensor([self._received, time_for_checkpoint, bad_image], dtype=torch.int32)
         self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return agreed
+
+    def bad_image_met(self) -> bool:
+        """Whether some rank had met a bad image at a boundary before the last; told once, to all ranks alike."""
+        met, self._bad_image = self._bad_image, False
+        return met
 
     def __enter__(self) -> "Stopping":
         self._listening, self._telling = os.pipe()

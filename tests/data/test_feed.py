@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from alexnet_dist.data.batch import Batch
+from alexnet_dist.data.batch import LOOKAHEAD, Batch
 from alexnet_dist.data.decode import Crops, decode
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import ImageFolder, open_folder
@@ -217,7 +217,7 @@ def test_exchanges_follow_from_what_was_taken(folder: Path) -> None:
         if taken:
             time.sleep(0.2)
         batches.close()
-        assert exchanged == [(8, threading.main_thread())] * (taken + 1 if taken else 0)
+        assert exchanged == [(8, threading.main_thread())] * (taken + LOOKAHEAD if taken else 0)
 
 
 def test_undecodable_file_is_named(folder: Path) -> None:

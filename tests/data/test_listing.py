@@ -11,7 +11,8 @@ import pytest
 from alexnet_dist.data.images import Images, open_folder
 from alexnet_dist.data.pictures import find_pictures
 from alexnet_dist.errors import UserError
-from alexnet_dist.packing.sources import Sample, list_source
+from alexnet_dist.packing.samples import Sample
+from alexnet_dist.packing.sources import list_source
 from tests.packing.miniature import write_files
 
 Seen = list[list[tuple[str, int]]] | str  # of train/ and val/ the paths and labels, or the sentence

@@ -162,7 +162,7 @@ def pack_here(root: Path, output: Path, **changes: Any) -> Path:
     words = {"source": "imagefolder", "size": 48, "quality": 95, "max_skipped": 1.0, "workers": 1, "samples_per_shard": 8}
     settings = check(PrepareSettings, {**words, "root": str(root), "output": str(output), **changes})
     with ThreadPoolExecutor(1) as pool, locked(output):
-        source = list_source(settings.source, root, settings.side is None, pool)
+        source = list_source(settings.source, root, settings.side is None, pool, settings.val_labels, settings.classes)
         plan = begin(output, what_it_is_made_of(settings, source))
         assert plan is not None
         jobs = list(plan_shards(settings, source))

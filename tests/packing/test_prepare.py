@@ -21,8 +21,8 @@ from torchvision.transforms.functional import center_crop
 from alexnet_dist.data.odd_files import UnusableImageError, crop_square, decode
 from alexnet_dist.data.packed import PackedImages, open_packed, read_statistics
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.samples import Sample
 from alexnet_dist.packing.shards import ShardJob, make_shard
-from alexnet_dist.packing.sources import Sample
 from alexnet_dist.prepare import main
 from tests.packing.miniature import (
     SHARED_DATA,
@@ -314,7 +314,7 @@ def test_interrupted_it_says_so_and_leaves_no_process(tmp_path):
         (["quality=101"], "quality: input should be less than or equal to 100, not 101"),
         (["max_skipped=2"], "max_skipped: "),
         (["workers=0"], "workers: "),
-        (["source=flickr"], "source: input should be 'ilsvrc2012', 'imagefolder'"),
+        (["source=flickr"], "source: input should be 'auto', 'ilsvrc2012', 'kaggle'"),
         (["root=null"], "root: "),
         (["root=/nowhere"], "/nowhere is no folder"),
     ],
@@ -360,7 +360,7 @@ def test_an_image_that_vanishes_stops_the_run_and_is_not_skipped(tmp_path):
 def test_help_names_every_option():
     answer = run_prepare("--help")
     assert answer.returncode == 0
-    for key in ("source", "root", "output", "size", "quality", "max_skipped", "workers", "verify"):
+    for key in ("source", "root", "val_labels", "classes", "output", "size", "quality", "max_skipped", "workers", "verify"):
         assert f"{key}:" in answer.stdout
 
 

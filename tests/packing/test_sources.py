@@ -10,7 +10,8 @@ from torchvision.datasets import CIFAR10, Imagenette
 from torchvision.datasets.utils import calculate_md5
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.packing.sources import Sample, Source, list_source
+from alexnet_dist.packing.samples import Sample, Source
+from alexnet_dist.packing.sources import list_source
 from tests.packing.miniature import write_files, write_ilsvrc2012
 
 WORDS = {"n02000003": "crane", "n02000001": "tench, Tinca tinca", "n02000002": "crane"}

@@ -1,0 +1,83 @@
+"""Tar archives: what is in one, and WebDataset's, in which files of one name are one sample."""
+
+import json
+import os
+import tarfile
+from concurrent.futures import Executor
+from pathlib import Path
+
+from alexnet_dist.data.listing import ENDINGS
+from alexnet_dist.errors import UserError
+from alexnet_dist.packing.labels import from_numbers, split_of
+from alexnet_dist.packing.samples import Sample, Source
+
+
+def list_tar(path: Path, offset: int = 0, length: int | None = None) -> list[tuple[str, int, int]]:
+    """Name, absolute offset and length of every file in a tar archive, or in one that lies inside another's range.
+
+    Raises UserError where the archive is damaged or ends early.
+    """
+    end = path.stat().st_size if length is None else offset + length
+    members = []
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError(f"{member.name} reaches beyond its end")
+                    if member.isfile():
+                        members.append((member.name, member.offset_data, member.size))
+                # tarfile takes a damaged header, or that the file ends between two members, for the end of the archive.
+                file.seek(archive.offset)
+                block = file.read(min(tarfile.BLOCKSIZE, max(end - archive.offset, 0)))
+                if any(block) or not block:
+                    raise tarfile.ReadError(f"neither a member nor the archive's end at byte {archive.offset}")
+    except tarfile.TarError as error:
+        raise UserError(f"the archive {path} is damaged or cut short ({error}): get it again") from None
+    return members
+
+
+def list_webdataset(root: Path, pool: Executor) -> Source:
+    """WebDataset's archives, such as timm's imagenet1k-train-0000.tar: images, and with each a .cls or a .json with its label.
+
+    Raises UserError where there is none for training, one is damaged, or an image has no label.
+    """
+    archives = [path for path in sorted(root.glob("*.tar")) if split_of(path)]
+    samples: dict[str, list[Sample]] = {"train": [], "val": []}
+    for path, own in zip(archives, pool.map(_list_archive, archives, chunksize=4), strict=True):
+        samples[split_of(path)] += own
+    if not samples["train"]:
+        raise UserError(f"{root} has no archives of training images: they are called such as imagenet1k-train-0000.tar")
+    return from_numbers(root, samples["train"], samples["val"])
+
+
+def _list_archive(path: Path) -> list[Sample]:
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, int] = {}
+    with open(path, "rb") as file:
+        for name, offset, length in list_tar(path):
+            folder, _, file_name = name.rpartition("/")
+            stem, _, ending = file_name.partition(".")
+            key, ending = f"{folder}/{stem}", ending.lower()
+            if f".{ending}" in ENDINGS:
+                images[key] = name, offset, length
+            elif ending == "cls" or (ending == "json" and key not in labels):
+                text = os.pread(file.fileno(), length, offset)
+                if (label := _label(ending, text)) is not None:
+                    labels[key] = label
+                elif ending == "cls":
+                    raise UserError(f"{path}: {name} must hold the label in digits, not {text[:40]!r}: get the archive again")
+    if not images:
+        raise UserError(f"{path} holds no images: take it away or get it again")
+    for key, (name, _, _) in images.items():
+        if key not in labels:
+            raise UserError(f"{path}: {name} has no label beside it (a .cls, or a .json with label): WebDataset's have one")
+    return [Sample(name, labels[key], str(path), offset, length) for key, (name, offset, length) in images.items()]
+
+
+def _label(ending: str, text: bytes) -> int | None:
+    try:
+        return int(text if ending == "cls" else json.loads(text)["label"])
+    except (ValueError, KeyError, TypeError):
+        return None
