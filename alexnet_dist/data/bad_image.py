@@ -29,3 +29,6 @@ class BadImageError(UserError):
     def __init__(self, bad: BadImage) -> None:
         super().__init__(bad.sentence)
         self.bad = bad
+
+    def __reduce__(self) -> tuple[type["BadImageError"], tuple[BadImage]]:
+        return BadImageError, (self.bad,)  # or who pickles it would call it with its sentence

@@ -20,6 +20,9 @@ def _copy(script: Traversable, file: BinaryIO) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print("usage: alexnet-dist slurm [folder]\n\nwrites the batch scripts for SLURM into the folder, by default slurm/")
+        return
     with errors_as_sentences():
         if len(sys.argv) > 2 or sys.argv[-1].startswith("-"):
             raise UserError("give one folder for the scripts, or none for slurm/: alexnet-dist slurm jobs")

@@ -30,6 +30,7 @@ _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
 _GRACE_SECONDS = 4.0
 _RECORDING_SECONDS = 3.0
+_SECONDS_FOR_ALL = 5.0  # in which all have failed that fail alike
 # What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
 _FIRST_SECONDS = 300.0
 
@@ -86,7 +87,10 @@ class Peers:
                 self._store.set(f"left/{self._rank}", "failed" if failed else "done")
                 if failed and self._rank == 0:
                     # The store may go with this process: what has failed on all alike is not to look like a loss to the others.
-                    self._store.wait([f"left/{rank}" for rank in range(self._world)], datetime.timedelta(seconds=2))
+                    # (The store's own wait would write a warning where one does not come.)
+                    others, until = [f"left/{rank}" for rank in range(self._world)], time.monotonic() + _SECONDS_FOR_ALL
+                    while not self._store.check(others) and time.monotonic() < until:
+                        time.sleep(0.05)
             # A thread that the interpreter's end finds inside the store's C++ aborts the process.
             self._watcher.join(2 * _BEAT_SECONDS)
 
