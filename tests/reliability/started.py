@@ -84,8 +84,9 @@ def started(
     log = cwd / "log"
 
     def preexec() -> None:
-        # A shell starts background jobs with SIGINT ignored, and that would be inherited.
+        # A shell starts background jobs with SIGINT ignored, nohup with SIGHUP, and that would be inherited.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         if terminal is not None:
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
