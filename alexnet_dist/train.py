@@ -184,8 +184,8 @@ def run(config: dict[str, Any]) -> None:
         record.note_end("done")
         if settings.run.report and mesh.rank == 0:
             leave_report(folder.path, settings, record.wandb, display)
-        how = "already complete: evaluated only;" if trained_before else "done:"
-        display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}; weights {weights}")
+    how = "already complete: evaluated only;" if trained_before else "done:"
+    display.say(f"{how} checkpoints, metrics.jsonl and the rest are in {folder.path}; weights {weights}")
 
 
 def leave_before_the_first_step(mesh: Mesh, folder: RunFolder, display: Display, signum: signal.Signals) -> None:

@@ -29,7 +29,9 @@ def resumed(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         words = (*WORDS, f"data.root={drawn_images}", f"trainer.max_steps={stop}", "tracking=wandb", report)
         done = train(*words, cwd=folder)
     assert "report: run/report.html" in done.stdout
-    assert "upload it with: wandb sync" in done.stdout.splitlines()[-1]
+    upload, last = done.stdout.splitlines()[-2:]
+    assert "upload it with: wandb sync" in upload
+    assert re.search(r"; weights [0-9a-f]{12}$", last)
     return folder / "run"
 
 
