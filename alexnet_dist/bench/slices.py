@@ -61,7 +61,8 @@ def run(config: dict[str, Any]) -> None:
     """Measure a step in each number of slices, in turns, print a table and write the figures, as one process of the mesh."""
     settings = check(BenchSlicesSettings, config)
     table = settings.table()
-    device = enter_process(settings.device, "fp32").device
+    process = enter_process(settings.device, "fp32", table.towers * max(settings.slices))
+    device, threads = process.device, process.threads  # as many as the trainer gives the smallest parts
     with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
         native = load_kernels("auto", device, display.say)
         preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(device)
@@ -72,7 +73,7 @@ def run(config: dict[str, Any]) -> None:
         turns = {}
         for name, step in rivals.items():
             display.say(f"warming up: {name}")
-            turns[name] = partial(measure, Rival(step, everyone=True), mesh, settings.steps, settings.batch_size)
+            turns[name] = partial(measure, Rival(step, everyone=True), mesh, settings.steps, settings.batch_size, threads)
             turns[name]()
         rates = take_turns(turns, settings.rounds, partial(display.show, "measuring"))
         if mesh.rank == 0:

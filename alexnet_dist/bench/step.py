@@ -92,9 +92,10 @@ def run(config: dict[str, Any]) -> None:
             write(new_file(settings.output, "step"), {"bench": "step", "machine": machine(), "settings": config, **figures})
 
 
-def measure(rival: Rival, mesh: Mesh, steps: int, batch: int) -> float:
-    """Images a second over so many steps, after one that is not counted, from when all are ready to when all are done."""
-    torch.set_num_threads(share_cores(mesh.layout.processes if rival.everyone else 1))
+def measure(rival: Rival, mesh: Mesh, steps: int, batch: int, threads: int | None = None) -> float:
+    """Images a second over so many steps, after one that is not counted, from when all are ready to when all are done. `threads`
+    are torch's; by default the process's share of the cores."""
+    torch.set_num_threads(threads or share_cores(mesh.layout.processes if rival.everyone else 1))
     if mesh.device.type == "cpu":
         keep_freed_memory(rival.keeps_memory)
     if rival.everyone or mesh.rank == 0:
