@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 from alexnet_dist.kernels.cuda import loss, preprocess, spatial_norm, tail, units, update
 
-CAPABILITIES = {"bf16": (75, 80, 90, 100, 120), "fp32": (75, 90, 120)}
+CAPABILITIES = (75, 80, 90, 100, 120)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 MAPS = {"bf16": "*bf16", "fp32": "*fp32"}
 
@@ -98,7 +98,7 @@ def main() -> int:
         (name, kind, capability, kernel, types, said)
         for kind in MAPS
         for name, (kernel, types, said) in kernels(kind).items()
-        for capability in CAPABILITIES[kind]
+        for capability in CAPABILITIES
     ]
     with ThreadPoolExecutor(2) as pool:
         used = list(pool.map(lambda entry: resources(*entry[3:], entry[2]), work))
