@@ -172,7 +172,7 @@ def run(config: dict[str, Any]) -> None:
             weights = validation.validate(settings.evaluation.views)["weights"]
         except BadImageError as error:
             if checkpoints.finish():
-                error.args = (f"{error}; step {state.step} is saved, from which run.dir={folder.path} goes on",)
+                error.args = (f"{error}; step {state.step} is saved, from which {as_word('run.dir', folder.path)} goes on",)
             raise
         except Stopped as stopped:
             saved = checkpoints.finish()

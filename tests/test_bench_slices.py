@@ -20,4 +20,4 @@ def test_it_measures_slices_beside_data_parallelism(tmp_path: Path) -> None:
 def test_slices_that_the_replicas_do_not_divide_are_a_sentence(tmp_path: Path) -> None:
     done = run_forked("bench", "slices", *WORDS, "slices=[1]", "parallel.processes=2", cwd=tmp_path)
     assert done.returncode == 2
-    assert "error: slices=1 of batch_size=16 cannot be shared by 2 processes with 2 replicas" in done.stderr
+    assert "error: slices=1 of batch_size=16 cannot be shared by 2 replicas" in done.stderr

@@ -4,12 +4,11 @@ Whole training steps, preprocessing and update included, of one net in several n
 torch's DistributedDataParallel around the same net with the same update.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +18,18 @@ from torch.nn.parallel import DistributedDataParallel
 from alexnet_dist import text
 from alexnet_dist.bench.rivals import Rival
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
-from alexnet_dist.bench.step import BenchProcesses, measure
+from alexnet_dist.bench.step import StepSettings, measure
 from alexnet_dist.data.batch import NOT_KNOWN, Batch, pack
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.fields import FilePath, Positive, PowerOfTwo, check, strict
+from alexnet_dist.fields import PowerOfTwo, check, strict
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
-from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import Mesh, default_processes, join_mesh, plan_layout
-from alexnet_dist.parallel.process import enter_process, pick_device
+from alexnet_dist.model.table import Table
+from alexnet_dist.parallel.mesh import Mesh, join_mesh
+from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning.work import UPDATE
 from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.tracking.display import Display
@@ -41,20 +40,10 @@ DDP = "DistributedDataParallel"
 
 
 @dataclass(frozen=True, config=strict)
-class BenchSlicesSettings:
+class BenchSlicesSettings(StepSettings):
     """conf/bench_slices.yaml, checked."""
 
-    model: dict[str, Any]
     slices: list[PowerOfTwo]
-    batch_size: Positive
-    rounds: Positive
-    steps: Positive
-    device: Literal["auto", "cpu", "cuda"]
-    output: FilePath | None
-    parallel: BenchProcesses
-
-    def table(self) -> Table:
-        return build_table(self.model)
 
 
 def run(config: dict[str, Any]) -> None:
@@ -104,8 +93,12 @@ def in_slices(
     optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
     whole = len(batch.labels) * mesh.layout.replicas
     trainer = TrainerSettings(1, None, whole, 1, 1, "stop", "auto", "auto", False, None, slices=count)
-    step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
-    return lambda: step.take(batch, 0, colour=True) and None
+    whole_step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
+
+    def step() -> None:
+        whole_step.take(batch, 0, colour=True)
+
+    return step
 
 
 def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch) -> Callable[[], None]:
@@ -134,19 +127,14 @@ def new_net(table: Table, mesh: Mesh, native: bool) -> Net:
 def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchSlicesSettings, config)
-    table, wanted = settings.table(), settings.parallel.processes
-    processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
-    replicas = plan_layout(processes, table.towers).replicas
-    pick_device(settings.device, processes - 1)
+    layout = settings.layout()
     for count in settings.slices:
-        if count % replicas or settings.batch_size % count or settings.batch_size % processes:
+        if count % layout.replicas or settings.batch_size % count:
             raise UserError(
-                f"slices={count} of batch_size={settings.batch_size} cannot be shared by {processes} processes "
-                f"with {replicas} replicas: the batch must be a multiple of both, and slices of the replicas"
+                f"slices={count} of batch_size={settings.batch_size} cannot be shared by {layout.replicas} replicas: the slices "
+                "must be a multiple of the replicas and divide the batch"
             )
-    if settings.output is not None and os.path.exists(settings.output):
-        raise UserError(f"output={settings.output} is there already: name another file")
-    return processes, config
+    return layout.processes, config
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import Mesh, default_processes, join_mesh, plan_layout
+from alexnet_dist.parallel.mesh import Layout, Mesh, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores
 from alexnet_dist.planning.work import random_batch, wait_for_gpu
 from alexnet_dist.tracking.display import Display
@@ -38,20 +38,39 @@ class BenchProcesses:
 
 
 @dataclass(frozen=True, config=strict)
-class BenchStepSettings:
-    """conf/bench_step.yaml, checked."""
+class StepSettings:
+    """What the benches of steps have in common."""
 
     model: dict[str, Any]
     batch_size: Positive
     rounds: Positive
     steps: Positive
     device: Literal["auto", "cpu", "cuda"]
-    rivals_keep_memory: bool
     output: FilePath | None
     parallel: BenchProcesses
 
     def table(self) -> Table:
         return build_table(self.model)
+
+    def layout(self) -> Layout:
+        """That of the processes to start. Raises UserError where they cannot be, or the figures have no place."""
+        towers, wanted = self.table().towers, self.parallel.processes
+        layout = plan_layout(default_processes(towers, self.device) if isinstance(wanted, str) else wanted, towers)
+        pick_device(self.device, layout.processes - 1)
+        if self.batch_size % layout.processes:
+            raise UserError(
+                f"batch_size={self.batch_size} cannot be shared by {layout.processes} processes: take a multiple of it"
+            )
+        if self.output is not None and os.path.exists(self.output):
+            raise UserError(f"output={self.output} is there already: name another file")
+        return layout
+
+
+@dataclass(frozen=True, config=strict)
+class BenchStepSettings(StepSettings):
+    """conf/bench_step.yaml, checked."""
+
+    rivals_keep_memory: bool
 
 
 def run(config: dict[str, Any]) -> None:
@@ -157,18 +176,12 @@ def summary(rates: dict[str, list[float]], figures: dict[str, Any]) -> str:
 def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchStepSettings, config)
-    table = settings.table()
-    wanted = settings.parallel.processes
-    processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
-    layout = plan_layout(processes, table.towers)
-    pick_device(settings.device, processes - 1)
+    layout = settings.layout()
     if layout.replicas > 1:
-        raise UserError(f"parallel.processes={processes} makes replicas, where one is measured: take {table.towers} or fewer")
-    if settings.batch_size % processes:
-        raise UserError(f"batch_size={settings.batch_size} cannot be shared by {processes} processes: take a multiple of it")
-    if settings.output is not None and os.path.exists(settings.output):
-        raise UserError(f"output={settings.output} is there already: name another file")
-    return processes, config
+        raise UserError(
+            f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
+        )
+    return layout.processes, config
 
 
 def main() -> None:

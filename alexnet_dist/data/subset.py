@@ -1,12 +1,10 @@
 """Some of a split's images as a split of their own."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from alexnet_dist.data.images import Images
-from alexnet_dist.text import printable
 
 
 class Subset:
@@ -26,7 +24,3 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))
-
-    def caption(self, index: int) -> tuple[str, str]:
-        """The name of an image's file and its label, to be shown."""
-        return printable(Path(self.name(index)).name), printable(self.classes[self.labels[index]])

@@ -13,7 +13,7 @@ from alexnet_dist.data.images import Images
 from alexnet_dist.data.subset import Subset
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.style import drawing, short
-from alexnet_dist.figures.viewer import Viewer, evenly_spread, open_picture, thumbnail
+from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture, thumbnail
 from alexnet_dist.model.table import Table
 
 IMAGES = 4
@@ -59,7 +59,7 @@ def look(viewer: Viewer, validation: Images, names: list[str], layer: str | None
     seen = pixels[:, :, middle : middle + crop, middle : middle + crop]
     looks = [
         Look(
-            *shown.caption(place),
+            *caption(shown, place),
             said=names[said[place]],
             picture=thumbnail(seen[place]),
             gradient=_grey(gradients[place]),

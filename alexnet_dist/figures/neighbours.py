@@ -10,7 +10,7 @@ from pydantic import Base64Bytes
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.subset import Subset
 from alexnet_dist.figures.style import drawing
-from alexnet_dist.figures.viewer import Viewer, evenly_spread, open_picture
+from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture
 
 QUERIES, NEAREST = 5, 6  # as in the paper
 
@@ -82,11 +82,12 @@ def find_neighbours(
     found = Subset(searched, numbers.flatten().tolist())
     pictures = viewer.thumbnails(found)
     neighbours = [
-        Neighbour(*found.caption(place), distance, pictures[place]) for place, distance in enumerate(distances.flatten().tolist())
+        Neighbour(*caption(found, place), distance, pictures[place])
+        for place, distance in enumerate(distances.flatten().tolist())
     ]
     each = distances.shape[1]
     queries = [
-        Query(*asked.caption(row), picture, neighbours[row * each : (row + 1) * each])
+        Query(*caption(asked, row), picture, neighbours[row * each : (row + 1) * each])
         for row, picture in enumerate(viewer.thumbnails(asked))
     ]
     return Neighbourhood(queries, viewer.features, len(searched), len(train))

@@ -11,7 +11,7 @@ from pydantic import Base64Bytes
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.subset import Subset
 from alexnet_dist.figures.style import BLUE, RED, drawing, short
-from alexnet_dist.figures.viewer import Viewer, evenly_spread, open_picture
+from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture
 from alexnet_dist.text import printable
 
 SHOWN = 8  # as in the paper
@@ -56,7 +56,7 @@ def predict(viewer: Viewer, validation: Images, most: int | None, show: Callable
     shown = Subset(taken, chosen)
     names = names_of(viewer, validation)
     predictions = [
-        Prediction(*shown.caption(place), [(names[label], float(p)) for label, p in zip(said[i], sure[i], strict=True)], picture)
+        Prediction(*caption(shown, place), [(names[label], float(p)) for label, p in zip(said[i], sure[i], strict=True)], picture)
         for place, (i, picture) in enumerate(zip(chosen, viewer.thumbnails(shown), strict=True))
     ]
     pairs, counts = np.unique(np.stack([right, said[:, 0]], axis=1), axis=0, return_counts=True)

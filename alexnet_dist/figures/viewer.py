@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.model.net import Net
+from alexnet_dist.text import printable
 
 _THUMBNAIL = 128  # pixels of a side at most
 
@@ -21,6 +23,11 @@ def evenly_spread(count: int, wanted: int | None) -> list[int]:
     if wanted is None or wanted >= count:
         return list(range(count))
     return [(2 * place + 1) * count // (2 * wanted) for place in range(wanted)]
+
+
+def caption(images: Images, index: int) -> tuple[str, str]:
+    """The name of an image's file and its label, to be shown."""
+    return printable(Path(images.name(index)).name), printable(images.classes[images.labels[index]])
 
 
 @dataclass(frozen=True)
