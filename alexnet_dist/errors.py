@@ -1,6 +1,7 @@
 """How a command ends other than well, and what a person is told."""
 
 import io
+import os
 import signal
 import sys
 from typing import Any, TextIO
@@ -60,11 +61,36 @@ def outlive_streams() -> None:
 def _outlived(stream: TextIO, original: TextIO | None) -> TextIO:
     if stream is not original or not isinstance(stream, io.TextIOWrapper):  # done before, replaced by another, or closed
         return stream
-    raw = _Stream(stream.fileno(), "w", closefd=False)
+    return _writing_to(stream.fileno(), stream)
+
+
+def _writing_to(descriptor: int, like: io.TextIOWrapper) -> TextIO:
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding=stream.encoding,
-        errors=stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        io.BufferedWriter(_Stream(descriptor, "w", closefd=False)),
+        encoding=like.encoding,
+        errors=like.errors,
+        line_buffering=like.line_buffering,
+        write_through=like.write_through,
     )
+
+
+def leave_out_decoder_lines() -> None:
+    """From now on what nvImageCodec writes of a bad image is left out of this process's standard error. It is coloured, names no
+    file and would stand before the sentence that does. No level of its log is without it.
+
+    What C and C++ write goes through a filter, a process, so that the last words of one that crashes come through too. What
+    Python writes goes past it.
+    """
+    outlive_streams()
+    if not isinstance(sys.stderr, io.TextIOWrapper):
+        return
+    kept, (read_end, write_end) = os.dup(2), os.pipe()
+    moved = [(os.POSIX_SPAWN_DUP2, read_end, 0), (os.POSIX_SPAWN_DUP2, kept, 1)]
+    command = ["sed", "-u", r"/\x1b\[0;31m/d; /^\[ERROR\] /d"]
+    # In a session of its own: it ends with the last that could write to it, and not with a Ctrl-C.
+    os.posix_spawnp("sed", command, os.environ, file_actions=moved, setsid=True)
+    sys.stderr.flush()
+    sys.stderr = _writing_to(kept, sys.stderr)
+    os.dup2(write_end, 2)
+    os.close(read_end)
+    os.close(write_end)

@@ -15,6 +15,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def points(errors: Sequence[float | None] | None, sign: str = "") -> str:
+    """Errors, or differences of errors, in percent: 40.70 / 18.20; with sign "+" +1.40 / -1.20. None is left out."""
+    return " / ".join(f"{100 * error:{sign}.2f}" for error in errors or () if error is not None)
+
+
 def one_cell(text: str) -> str:
     """For a table with a line a row and tabs between its columns."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

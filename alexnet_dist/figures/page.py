@@ -97,6 +97,7 @@ def write_page(page: Path, template: str, **context: Any) -> Path:
     )
     environment.filters |= {
         "percent": text.percent,
+        "points": text.points,
         "duration": text.duration,
         "moment": text.moment,
         "bytes": text.byte_size,

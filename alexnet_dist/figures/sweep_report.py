@@ -10,15 +10,13 @@ import torch
 from rich.table import Table as RichTable
 
 from alexnet_dist import text
+from alexnet_dist.figures.ablations import Ablation, ablations, draw_ablations
 from alexnet_dist.figures.curves import draw_comparison
 from alexnet_dist.figures.kernels import colour_shares, draw_kernels, first_kernels
 from alexnet_dist.figures.page import PAGE, embedded, figures_folder, state_of, write_page
-from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.figures.run_files import RunFiles, read_run
 from alexnet_dist.results.trained import load_trained, open_trained
 from alexnet_dist.tracking.display import Display
-
-BASIS = "paper"  # the net that the others are told to be worse than
 
 
 @dataclass(frozen=True)
@@ -30,19 +28,6 @@ class Job:
     differs: list[str]
     kernels: Path | None
     colours: list[float]
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """An experiment's top-1 and top-5 errors here and as the authors measured them, as fractions, and by how much either is
-    worse than the paper's net on the same images."""
-
-    experiment: str
-    here: tuple[float, float] | None
-    here_worse: tuple[float, float] | None
-    authors: tuple[float, float]
-    authors_worse: tuple[float, float] | None
-    note: str
 
 
 def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display, output: str | None) -> Path:
@@ -60,6 +45,10 @@ def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display
     curves = figures / "curves.svg"
     has_curves = draw_comparison([(" ".join([job.name, *job.differs]), job.run) for job in jobs], curves)
     display.console.print(runs_table(jobs))
+    compared, comparison = ablations(runs), figures / "ablations.svg"
+    has_comparison = draw_ablations(compared, comparison)
+    if compared:
+        display.console.print(ablations_table(compared))
     return write_page(
         page,
         "sweep.html",
@@ -67,7 +56,8 @@ def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display
         jobs=jobs,
         states={job.name: state_of(job.run) for job in jobs},
         pages={job.name: _link(job.run.folder / PAGE, page.parent) for job in jobs},
-        ablations=ablations(runs),
+        ablations=compared,
+        comparison=embedded(comparison) if has_comparison else None,
         curves=embedded(curves) if has_curves else None,
         kernels={job.name: embedded(job.kernels) for job in jobs if job.kernels},
     )
@@ -96,35 +86,6 @@ def what_differs(runs: Sequence[RunFiles]) -> list[list[str]]:
     return [[f"{key}={own[key]}" for key in varied if key in own] for own in settings]
 
 
-def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
-    """The experiments among the runs that the authors ran too, in the order of the runs; empty where there is none."""
-    measured = [(experiment, run) for run in runs if (experiment := run.experiment()) and experiment in PUBLISHED]
-    basis = next((_errors(run) for experiment, run in measured if experiment == BASIS), None)
-    rows = []
-    for experiment, run in measured:
-        own, told = _errors(run), PUBLISHED[experiment]
-        rows.append(
-            Ablation(
-                experiment,
-                here=own,
-                here_worse=(own[0] - basis[0], own[1] - basis[1]) if own and basis and experiment != BASIS else None,
-                authors=_fractions(told["top1"], told["top5"]),
-                authors_worse=_fractions(*told["worse"]) if "worse" in told else None,
-                note=f"{told['data']}, {told['note']}",
-            )
-        )
-    return rows
-
-
-def _errors(run: RunFiles) -> tuple[float, float] | None:
-    last = run.final()
-    return (last["top1_error"], last["top5_error"]) if last else None
-
-
-def _fractions(top1: float, top5: float) -> tuple[float, float]:
-    return top1 / 100, top5 / 100
-
-
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
@@ -146,6 +107,17 @@ def runs_table(jobs: Sequence[Job]) -> RichTable:
         rate = f"{run.typical('images_per_second') or 0:,.0f}"
         rows.append((job.name, "\n".join(job.differs), *errors, epochs, rate, state_of(run)))
     return text.table("", ("run", "what differs", *numbers, "state"), rows, numbers)
+
+
+def ablations_table(rows: Sequence[Ablation]) -> RichTable:
+    """A row for each experiment: top-1 and top-5 error in percent over its seeds, and by how many points either is worse than the
+    whole net's, here and with the authors."""
+    numbers = ("seeds", "top-1 / top-5", "spread", "worse by", "authors: worse by")
+    shown = []
+    for row in rows:
+        worse = (text.points(row.here_worse, "+"), text.points(row.authors_worse, "+"))
+        shown.append((row.experiment, str(len(row.seeds)), text.points(row.here), text.points(row.spread), *worse, row.note))
+    return text.table("Beside the authors' numbers", ("experiment", *numbers, "authors"), shown, numbers)
 
 
 def _link(page: Path, folder: Path) -> str | None:

@@ -24,10 +24,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_dist.dali import dali_package
-from alexnet_dist.errors import RunFailed, UserError, tell
+from alexnet_dist.errors import RunFailed, UserError, leave_out_decoder_lines, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
-from alexnet_dist.launching.folders import settle_folders
+from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
 from alexnet_dist.launching.outer import adopt_srun, check_meeting_place, outer_launcher
 from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
 from alexnet_dist.launching.processes import start_processes
@@ -88,8 +88,9 @@ def worker(module: str, config: dict[str, Any]) -> None:
     """One process of a command; it ends here, with its status, if something goes wrong."""
     # Until something handles them: a Ctrl-C would otherwise be heeded only when the main thread no longer waits for a peer.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    leave_out_decoder_lines()
     try:
-        with errors_as_sentences():
+        with errors_as_sentences(), own_temporary_folder():
             importlib.import_module(module).run(config)
     except SystemExit as leaving:
         sys.stdout.flush()

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_dist.errors import UserError, tell
@@ -9,6 +11,9 @@ from alexnet_dist.launching.outer import rank_of_process
 
 # Of the 107 characters of a socket's path libraries want about fifty for folders and names of their own.
 LONGEST = 50
+
+# How a folder begins that a command's processes have as their temporary one.
+SCRATCH = "alexnet-"
 
 # What names a library's folder, and where it is by default in the user's home.
 _IN_HOME = {"XDG_CACHE_HOME": ".cache", "XDG_DATA_HOME": ".local/share", "MPLCONFIGDIR": ".config/matplotlib"}
@@ -40,6 +45,22 @@ def settle_folders() -> None:
     if rank_of_process() == 0:
         for line in told:
             tell(line)
+
+
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """What libraries leave in this process's temporary folder (W&B leaves five folders) goes with it, unless the launcher has
+    seen to that already."""
+    usual = tempfile.gettempdir()
+    if Path(usual).name.startswith(SCRATCH):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch
+        try:
+            yield
+        finally:
+            os.environ["TMPDIR"] = tempfile.tempdir = usual
 
 
 def _writable(folder: Path) -> bool:

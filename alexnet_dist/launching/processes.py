@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alexnet_dist.errors import RunFailed, tell
+from alexnet_dist.launching.folders import SCRATCH
 from alexnet_dist.parallel.peers import LOST
 
 # The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
@@ -49,7 +50,7 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # What they leave in the temporary folder goes with them.
-    with tempfile.TemporaryDirectory(prefix="alexnet-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
         return _run(processes, restarts, scratch, entry, *arguments)
 
 

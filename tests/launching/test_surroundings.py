@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from wandb.proto import wandb_internal_pb2
@@ -18,7 +20,7 @@ from alexnet_dist.launching.folders import settle_folders
 from alexnet_dist.launching.outer import adopt_srun
 from alexnet_dist.launching.wandb_account import said_mode
 from alexnet_dist.training.saving import _told_already
-from tests.commands import read_wandb, run_command
+from tests.commands import read_wandb, run_command, run_torchrun
 from tests.forked import ranks, run_forked
 
 SETTLE = "from alexnet_dist.launching.folders import settle_folders; settle_folders(); "
@@ -84,18 +86,27 @@ def test_several_processes_that_have_nowhere_to_meet_are_refused(tmp_path: Path)
     assert done.stderr.startswith("error: RANK and WORLD_SIZE are set and MASTER_ADDR and MASTER_PORT not, ")
 
 
+@pytest.mark.parametrize("start", [run_command, partial(run_torchrun, 1)], ids=["plain", "torchrun"])
 def test_a_run_leaves_nothing_in_the_temporary_folder(
-    few_images: Path, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., CompletedProcess[str]],
+    few_images: Path,
+    tmp_path: Path,
+    short_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(short_folder))
     monkeypatch.setenv("WANDB_MODE", "offline")
     words = ("trainer.max_steps=1", "trainer.batch_size=16", "evaluation.views=1", "parallel.processes=1", "run.dir=run")
-    done = run_command("train", *words, f"data.root={few_images}", cwd=tmp_path)
+    done = start("train", *words, f"data.root={few_images}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+    def left() -> list[Path]:
+        return [entry for entry in short_folder.iterdir() if not entry.name.startswith("torchelastic_")]  # which is torchrun's
+
     deadline = time.monotonic() + 10  # W&B's process is the last to leave
-    while list(short_folder.iterdir()) and time.monotonic() < deadline:
+    while left() and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert list(short_folder.iterdir()) == []
+    assert left() == []
 
 
 def test_a_ctrl_c_while_python_imports_is_no_traceback(tmp_path: Path) -> None:

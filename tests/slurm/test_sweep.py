@@ -11,10 +11,10 @@ import pytest
 from alexnet_dist.launching.sweep_job import sweep_jobs
 from tests.commands import read_metrics
 from tests.forked import run_forked
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, own_experiment
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "sweep.sbatch"
-SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.max_steps=2", "trainer.log_every=1")
+SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.log_every=1")
 
 
 def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
@@ -35,7 +35,7 @@ def test_a_number_beyond_the_sweep_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    words = (*SMALL, f"data.root={few_images}", "optimizer.lr=0.005,0.01,0.02")
+    words = (*SMALL, *own_experiment(tmp_path), f"data.root={few_images}", "optimizer.lr=0.005,0.01,0.02")
     (tmp_path / "slurm").symlink_to(SCRIPT.parent)
     array = cluster.submit("--array=0-2", "slurm/sweep.sbatch", *words, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
     logs = [tmp_path / f"slurm-{array}_{task}.log" for task in range(3)]
@@ -50,7 +50,8 @@ def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_
 @pytest.mark.slow
 def test_hydra_s_submitit_launcher_trains_the_jobs_of_a_sweep(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
     submitit = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=10")
-    words = (*submitit, *SMALL, f"data.root={few_images}", "optimizer.lr=0.005,0.01", "run.dir=sweep", "tracking=none")
+    small = (*SMALL, *own_experiment(tmp_path), f"data.root={few_images}")
+    words = (*submitit, *small, "optimizer.lr=0.005,0.01", "run.dir=sweep", "tracking=none")
     command = [sys.executable, "-m", "alexnet_dist.train", *words]
     done = subprocess.run(
         command, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, check=False, timeout=900

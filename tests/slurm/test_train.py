@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands import read_metrics
 from tests.forked import ranks, run_forked
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, own_experiment
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SMALL = (
@@ -46,7 +46,7 @@ def _state(run_dir: Path) -> dict[str, Any]:
 
 
 def test_it_trains(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3")
+    job = _submit(cluster, tmp_path, few_images, *own_experiment(tmp_path))
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     run_dir = _run_dir(tmp_path, job)
     assert [record["step"] for record in read_metrics(run_dir)] == [1, 2, 3, 3]
@@ -72,7 +72,7 @@ def test_two_nodes_hold_two_replicas(cluster: Cluster, few_images: Path, tmp_pat
 
 @pytest.mark.slow
 def test_plain_srun_starts_a_process_for_each_task(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    words = " ".join((*SMALL, f"data.root={few_images}", "trainer.max_steps=3", "tracking=none"))
+    words = " ".join((*SMALL, f"data.root={few_images}", *own_experiment(tmp_path), "tracking=none"))
     train = f"{sys.executable} -m alexnet_dist.train {words}"
     script = tmp_path / "script"
     apart, together = "--ntasks=2 --ntasks-per-node=1", "--ntasks-per-node=2 --overcommit"

@@ -1,0 +1,115 @@
+"""The paper's claims beside one another: by how much each net of a sweep is worse than the whole one, over its seeds, and what
+the authors measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from alexnet_dist.figures.published import PUBLISHED, WORSE_BY
+from alexnet_dist.figures.run_files import RunFiles
+from alexnet_dist.figures.style import BLUE, ORANGE, drawing
+
+# The nets that others are told to be worse than: of the experiments called so, and of those in small/.
+PAPER, SMALL = "paper", "tiny_imagenet"
+
+Errors = tuple[float, float]  # top-1 and top-5, fractions
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An experiment over its seeds.
+
+    `here` are the mean errors, `seeds` the errors of each run, `here_worse` by how much the mean is worse than that of the whole
+    net, and `worse_by_seed` by how much each run's top-1 error is. `authors` and `authors_worse` are the authors' figures, of
+    top-1 and top-5, as far as they gave them. All are fractions.
+    """
+
+    experiment: str
+    seeds: list[Errors]
+    here: Errors
+    here_worse: Errors | None
+    worse_by_seed: list[float]
+    authors: Errors | None
+    authors_worse: tuple[float, float | None] | None
+    note: str
+
+    @property
+    def spread(self) -> Errors:
+        """Half of what lies between the best and the worst seed's errors."""
+        top1, top5 = np.ptp(self.seeds, axis=0) / 2
+        return float(top1), float(top5)
+
+
+def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
+    """The experiments among the runs that the authors ran too, in the order of the runs; those that only the seed sets apart are
+    one. Empty where there is none."""
+    measured: dict[str, list[Errors]] = {}
+    for run in runs:
+        experiment, last = _experiment(run), run.final()
+        if last and experiment and (experiment == SMALL or _name(experiment) in PUBLISHED or _name(experiment) in WORSE_BY):
+            measured.setdefault(experiment, []).append((last["top1_error"], last["top5_error"]))
+    return [_ablation(experiment, seeds, measured.get(_whole(experiment))) for experiment, seeds in measured.items()]
+
+
+def _ablation(experiment: str, seeds: list[Errors], whole: list[Errors] | None) -> Ablation:
+    here, name = _mean(seeds), _name(experiment)
+    told, (worse, note) = PUBLISHED.get(name), WORSE_BY.get(name, (None, ""))
+    basis = None if whole is None or experiment == _whole(experiment) else _mean(whole)
+    return Ablation(
+        experiment,
+        seeds,
+        here,
+        here_worse=(here[0] - basis[0], here[1] - basis[1]) if basis else None,
+        worse_by_seed=[top1 - basis[0] for top1, _ in seeds] if basis else [],
+        authors=(told["top1"] / 100, told["top5"] / 100) if told and experiment == name else None,
+        authors_worse=None if worse is None else (worse[0] / 100, None if worse[1] is None else worse[1] / 100),
+        note=note or (f"{told['data']}, {told['note']}" if told else ""),
+    )
+
+
+def draw_ablations(rows: Sequence[Ablation], path: Path) -> bool:
+    """By how many points of top-1 error each is worse than the whole net: a point for each seed, a line at their mean, and a
+    diamond where the authors' figure lies. False, and no file, where there is nothing to compare."""
+    rows = [row for row in rows if row.here_worse]
+    if not rows:
+        return False
+    with drawing(path, 76 + 26 * len(rows)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color="grey", linewidth=0.8)
+        for place, row in enumerate(rows):
+            assert row.here_worse is not None
+            points = [100 * worse for worse in row.worse_by_seed]
+            axes.plot(points, [place] * len(points), "o", color=BLUE, alpha=0.6, label="here, a seed" if not place else None)
+            mean_here = 100 * row.here_worse[0]
+            axes.plot([mean_here] * 2, [place - 0.3, place + 0.3], color=BLUE, label="here, mean" if not place else None)
+        told = [(100 * row.authors_worse[0], place) for place, row in enumerate(rows) if row.authors_worse]
+        if told:
+            axes.plot(*zip(*told, strict=True), "D", color=ORANGE, label="the authors")
+        axes.set_yticks(range(len(rows)), [_name(row.experiment) for row in rows])
+        axes.invert_yaxis()
+        axes.set_title("Worse than the whole net, points of top-1 error")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside lower right", ncols=3, fontsize=8)
+    return True
+
+
+def _mean(errors: Sequence[Errors]) -> Errors:
+    return mean(top1 for top1, _ in errors), mean(top5 for _, top5 in errors)
+
+
+def _experiment(run: RunFiles) -> str:
+    """Of the experiments without a model of their own one is an ablation."""
+    is_whole = run.config["model"].get("name") == SMALL
+    return "small/no_colour" if is_whole and run.config["data"].get("colour") is False else run.experiment()
+
+
+def _name(experiment: str) -> str:
+    return experiment.removeprefix("small/")
+
+
+def _whole(experiment: str) -> str:
+    return SMALL if experiment == SMALL or experiment.startswith("small/") else PAPER

@@ -1,0 +1,75 @@
+"""Experiments beside the authors' figures: means and spread over seeds, the net that each is compared with, the picture."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from alexnet_dist.figures.ablations import ablations, draw_ablations
+from alexnet_dist.figures.run_files import RunFiles, read_run
+from alexnet_dist.figures.sweep_report import ablations_table
+from alexnet_dist.launching.commands import compose
+
+# Experiment, seed, top-1 and top-5 error.
+SWEEP = [
+    ("tiny_imagenet", 1, 0.50, 0.25),
+    ("tiny_imagenet", 2, 0.52, 0.23),
+    ("small/no_lrn", 1, 0.53, 0.26),
+    ("small/no_lrn", 2, 0.57, 0.30),
+    ("small/no_colour", 1, 0.49, 0.24),
+    ("small/tanh", 1, 0.61, 0.35),
+    ("paper", 1, 0.40, 0.18),
+    ("no_lrn", 1, 0.43, 0.19),
+]
+
+
+def made(folder: Path, sweep: list[tuple[str, int, float, float]]) -> list[RunFiles]:
+    runs = []
+    for job, (experiment, seed, top1, top5) in enumerate(sweep):
+        words = [f"experiment={experiment}", f"seed={seed}", "data.root=images"]
+        config = compose("train", words)
+        config["run"]["overrides"] = words
+        (folder / str(job)).mkdir()
+        (folder / str(job) / "config.json").write_text(json.dumps(config))
+        record = {"kind": "val", "step": 1, "epoch": 1.0, "top1_error": top1, "top5_error": top5, "views": 10}
+        (folder / str(job) / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        runs.append(read_run(folder / str(job)))
+    return runs
+
+
+def test_runs_that_only_the_seed_sets_apart_are_one_and_each_is_beside_its_own_whole_net(tmp_path: Path) -> None:
+    rows = {row.experiment: row for row in ablations(made(tmp_path, SWEEP))}
+    assert list(rows) == ["tiny_imagenet", "small/no_lrn", "small/no_colour", "small/tanh", "paper", "no_lrn"]
+    assert rows["tiny_imagenet"].here == pytest.approx((0.51, 0.24))
+    assert rows["tiny_imagenet"].spread == pytest.approx((0.01, 0.01))
+    assert rows["tiny_imagenet"].here_worse is None
+    assert rows["tiny_imagenet"].authors is None
+    assert rows["small/no_lrn"].here_worse == pytest.approx((0.04, 0.04))
+    assert rows["small/no_lrn"].worse_by_seed == pytest.approx([0.02, 0.06])
+    assert rows["small/no_lrn"].authors_worse == pytest.approx((0.014, 0.012))
+    assert rows["small/no_lrn"].authors is None, "theirs is of the paper's net"
+    assert rows["small/no_colour"].here_worse == pytest.approx((-0.02, 0.0))
+    assert rows["small/no_colour"].authors_worse == (0.01, None)
+    assert rows["small/tanh"].authors_worse is None
+    assert rows["no_lrn"].here_worse == pytest.approx((0.03, 0.01)), "worse than experiment=paper"
+    assert rows["no_lrn"].authors == pytest.approx((0.42, 0.194))
+
+
+def test_they_are_drawn_and_told(tmp_path: Path) -> None:
+    rows = ablations(made(tmp_path, SWEEP[:6]))
+    assert draw_ablations(rows, tmp_path / "ablations.svg")
+    drawn = (tmp_path / "ablations.svg").read_text()
+    assert [name in drawn for name in ("no_lrn", "no_colour", "tanh")] == [True] * 3
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(ablations_table(rows))
+    (line,) = [line for line in said.get().splitlines() if "no_lrn" in line]
+    assert line.split()[:11] == ["small/no_lrn", "2", "55.00", "/", "28.00", "2.00", "/", "2.00", "+4.00", "/", "+4.00"]
+
+
+def test_nothing_is_drawn_without_the_whole_net(tmp_path: Path) -> None:
+    rows = ablations(made(tmp_path, SWEEP[2:4]))
+    assert [row.here_worse for row in rows] == [None]
+    assert not draw_ablations(rows, tmp_path / "ablations.svg")
+    assert not (tmp_path / "ablations.svg").exists()
