@@ -87,8 +87,9 @@ def leave_out_decoder_lines() -> None:
     kept, (read_end, write_end) = os.dup(2), os.pipe()
     moved = [(os.POSIX_SPAWN_DUP2, read_end, 0), (os.POSIX_SPAWN_DUP2, kept, 1)]
     command = ["sed", "-u", r"/\x1b\[0;31m/d; /^\[ERROR\] /d"]
-    # In a session of its own: it ends with the last that could write to it, and not with a Ctrl-C.
-    os.posix_spawnp("sed", command, os.environ, file_actions=moved, setsid=True)
+    # It ends with the last that could write to it, and not with a signal that is sent to all processes of a job.
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    os.posix_spawnp("sed", command, {"LC_ALL": "C"}, file_actions=moved, setsigmask=signals)
     sys.stderr.flush()
     sys.stderr = _writing_to(kept, sys.stderr)
     os.dup2(write_end, 2)
