@@ -68,7 +68,7 @@ def test_a_replica_s_towers_on_two_hosts_end_with_the_bits_of_one_host(
         (tmp_path / folder).mkdir()
     log = tmp_path / "log"
     for host in hosts[:2]:
-        host.slow_down(50e6)  # bits/s
+        host.slow_down(20e6)  # bits/s
     two = [host.torchrun(hosts[0], "2", "two", *words, cwd=tmp_path / "two", log=log, processes=1) for host in hosts[:2]]
     assert [process.wait(timeout=900) for process in two] == [0, 0], log.read_text()
     one = hosts[2].torchrun(hosts[2], "1", "one", *words, cwd=tmp_path / "one", log=log)
