@@ -21,9 +21,10 @@ def kernel(
             rate = tl.load(numbers_ptr + i).to(tl.float32)
             momentum = tl.load(numbers_ptr + len(SIZES) + i).to(tl.float32)
             decay = tl.load(numbers_ptr + 2 * len(SIZES) + i).to(tl.float32)
-            known = (at < SIZES[i]) & (tl.load(numbers_ptr + 3 * len(SIZES) + i).to(tl.int32) != 0)
+            end = tl.where(tl.load(numbers_ptr + 3 * len(SIZES) + i).to(tl.int32) != 0, SIZES[i], 0)
             if GUARDED:
-                known = known & (tl.load(finite_ptr).to(tl.int32) != 0)
+                end = tl.where(tl.load(finite_ptr).to(tl.int32) != 0, end, 0)
+            known = at < end
             w = tl.load(weights[i] + at, mask=known, other=0.0)
             v = tl.load(velocities[i] + at, mask=known, other=0.0)
             g = tl.load(gradients[i] + at, mask=known, other=0.0).to(tl.float32)
