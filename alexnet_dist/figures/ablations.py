@@ -20,7 +20,7 @@ Errors = tuple[float, float]  # top-1 and top-5, fractions
 
 @dataclass(frozen=True)
 class Ablation:
-    """An experiment over its seeds.
+    """An experiment over its seeds; `differs` are the overrides that set it apart beside experiment and seed.
 
     `here` are the mean errors, `seeds` the errors of each run, `here_worse` by how much the mean is worse than that of the whole
     net, and `worse_by_seed` by how much each run's top-1 error is. `authors` and `authors_worse` are the authors' figures, of
@@ -28,6 +28,7 @@ class Ablation:
     """
 
     experiment: str
+    differs: list[str]
     seeds: list[Errors]
     here: Errors
     here_worse: Errors | None
@@ -35,6 +36,10 @@ class Ablation:
     authors: Errors | None
     authors_worse: tuple[float, float | None] | None
     note: str
+
+    @property
+    def label(self) -> str:
+        return " ".join((self.experiment, *self.differs))
 
     @property
     def spread(self) -> Errors:
@@ -45,28 +50,34 @@ class Ablation:
 
 def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
     """The experiments among the runs that the authors ran too, in the order of the runs; those that only the seed sets apart are
-    one. Empty where there is none."""
-    measured: dict[str, list[Errors]] = {}
+    one, and are compared with runs of the whole net under the same other overrides. Empty where there is none."""
+    measured: dict[tuple[str, tuple[str, ...]], list[Errors]] = {}
     for run in runs:
         experiment, last = _experiment(run), run.final()
         if last and experiment and (experiment == SMALL or _name(experiment) in PUBLISHED or _name(experiment) in WORSE_BY):
-            measured.setdefault(experiment, []).append((last["top1_error"], last["top5_error"]))
-    return [_ablation(experiment, seeds, measured.get(_whole(experiment))) for experiment, seeds in measured.items()]
+            measured.setdefault((experiment, _others(run)), []).append((last["top1_error"], last["top5_error"]))
+    common = set.intersection(*(set(others) for _, others in measured)) if measured else set()
+    return [
+        _ablation(experiment, [said for said in others if said not in common], seeds, measured.get((_whole(experiment), others)))
+        for (experiment, others), seeds in measured.items()
+    ]
 
 
-def _ablation(experiment: str, seeds: list[Errors], whole: list[Errors] | None) -> Ablation:
+def _ablation(experiment: str, differs: list[str], seeds: list[Errors], whole: list[Errors] | None) -> Ablation:
     here, name = _mean(seeds), _name(experiment)
     told, (worse, note) = PUBLISHED.get(name), WORSE_BY.get(name, (None, ""))
     basis = None if whole is None or experiment == _whole(experiment) else _mean(whole)
+    authors = (told["top1"] / 100, told["top5"] / 100) if told and experiment == name else None
     return Ablation(
         experiment,
+        differs,
         seeds,
         here,
         here_worse=(here[0] - basis[0], here[1] - basis[1]) if basis else None,
         worse_by_seed=[top1 - basis[0] for top1, _ in seeds] if basis else [],
-        authors=(told["top1"] / 100, told["top5"] / 100) if told and experiment == name else None,
+        authors=authors,
         authors_worse=None if worse is None else (worse[0] / 100, None if worse[1] is None else worse[1] / 100),
-        note=note or (f"{told['data']}, {told['note']}" if told else ""),
+        note=f"{told['data']}, {told['note']}" if told and authors else note,
     )
 
 
@@ -88,7 +99,7 @@ def draw_ablations(rows: Sequence[Ablation], path: Path) -> bool:
         told = [(100 * row.authors_worse[0], place) for place, row in enumerate(rows) if row.authors_worse]
         if told:
             axes.plot(*zip(*told, strict=True), "D", color=ORANGE, label="the authors")
-        axes.set_yticks(range(len(rows)), [_name(row.experiment) for row in rows])
+        axes.set_yticks(range(len(rows)), [_name(row.label) for row in rows])
         axes.invert_yaxis()
         axes.set_title("Worse than the whole net, points of top-1 error")
         axes.grid(axis="x")
@@ -105,6 +116,12 @@ def _experiment(run: RunFiles) -> str:
     """Of the experiments without a model of their own one is an ablation."""
     is_whole = run.config["model"].get("name") == SMALL
     return "small/no_colour" if is_whole and run.config["data"].get("colour") is False else run.experiment()
+
+
+def _others(run: RunFiles) -> tuple[str, ...]:
+    """The overrides of a run but those for its experiment, seed and folder."""
+    known = ("experiment", "seed", "run.dir")
+    return tuple(said for said in run.overrides() if said.lstrip("+").partition("=")[0] not in known)
 
 
 def _name(experiment: str) -> str:

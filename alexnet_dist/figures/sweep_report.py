@@ -116,7 +116,7 @@ def ablations_table(rows: Sequence[Ablation]) -> RichTable:
     shown = []
     for row in rows:
         worse = (text.points(row.here_worse, "+"), text.points(row.authors_worse, "+"))
-        shown.append((row.experiment, str(len(row.seeds)), text.points(row.here), text.points(row.spread), *worse, row.note))
+        shown.append((row.label, str(len(row.seeds)), text.points(row.here), text.points(row.spread), *worse, row.note))
     return text.table("Beside the authors' numbers", ("experiment", *numbers, "authors"), shown, numbers)
 
 

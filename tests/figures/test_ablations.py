@@ -24,13 +24,13 @@ SWEEP = [
 ]
 
 
-def made(folder: Path, sweep: list[tuple[str, int, float, float]]) -> list[RunFiles]:
+def made(folder: Path, sweep: list[tuple[str, int, float, float]], *others: str) -> list[RunFiles]:
     runs = []
     for job, (experiment, seed, top1, top5) in enumerate(sweep):
-        words = [f"experiment={experiment}", f"seed={seed}", "data.root=images"]
+        words = [f"experiment={experiment}", f"seed={seed}", "data.root=images", *others]
         config = compose("train", words)
         config["run"]["overrides"] = words
-        (folder / str(job)).mkdir()
+        (folder / str(job)).mkdir(parents=True)
         (folder / str(job) / "config.json").write_text(json.dumps(config))
         record = {"kind": "val", "step": 1, "epoch": 1.0, "top1_error": top1, "top5_error": top5, "views": 10}
         (folder / str(job) / "metrics.jsonl").write_text(json.dumps(record) + "\n")
@@ -54,6 +54,17 @@ def test_runs_that_only_the_seed_sets_apart_are_one_and_each_is_beside_its_own_w
     assert rows["small/tanh"].authors_worse is None
     assert rows["no_lrn"].here_worse == pytest.approx((0.03, 0.01)), "worse than experiment=paper"
     assert rows["no_lrn"].authors == pytest.approx((0.42, 0.194))
+
+
+def test_runs_that_more_than_the_seed_sets_apart_are_not_averaged(tmp_path: Path) -> None:
+    runs = [*made(tmp_path / "a", SWEEP[:1]), *made(tmp_path / "a/b", SWEEP[2:4])]
+    runs += [*made(tmp_path / "c", SWEEP[1:2], "optimizer.lr=0.1"), *made(tmp_path / "d", SWEEP[3:4], "optimizer.lr=0.1")]
+    rows = {row.label: row.here_worse for row in ablations(runs)}
+    assert list(rows) == [
+        "tiny_imagenet", "small/no_lrn", "tiny_imagenet optimizer.lr=0.1", "small/no_lrn optimizer.lr=0.1",
+    ]  # fmt: skip
+    assert rows["small/no_lrn"] == pytest.approx((0.05, 0.03))
+    assert rows["small/no_lrn optimizer.lr=0.1"] == pytest.approx((0.05, 0.07))
 
 
 def test_they_are_drawn_and_told(tmp_path: Path) -> None:
