@@ -1,22 +1,29 @@
 """Crops of a split's images, as tensors: reading, the DALI pipeline, and who is to blame when it fails."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
 from alexnet_dist.data.bad_image import BadImage, BadImageError
-from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions, Inputs, Sides, build_pipeline, tensors_of
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.odd_files import UnusableImageError, for_decoder
 from alexnet_dist.data.odd_files import decode as decode_file
 from alexnet_dist.data.places import Places
 from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from alexnet_dist.data.graph import Inputs
+
+# Further arguments of DALI's decoder by their names, such as hw_decoder_load: how a GPU decodes, not what.
+DecoderOptions = Mapping[str, float]
+NO_OPTIONS: DecoderOptions = MappingProxyType({})
 
 # Files are read by so many threads at once, which mostly wait for the disk.
 READERS = 8
@@ -63,6 +70,8 @@ def decode(
     Raises:
         BadImageError: an image cannot be read or decoded.
     """
+    from alexnet_dist.data.graph import Sides, build_pipeline, tensors_of  # not at the top: it imports DALI
+
     taken: deque[tuple[Crops, Tag]] = deque()
     failed: list[Exception] = []
     sides_of = Sides(batch_size)
@@ -72,7 +81,7 @@ def decode(
         def read(samples: list[int]) -> list[np.ndarray]:
             return [_read(images, sample) for sample in samples]
 
-        def source() -> Inputs:
+        def source() -> "Inputs":
             crops, tag = next(requests)
             samples, share = crops.samples.tolist(), -(-len(crops.samples) // READERS)
             chunks = readers.map(read, [samples[first : first + share] for first in range(0, len(samples), share)])
@@ -128,10 +137,12 @@ def blame(images: Images, batches: list[Crops], size: int, crop: int, error: Run
 
 def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> bool:
     """Whether DALI takes this image; offset: (y, x) [1, 2] of the crop."""
+    from alexnet_dist.data.graph import Sides, build_pipeline, tensors_of
+
     try:
         image = tensors_of([encoded])
         inputs = image, Places.of(Sides(1)(image), offset, size), np.zeros(1)
-        build_pipeline(lambda: inputs, crop=crop, batch_size=1, threads=1, device_id=None).run()
+        build_pipeline(lambda: inputs, crop=crop, batch_size=1, threads=1, device_id=None, options=NO_OPTIONS).run()
     except RuntimeError:
         return False
     return True

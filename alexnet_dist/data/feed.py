@@ -27,8 +27,7 @@ from alexnet_dist.data.batch import (
     on_device,
     pack,
 )
-from alexnet_dist.data.decode import Crops, decode
-from alexnet_dist.data.graph import NO_OPTIONS, DecoderOptions
+from alexnet_dist.data.decode import NO_OPTIONS, Crops, DecoderOptions, decode
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.sampling import Draws, at_positions, draws, epoch_order
 from alexnet_dist.errors import UserError

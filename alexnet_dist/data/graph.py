@@ -3,7 +3,6 @@
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
@@ -14,10 +13,6 @@ from alexnet_dist.data.places import Places
 from alexnet_dist.parallel.pinning import name_cores
 
 PREFETCH = 2
-
-# Further arguments of DALI's decoder by their names, such as hw_decoder_load: how a GPU decodes, not what.
-DecoderOptions = Mapping[str, float]
-NO_OPTIONS: DecoderOptions = MappingProxyType({})
 
 # What `build_pipeline`'s source gives for a batch: the encoded images, where their crops lie, and whether each is mirrored.
 Inputs = tuple[TensorListCPU, Places, np.ndarray]
@@ -51,7 +46,7 @@ def build_pipeline(
     batch_size: int,
     threads: int,
     device_id: int | None,
-    options: DecoderOptions = NO_OPTIONS,
+    options: Mapping[str, float],
 ) -> Pipeline:
     """A pipeline of uint8 [crop, crop, 3] for each image, that ends where `source` raises StopIteration.
 

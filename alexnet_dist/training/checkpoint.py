@@ -1,5 +1,5 @@
-"""Checkpoints: one form whatever the layout, complete or absent. This file reads them, saving.py writes them, and resuming.py
-chooses the one from which a run goes on.
+"""Checkpoints: one form whatever the layout, complete or absent. This file knows their folders, tensors.py what is in them;
+saving.py writes them, and resuming.py chooses the one from which a run goes on.
 
     <run>/checkpoints/step-00001234/   torch.distributed.checkpoint's files, state.json and sha256sums
     <run>/checkpoints/latest           the name of the newest complete one
@@ -9,14 +9,9 @@ Parameters and momentum stand under the whole net's names, sharded over the towe
 """
 
 import hashlib
-import pickle
-import warnings
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
@@ -25,6 +20,10 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.training.state import STATE, SavedState
 
 SUMS = "sha256sums"
+
+
+class NotWrittenError(Exception):
+    """Some rank could not or would not write its part; the message is the reason."""
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -83,53 +82,18 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is of another net, or its files are damaged or incomplete.
     """
+    # Not at the top: it takes a second to import, and what starts a training, or draws one, reads no tensors.
+    from alexnet_dist.training.tensors import read_tensors, run_tensors
+
     check_same_net(checkpoint, saved, net.table)
-    try:
-        dcp.FileSystemReader(checkpoint).read_metadata()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be, without a mesh
-            dcp.load(run_tensors(mesh, net, preprocess, optimizer), checkpoint_id=checkpoint, no_dist=mesh is None)
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{checkpoint} cannot be read ({error}): take another checkpoint") from error
-    except CheckpointException as error:
-        raise UserError(f"{checkpoint} cannot be read ({reason_of(error)}): take another checkpoint") from error
+    read_tensors(run_tensors(mesh, net, preprocess, optimizer), checkpoint, alone=mesh is None)
 
 
 def reason_of(error: BaseException) -> str:
     """Why a checkpoint could not be read or written, in a few words."""
-    if isinstance(error, CheckpointException):
-        error, _ = next(iter(error.failures.values()))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def run_tensors(
-    mesh: Mesh | None, net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False
-) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of a run by their whole names; a share's are views of dimension 0 of the whole net's, a whole net's its own.
-
-    They are those of the run itself, or copies of them where they are.
-    """
-
-    def own(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.detach().clone() if copy else tensor.detach()
-
-    def whole(tensor: torch.Tensor) -> torch.Tensor:
-        if mesh is None:
-            return own(tensor)
-        return DTensor.from_local(own(tensor), mesh.devices, (Replicate(), Shard(0)), run_check=False)
-
-    named = dict(net.named_parameters())
-    tensors: dict[str, dict[str, torch.Tensor]] = {
-        "net": {name: whole(parameter) for name, parameter in named.items()},
-        "data": {name: own(buffer) for name, buffer in preprocess.named_buffers()},
-    }
-    if optimizer is not None:
-        tensors["momentum"] = {
-            name: whole(optimizer.state[parameter]["momentum_buffer"]) for name, parameter in named.items()
-        }
-    return tensors
 
 
 def damage_of(checkpoint: Path) -> str | None:

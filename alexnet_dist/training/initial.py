@@ -4,14 +4,11 @@ convolutions (paper, section 6).
 Parameters alone are taken: momentum, schedule, step and the data's statistics begin anew, unlike with `resume`.
 """
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
 
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
@@ -20,7 +17,7 @@ from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, reason_of, run_tensors
+from alexnet_dist.training.checkpoint import check_sound, find_checkpoint
 from alexnet_dist.training.state import SavedState
 
 
@@ -80,14 +77,13 @@ def take_layers(init_from: str, wanted: Sequence[str] | None, net: Net, preproce
 
 
 def _read_checkpoint(checkpoint: Path, layers: Sequence[str], net: Net, preprocess: Preprocess, mesh: Mesh) -> None:
+    from alexnet_dist.training.tensors import read_tensors, run_tensors  # not at the top: it takes a second to import
+
     if mesh.rank == 0:
         check_sound(checkpoint)
-    parameters: dict[str, Any] = run_tensors(mesh, net, preprocess, None)["net"]
+    parameters = run_tensors(mesh, net, preprocess, None)["net"]
     taken = {name: tensor for name, tensor in parameters.items() if name.rpartition(".")[0] in layers}
-    try:
-        dcp.load({"net": taken}, checkpoint_id=checkpoint)
-    except (OSError, EOFError, pickle.UnpicklingError, CheckpointException) as error:
-        raise UserError(f"{checkpoint} cannot be read ({reason_of(error)}): take another checkpoint") from error
+    read_tensors({"net": taken}, checkpoint)
 
 
 def _shapes(layer: str, shapes: Any) -> tuple[list[int], list[int]]:

@@ -6,7 +6,6 @@ What goes wrong meanwhile (a full disk, a folder that cannot be written) costs a
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,18 +16,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor
 
 from alexnet_dist.errors import RunFailed, Stopped
 from alexnet_dist.files import whole_file
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import CheckpointSettings
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import STATE, SUMS, list_checkpoints, reason_of, run_tensors, sums_of
+from alexnet_dist.training.checkpoint import STATE, SUMS, NotWrittenError, list_checkpoints, reason_of, sums_of
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.weights import weights_hash
 
@@ -53,6 +47,10 @@ class Checkpoints:
         saved_step: int | None = None,
         pause: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        # Not at the top: it takes a second to import, and what starts a training saves nothing.
+        from alexnet_dist.training.tensors import check_finite, run_tensors, write_tensors
+
+        self._run_tensors, self._check_finite, self._write_tensors = run_tensors, check_finite, write_tensors
         self._folder = run_dir / "checkpoints"
         self._settings = settings
         self._mesh = mesh
@@ -82,7 +80,7 @@ class Checkpoints:
             self.wait()
             state = self._state
             self.saved_step, self._begun = state.step, time.monotonic()
-            tensors = run_tensors(self._mesh, state.net, state.preprocess, state.optimizer, copy=True)
+            tensors = self._run_tensors(self._mesh, state.net, state.preprocess, state.optimizer, copy=True)
             copied = torch.cuda.Event() if self._mesh.device.type == "cuda" else None
             if copied:
                 copied.record()
@@ -124,13 +122,13 @@ class Checkpoints:
         try:
             self._together(lambda: _make_anew(partial) if rank == 0 else None)
             with _stream_of_its_own(self._mesh.device, copied):
-                self._together(lambda: _check_finite(tensors))
+                self._together(lambda: self._check_finite(tensors))
                 parameters = (parameter.to_local() for parameter in tensors["net"].values())
                 weights = weights_hash(parameters, self._mesh, self._mesh.checkpoint_group)
-                dcp.save(tensors, storage_writer=_Writer(partial), process_group=self._mesh.checkpoint_group)
+                self._write_tensors(tensors, partial, self._mesh.checkpoint_group)
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
             self._together(lambda: self._publish(partial, name, replace(written, weights=weights), sums) if rank == 0 else None)
-        except (CheckpointException, _NotWrittenError) as error:
+        except NotWrittenError as error:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 self._display.say(
@@ -141,17 +139,17 @@ class Checkpoints:
         return True
 
     def _together(self, work: Callable[[], Any]) -> list[Any]:
-        """What `work` returns on each rank. Raises _NotWrittenError on all when it meets that or an OSError on one."""
+        """What `work` returns on each rank. Raises NotWrittenError on all when it meets that or an OSError on one."""
         result: Any = None
         problem = None
         try:
             result = work()
-        except (OSError, _NotWrittenError) as error:
+        except (OSError, NotWrittenError) as error:
             problem = reason_of(error)
         answers: list[Any] = [None] * self._mesh.layout.processes
         dist.all_gather_object(answers, (result, problem), group=self._mesh.checkpoint_group)
         if problems := [problem for _, problem in answers if problem]:
-            raise _NotWrittenError(problems[0])
+            raise NotWrittenError(problems[0])
         return [result for result, _ in answers]
 
     def _publish(self, partial: Path, name: str, written: SavedState, sums: list[str]) -> None:
@@ -205,45 +203,9 @@ class Checkpoints:
                 left.unlink(missing_ok=True)
 
 
-class _NotWrittenError(Exception):
-    """Some rank could not or would not write its part; the message is the reason."""
-
-
-class _Writer(dcp.FileSystemWriter):
-    """Tells the system's reason why a file could not be written; torch's own error, raised behind it, says nothing of it."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        sys.unraisablehook = _told_already
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
-        try:
-            return super().write_data(plan, planner)
-        except RuntimeError as error:
-            cause = error.__context__
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__context__
-            raise cause or error from error
-
-
-def _told_already(unraisable: "sys.UnraisableHookArgs") -> None:
-    """torch's stream tries once more to write when it is thrown away, and Python 3.13 tells what it does not raise."""
-    if "NoCloseWriter" not in f"{unraisable.err_msg} {unraisable.object!r}":
-        sys.__unraisablehook__(unraisable)
-
-
 def _make_anew(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-
-
-def _check_finite(tensors: dict[str, dict[str, torch.Tensor]]) -> None:
-    """Raises _NotWrittenError for numbers from which no run could go on: gradients may overflow though the loss is finite."""
-    for group in tensors.values():
-        for name, tensor in group.items():
-            own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            if not own.isfinite().all():
-                raise _NotWrittenError(f"{name} holds NaN or infinite numbers")
 
 
 def _to_disk(path: Path) -> None:

@@ -19,7 +19,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.launching.folders import settle_folders
 from alexnet_dist.launching.outer import adopt_srun
 from alexnet_dist.launching.wandb_account import said_mode
-from alexnet_dist.training.saving import _told_already
+from alexnet_dist.training.tensors import _told_already
 from tests.commands import read_wandb, run_command, run_torchrun
 from tests.forked import ranks, run_forked
 
@@ -118,6 +118,13 @@ def test_a_ctrl_c_while_python_imports_is_no_traceback(tmp_path: Path) -> None:
     assert process.communicate() == ("", "")
     assert process.returncode == -signal.SIGINT
     assert not list(tmp_path.iterdir())
+
+
+def test_what_starts_a_training_imports_nothing_that_only_the_training_needs() -> None:
+    program = "import sys, alexnet_dist.train; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    needless = {"nvidia.dali", "torch.distributed.checkpoint", "torch.distributed.tensor", "sympy", "wandb", "matplotlib"}
+    assert not needless & set(done.stdout.split())
 
 
 def test_python_does_not_tell_of_torch_s_stream_on_a_full_disk_and_of_the_rest(
