@@ -24,7 +24,10 @@ CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment").with_suffix("")) for path in (CONF / "experiment").rglob("*.yaml"))
 # What is cut from the 224-pixel nets for two steps: most parameters lie in their full connections.
 NARROW = ("model.layers.fc6.filters=64", "model.layers.fc7.filters=64")
-TWO_STEPS = ("tracking=none", "trainer.max_steps=2", "trainer.batch_size=4", "trainer.log_every=1", "evaluation.views=1")
+TWO_STEPS = (
+    *("tracking=none", "run.report=false", "trainer.max_steps=2", "trainer.batch_size=4", "trainer.log_every=1"),
+    "evaluation.views=1",
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch
 from tests.commands import run_command, run_torchrun, train
 from tests.forked import ranks, run_forked
 
-SMALL = ("tracking=none", "trainer.max_steps=1", "trainer.batch_size=16", "evaluation.views=1")
+SMALL = ("tracking=none", "run.report=false", "trainer.max_steps=1", "trainer.batch_size=16", "evaluation.views=1")
 
 
 def _assert_sentence(done: CompletedProcess[str], *parts: str) -> None:

@@ -12,7 +12,10 @@ import pytest
 from tests.commands import read_metrics, read_tensors, train
 from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 
-SETTINGS = ("tracking=none", "run.dir=run", "data.size=64", "trainer.batch_size=32", "trainer.log_every=1", "optimizer.lr=0.005")
+SETTINGS = (
+    *("tracking=none", "run.dir=run", "run.report=false", "data.size=64", "trainer.batch_size=32", "trainer.log_every=1"),
+    "optimizer.lr=0.005",
+)
 QUICK = ("evaluation.views=1", "trainer.validate_every=1000", "trainer.epochs=1000", "checkpoint.every=20", "parallel.threads=1")
 TIMEOUT = 10
 # Else an agent that stays does not tell one that comes where to meet (torch 2.11 to 2.15).

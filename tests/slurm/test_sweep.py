@@ -14,7 +14,7 @@ from tests.forked import run_forked
 from tests.slurm.cluster import Cluster, own_experiment
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "sweep.sbatch"
-SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.log_every=1")
+SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.log_every=1", "run.report=false")
 
 
 def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
@@ -65,7 +65,7 @@ def test_hydra_s_submitit_launcher_trains_the_jobs_of_a_sweep(cluster: Cluster, 
 def test_a_job_of_submitit_s_saves_and_is_queued_again(how: str, cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
     submitit = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=30")
     on = ("hydra.launcher.partition=grace", "++hydra.launcher.additional_parameters.nodelist=127.0.0.2")
-    words = (*submitit, *on, *SMALL, f"data.root={few_images}", "run.dir=sweep", "tracking=none", "run.report=false")
+    words = (*submitit, *on, *SMALL, f"data.root={few_images}", "run.dir=sweep", "tracking=none")
     long = ("trainer.max_steps=60", "trainer.epochs=1000", "trainer.validate_every=1000", "parallel.threads=1")
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_dist.train", *words, *long, "optimizer.lr=0.005"],

@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SMALL = (
     *("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
     *("trainer.epochs=1000", "trainer.validate_every=1000", "checkpoint.every=10000", "parallel.threads=1"),
+    "run.report=false",
 )
 STEPS = "trainer.max_steps=40"
 # Nodes are shared by tests alone; what takes longer than this will never be.
@@ -46,11 +47,13 @@ def _state(run_dir: Path) -> dict[str, Any]:
 
 
 def test_it_trains(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, few_images, *own_experiment(tmp_path))
+    job = _submit(cluster, tmp_path, few_images, *own_experiment(tmp_path), "run.report=true")
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     run_dir = _run_dir(tmp_path, job)
     assert [record["step"] for record in read_metrics(run_dir)] == [1, 2, 3, 3]
     assert "2 towers in 2 processes, replicas: 1" in _said(tmp_path, job)
+    assert (run_dir / "report.html").is_file()
+    assert list(run_dir.glob("wandb/offline-run-*"))
 
 
 def test_a_python_without_the_package_is_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_a_python_without_the_package_is_a_sentence(cluster: Cluster, tmp_path: 
 
 @pytest.mark.slow
 def test_two_nodes_hold_two_replicas(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3", options=("--nodes=2",))
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3", "tracking=none", options=("--nodes=2",))
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     assert "2 towers in 2 processes, replicas: 2" in _said(tmp_path, job)
 
@@ -114,7 +117,7 @@ def test_preempted_it_saves_and_goes_on_and_loses_no_step(cluster: Cluster, few_
 @pytest.mark.slow
 def test_preempted_while_it_starts_it_is_queued_again(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
     options = ("--partition=grace", "--nodelist=127.0.0.2")
-    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3", options=options)
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=3", "tracking=none", options=options)
     cluster.wait(job, "RUNNING", timeout=LIMIT)
     urgent = _submit_urgent(cluster, tmp_path)
     assert cluster.wait_until_over(urgent, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
@@ -125,7 +128,7 @@ def test_preempted_while_it_starts_it_is_queued_again(cluster: Cluster, few_imag
 
 @pytest.mark.slow
 def test_scancel_leaves_a_usable_checkpoint_and_ends_the_job(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=100000")
+    job = _submit(cluster, tmp_path, few_images, "trainer.max_steps=100000", "tracking=none")
     _wait_until_it_trains(cluster, job, tmp_path)
     cluster.command("scancel", job)
     assert cluster.wait_until_over(job, timeout=LIMIT) == "CANCELLED"
