@@ -51,13 +51,13 @@ class Preprocess(nn.Module):
         The noise is the same for all pixels of an image: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors, l the
         deviations (the authors' program has deviations where the paper says eigenvalues) and a the batch's `colour`. The program
         divides by 1 + 0.1, the noise's own deviation, so that the scale stays about that of the test images (convdata_jpeg.py).
-        `native`: by the device's fused operation.
+        `native`: on a GPU by one kernel.
         """
         y, x, mirror = batch.y, batch.x, batch.mirror
         if self.mean == "centre":
             y = x = torch.full_like(batch.y, self._middle[0])
             mirror = torch.zeros_like(batch.mirror)
-        return (preprocess if native else preprocess_by_torch)(
+        return (preprocess if native or batch.pixels.is_cpu else preprocess_by_torch)(
             batch.pixels, self.mean_image, y, x, mirror, batch.colour if colour else None, self.eigenvectors, self.deviations,
             self.colour_divisor, dtype,
         )  # fmt: skip

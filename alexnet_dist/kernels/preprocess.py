@@ -1,4 +1,5 @@
-"""From uint8 crops to training images as one operation, `alexnet::preprocess`: in plain torch, and one kernel for GPUs."""
+"""From uint8 crops to training images as one operation, `alexnet::preprocess`: in plain torch, image by image for CPUs, and one
+kernel for GPUs."""
 
 import torch
 from torch import Tensor
@@ -28,14 +29,41 @@ def preprocess_by_torch(
     mean_of_pixels = mean.permute(1, 2, 0).contiguous()
     images = crops.permute(0, 2, 3, 1) - mean_of_pixels[rows[:, :, None], columns[:, None, :]]
     if colour is not None:
-        noise = (eigenvectors * (colour * deviations)[:, None, :]).sum(dim=2)
-        images += noise[:, None, None, :]
+        images += _noise(colour, eigenvectors, deviations)[:, None, None, :]
         if divisor != 1:
             images /= divisor
     return images.permute(0, 3, 1, 2).to(dtype)
 
 
+def _noise(colour: Tensor, eigenvectors: Tensor, deviations: Tensor) -> Tensor:
+    """Of each image, float32 [N, 3]."""
+    return (eigenvectors * (colour * deviations)[:, None, :]).sum(dim=2)
+
+
 preprocess = torch.library.custom_op("alexnet::preprocess", preprocess_by_torch, mutates_args=())
+
+
+@preprocess.register_kernel("cpu")
+def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
+    # Rows of pixels: an image stays in the cache from one pass to the next, and the mean image with it.
+    size, crop = mean.shape[2], crops.shape[2]
+    mean_of_pixels = mean.permute(1, 2, 0)
+    means = torch.stack([mean_of_pixels, mean_of_pixels.flip(1)]).view(2, size, 3 * size)
+    noise = None if colour is None else _noise(colour, eigenvectors, deviations).repeat(1, crop)
+    images = torch.empty_like(crops, dtype=dtype, memory_format=torch.channels_last)
+    pixels, made = (whole.permute(0, 2, 3, 1).reshape(-1, crop, 3 * crop) for whole in (crops, images))
+    scratch = torch.empty(crop, 3 * crop)
+    for i, (top, left, mirrored) in enumerate(zip(y.tolist(), x.tolist(), mirror.tolist(), strict=True)):
+        first = 3 * (size - crop - left if mirrored else left)
+        image = made[i] if dtype == torch.float32 else scratch
+        torch.sub(pixels[i], means[int(mirrored), top : top + crop, first : first + 3 * crop], out=image)
+        if noise is not None:
+            image += noise[i]
+            if divisor != 1:
+                image /= divisor
+        if image is scratch:
+            made[i] = image
+    return images
 
 
 @preprocess.register_kernel("cuda")

@@ -7,6 +7,7 @@ from alexnet_dist.data.sampling import draws
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.kernels import preprocess as kernels
 
 SIZE, CROP = 20, 16
 
@@ -85,3 +86,17 @@ def test_ten_views_are_corners_centre_and_mirrors(statistics: Statistics, mean: 
 def test_mean_image_of_another_size_is_refused(statistics: Statistics) -> None:
     with pytest.raises(UserError, match=r"20 pixels a side and data\.size is 24"):
         Preprocess(24, 16, "aligned").set_statistics(statistics)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("colour", "divisor"), [(True, 1.0), (True, 1.1), (False, 1.0)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_image_by_image_it_has_the_bits_of_the_whole_batch(
+    statistics: Statistics, dtype: torch.dtype, colour: bool, divisor: float, layout: torch.memory_format
+) -> None:
+    batch, made = drawn_batch(), preprocess(statistics)
+    pixels = batch.pixels.contiguous(memory_format=layout)
+    drawn = (batch.y, batch.x, batch.mirror, batch.colour if colour else None, made.eigenvectors, made.deviations, divisor, dtype)
+    by_image = kernels.preprocess(pixels, made.mean_image, *drawn)
+    assert by_image.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(by_image, kernels.preprocess_by_torch(pixels, made.mean_image, *drawn))
