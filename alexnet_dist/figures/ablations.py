@@ -119,9 +119,15 @@ def _experiment(run: RunFiles) -> str:
 
 
 def _others(run: RunFiles) -> tuple[str, ...]:
-    """The overrides of a run but those for its experiment, seed and folder."""
-    known = ("experiment", "seed", "run.dir")
-    return tuple(said for said in run.overrides() if said.lstrip("+").partition("=")[0] not in known)
+    """The overrides of a run but those for its experiment and seed, and for what is no part of the training: the processes that
+    do it, the folder that keeps it."""
+
+    def sets_apart(said: str) -> bool:
+        name = said.lstrip("+").partition("=")[0]
+        elsewhere = name.partition(".")[0] in ("run", "tracking", "parallel", "resume") and name != "parallel.wire"
+        return name not in ("experiment", "seed") and not elsewhere
+
+    return tuple(filter(sets_apart, run.overrides()))
 
 
 def _name(experiment: str) -> str:

@@ -112,12 +112,12 @@ def runs_table(jobs: Sequence[Job]) -> RichTable:
 def ablations_table(rows: Sequence[Ablation]) -> RichTable:
     """A row for each experiment: top-1 and top-5 error in percent over its seeds, and by how many points either is worse than the
     whole net's, here and with the authors."""
-    numbers = ("seeds", "top-1 / top-5", "spread", "worse by", "authors: worse by")
+    numbers = ("seeds", "top-1 / top-5", "worse by", "the authors")
     shown = []
     for row in rows:
         worse = (text.points(row.here_worse, "+"), text.points(row.authors_worse, "+"))
-        shown.append((row.label, str(len(row.seeds)), text.points(row.here), text.points(row.spread), *worse, row.note))
-    return text.table("Beside the authors' numbers", ("experiment", *numbers, "authors"), shown, numbers)
+        shown.append((row.label, str(len(row.seeds)), text.points(row.here), *worse))
+    return text.table("Beside the authors' numbers", ("experiment", *numbers), shown, numbers)
 
 
 def _link(page: Path, folder: Path) -> str | None:

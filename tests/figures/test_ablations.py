@@ -67,16 +67,25 @@ def test_runs_that_more_than_the_seed_sets_apart_are_not_averaged(tmp_path: Path
     assert rows["small/no_lrn optimizer.lr=0.1"] == pytest.approx((0.05, 0.07))
 
 
+def test_where_and_by_how_many_processes_a_run_was_trained_sets_it_apart_from_none(tmp_path: Path) -> None:
+    runs = [
+        *made(tmp_path / "a", SWEEP[:1], "parallel.jobs=1"),
+        *made(tmp_path / "b", SWEEP[1:2], "parallel.jobs=2", "tracking=none"),
+    ]
+    runs += made(tmp_path / "c", SWEEP[1:2], "parallel.wire=bf16")
+    assert {row.label: len(row.seeds) for row in ablations(runs)} == {"tiny_imagenet": 2, "tiny_imagenet parallel.wire=bf16": 1}
+
+
 def test_they_are_drawn_and_told(tmp_path: Path) -> None:
     rows = ablations(made(tmp_path, SWEEP[:6]))
     assert draw_ablations(rows, tmp_path / "ablations.svg")
     drawn = (tmp_path / "ablations.svg").read_text()
     assert [name in drawn for name in ("no_lrn", "no_colour", "tanh")] == [True] * 3
-    console = Console(width=200)
+    console = Console(width=80)
     with console.capture() as said:
         console.print(ablations_table(rows))
     (line,) = [line for line in said.get().splitlines() if "no_lrn" in line]
-    assert line.split()[:11] == ["small/no_lrn", "2", "55.00", "/", "28.00", "2.00", "/", "2.00", "+4.00", "/", "+4.00"]
+    assert line.split() == ["small/no_lrn", "2", "55.00", "/", "28.00", "+4.00", "/", "+4.00", "+1.40", "/", "+1.20"]
 
 
 def test_nothing_is_drawn_without_the_whole_net(tmp_path: Path) -> None:
