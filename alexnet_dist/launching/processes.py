@@ -43,7 +43,8 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
 
     When one dies all are started again, at most `restarts` times. The status is that of the process that failed first; the others
     have been ended by then. SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP are handed on to the processes, which end in their own
-    way; the status is then 128 and the signal's number. SIGHUP is ignored where it was before, as nohup asks.
+    way; the status is then 128 and the signal's number. SIGHUP is ignored where it was before, as nohup asks. Afterwards signals
+    are heard as before.
 
     Raises:
         RunFailed: a process was ended by a signal, crashed, or lost the others, once more than it may.
@@ -52,27 +53,32 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # What they leave in the temporary folder goes with them.
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
-        return _run(processes, restarts, scratch, entry, *arguments)
+    # Torch's handlers raise and stay: a second signal, as of SLURM when it queues the job again, would be a traceback.
+    heard = {signum: signal.getsignal(signum) for signum in HANDED_ON}
+    try:
+        # What they leave in the temporary folder goes with them.
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
+            return _run(processes, restarts, scratch, entry, *arguments)
+    except SignalException as received:  # between two starts too
+        return 128 + received.sigval
+    finally:
+        for signum, handler in heard.items():
+            signal.signal(signum, handler)
 
 
 def _run(processes: int, restarts: int, scratch: str, entry: Callable[..., Any], *arguments: Any) -> int:
-    try:
-        for restart in range(1, restarts + 2):
-            try:
-                elastic_launch(_launch_config(processes, scratch), _in_own_session)(os.getpid(), scratch, entry, *arguments)
-                return 0
-            except ChildFailedError as error:
-                rank, failure = error.get_first_failure()
-                if failure.exitcode >= 0 and failure.exitcode not in (CRASHED, LOST):
-                    return failure.exitcode
-                ended = f"was ended by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
-                how = f"process {rank} {ended}"
-            if restart <= restarts:
-                tell(f"{how}: restart {restart} of {restarts}")
-    except SignalException as received:  # between two starts too
-        return 128 + received.sigval
+    for restart in range(1, restarts + 2):
+        try:
+            elastic_launch(_launch_config(processes, scratch), _in_own_session)(os.getpid(), scratch, entry, *arguments)
+            return 0
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode >= 0 and failure.exitcode not in (CRASHED, LOST):
+                return failure.exitcode
+            ended = f"was ended by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
+            how = f"process {rank} {ended}"
+        if restart <= restarts:
+            tell(f"{how}: restart {restart} of {restarts}")
     raise RunFailed(f"{how}; the last complete checkpoint stays")
 
 

@@ -51,6 +51,24 @@ def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(few_images: Pa
         assert run.last_step() == 0
 
 
+def test_when_the_processes_have_ended_signals_are_heard_as_before(tmp_path: Path) -> None:
+    program = """
+import signal
+from alexnet_dist.launching.processes import HANDED_ON, start_processes
+
+def note(*heard):
+    print("noted")
+
+signal.signal(signal.SIGUSR2, note)
+before = [signal.getsignal(signum) for signum in HANDED_ON]
+assert start_processes(print, 1, 0, "in a process of its own") == 0
+assert [signal.getsignal(signum) for signum in HANDED_ON] == before
+signal.raise_signal(signal.SIGUSR2)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("in a process of its own\nnoted\n", 0), done.stderr
+
+
 def test_a_second_ctrl_c_leaves_at_once(few_images: Path, tmp_path: Path) -> None:
     with started(PLAIN, *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
         run.wait_for_step(3)
