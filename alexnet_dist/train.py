@@ -89,6 +89,7 @@ def run(config: dict[str, Any]) -> None:
         own, origin = begin(settings, config, folder, train_images, state, mesh, process, display)
         net, preprocess, optimizer = state.net, state.preprocess, state.optimizer
         step = Step(net, preprocess, optimizer, mesh, trainer, settings.seed, autocast, display.say)
+        at_end.callback(step.release)
         display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
         open_feed = partial(training_feed, settings, train_images, mesh, process.cores)
         feed = at_end.enter_context(GoodBatches(open_feed, state, settings, folder, mesh, display))

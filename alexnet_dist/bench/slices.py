@@ -5,7 +5,7 @@ torch's DistributedDataParallel around the same net with the same update.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from statistics import median
 from typing import Any
@@ -52,11 +52,16 @@ def run(config: dict[str, Any]) -> None:
     table = settings.table()
     process = enter_process(settings.device, "fp32", table.towers * max(settings.slices))
     device, threads = process.device, process.threads  # as many as the trainer gives the smallest parts
-    with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
+    with ExitStack() as at_end:
+        mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
+        display = at_end.enter_context(Display(mesh.rank))
         native = load_kernels("auto", device, display.say)
         preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(device)
         batch = random_batch(table, settings.batch_size // mesh.layout.replicas, device)
-        rivals = {f"slices: {count}": in_slices(table, preprocess, mesh, native, batch, count) for count in settings.slices}
+        rivals = {}
+        for count in settings.slices:
+            rivals[f"slices: {count}"], release = in_slices(table, preprocess, mesh, native, batch, count)
+            at_end.callback(release)
         if mesh.layout.replicas > 1:
             rivals[DDP] = by_ddp(table, preprocess, mesh, native, batch)
         turns = {}
@@ -87,8 +92,8 @@ def random_batch(table: Table, images: int, device: torch.device) -> Batch:
 
 def in_slices(
     table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch, count: int
-) -> Callable[[], None]:
-    """The trainer's own step of a net of its own."""
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The trainer's own step of a net of its own, and what is to be called before the mesh is left."""
     net = new_net(table, mesh, native)
     optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
     whole = len(batch.labels) * mesh.layout.replicas
@@ -98,7 +103,7 @@ def in_slices(
     def step() -> None:
         whole_step.take(batch, 0, colour=True)
 
-    return step
+    return step, whole_step.release
 
 
 def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch) -> Callable[[], None]:

@@ -93,6 +93,11 @@ class Crossing:
         if self._captured_events:
             self._replays += 1
 
+    def forget_captured(self) -> None:
+        """Crossings are captured anew: those of the graph before are replayed no more."""
+        self.restore(self.read())
+        self._captured_bytes, self._replay_seconds, self._captured_events = 0, None, []
+
     def restore(self, counted: tuple[int, float]) -> None:
         """Set the counts to what an earlier `read` returned: what has crossed since is not counted."""
         self.read()

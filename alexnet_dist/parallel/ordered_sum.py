@@ -43,6 +43,10 @@ class OrderedSum:
         while self._under_way:
             self._move_on()
 
+    def drop(self) -> None:
+        """Forget what was begun: all processes have broken off."""
+        self._under_way = []
+
     def _move_on(self) -> None:
         """Take every sum under way, the oldest first, one round on."""
         still = []

@@ -15,17 +15,22 @@ class Captured:
     Each call copies its inputs into the buffers: tensors whose shapes never change, and whole numbers, for which the function
     gets an int64 scalar. What comes back holds until the next call. `function` must do all else to tensors that stay, must not
     read one on the host, and must do the same in all calls of a `kind`: what differs from step to step is an input. The first
-    calls of a kind run eagerly, then the work is captured; on a CPU, with `graph` false and after a capture that failed, of
-    which `warn` is told, all calls do.
+    calls of a kind run eagerly, then the work is captured, of which `prepare` is told; on a CPU, with `graph` false and after a
+    capture that failed, of which `warn` is told, all calls do. What a failed capture has left undone, `function` begins anew.
     """
 
     def __init__(
-        self, function: Callable[..., Sequence[Tensor]], device: torch.device, graph: bool, warn: Callable[[str], None]
+        self,
+        function: Callable[..., Sequence[Tensor]],
+        device: torch.device,
+        graph: bool,
+        prepare: Callable[[], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._function = function
         self._device = device
         self._wanted = graph and device.type == "cuda"
-        self._warn = warn
+        self._prepare, self._warn = prepare, warn
         self._kind: object = None
         self._calls = 0
         self._inputs: list[Tensor] = []
@@ -50,6 +55,12 @@ class Captured:
         self._graph.replay()
         return self._outputs
 
+    def release(self) -> None:
+        """Let go of the graph. NCCL ends no group as long as a graph holds messages of it."""
+        if self._graph is not None:
+            torch.cuda.synchronize(self._device)
+        self._graph, self._outputs = None, ()
+
     def _buffer(self, given: Tensor | int) -> Tensor:
         if isinstance(given, Tensor):
             return torch.empty_like(given, device=self._device)
@@ -59,6 +70,7 @@ class Captured:
         """Capturing does nothing but note what is to be done. Other threads, those of NCCL and DALI, may do what they like."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
+        self._prepare()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._outputs = self._function(*self._inputs, kind=self._kind)

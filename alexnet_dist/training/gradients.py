@@ -23,13 +23,24 @@ class Gradients:
         self._over_replicas = over_replicas
         self._slice = 0
         self._sums: dict[nn.Parameter, list[torch.Tensor]] = {}
+        self._ready: list[set[nn.Parameter]] = []
         for layer in layers:
             own = list(layer.parameters())
-            ready: set[nn.Parameter] = set()
+            self._ready.append(ready := set())
             for parameter in own:
                 self._sums[parameter] = []
                 hook = partial(self._add, of_layer=own, ready=ready)
                 parameter.register_post_accumulate_grad_hook(hook)
+
+    def begin(self) -> None:
+        """A step begins. What one that was broken off has left is dropped."""
+        self._slice = 0
+        for parameter, sums in self._sums.items():
+            parameter.grad = None
+            sums.clear()
+        for ready in self._ready:
+            ready.clear()
+        self._over_replicas.drop()
 
     def next_slice(self) -> None:
         """A backward pass is done."""
@@ -38,7 +49,6 @@ class Gradients:
     def finish(self) -> None:
         """After the last backward pass: until the gradients of all replicas are added."""
         self._over_replicas.finish()
-        self._slice = 0
 
     def _add(self, parameter: nn.Parameter, of_layer: list[nn.Parameter], ready: set[nn.Parameter]) -> None:
         """Take a slice's gradient. A layer's go on together and in their order: what autograd finishes first may differ."""

@@ -66,7 +66,8 @@ class Step:
 
     `slices` are those of the whole step (trainer.slices). Where the replicas do not divide them each computes the next whole
     number of slices, and at least one. An update whose loss is NaN or infinite is left out, with `on_nan` "stop" all that
-    follow too: the host hears of it later (training/later.py). On a GPU the step is replayed as a CUDA graph, with `graph`.
+    follow too: the host hears of it later (training/later.py). On a GPU the step is replayed as a CUDA graph, with `graph` and
+    fused operations; `release` it before the process leaves the mesh.
     """
 
     def __init__(
@@ -96,7 +97,10 @@ class Step:
         self._weight = torch.full((), 1 / self._parts, device=mesh.device)
         self._good = torch.ones((), dtype=torch.bool, device=mesh.device)
         self._stays_bad = settings.on_nan == "stop"
-        self._captured = Captured(self._whole, mesh.device, settings.graph == "auto", warn)
+        # Only the fused update reads nothing on the host.
+        graph = settings.graph == "auto" and net.native
+        self._captured = Captured(self._whole, mesh.device, graph, mesh.crossing.forget_captured, warn)
+        self.release = self._captured.release
 
     def take(
         self, batch: Batch, step: int, colour: bool, phase: Phase = EVERY_EPOCH, eagerly: bool = False
@@ -127,6 +131,7 @@ class Step:
     ) -> tuple[torch.Tensor, ...]:
         """The step of what `take` has: nothing of it is read on the host."""
         losses, wrong = [], []
+        self._gradients.begin()
         for images, labels, key in self.inputs(Batch.of(0, 0, NOT_KNOWN, pixels, packed), step, kind[0]):
             loss, wrong_here = loss_of(self._net, images, labels, key, self._mesh, self._autocast, self._net.native)
             losses.append(loss.detach())

@@ -58,6 +58,13 @@ def test_waiting_in_a_graph_counts_with_its_replays(monkeypatch: pytest.MonkeyPa
         mesh.crossing.wait_for([], on_cuda=True)  # an eager step between
         assert mesh.crossing.read() == (0, pytest.approx(5 * 0.002 + 0.001))
         assert mesh.crossing.read() == (0, 0.0)
+        mesh.crossing.replayed()
+        mesh.crossing.forget_captured()  # a graph of another kind of step takes its place, with one message fewer
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        mesh.crossing.wait_for([], on_cuda=True)
+        for _ in range(3):
+            mesh.crossing.replayed()
+        assert mesh.crossing.read() == (0, pytest.approx(0.002 + 3 * 0.001))
 
 
 def _watched() -> list[str]:

@@ -1,15 +1,25 @@
 """A step over buffers that stay, and when it is replayed: with stand-ins for CUDA's graphs, of which there are none here."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 
+from alexnet_dist.bench.slices import new_net, random_batch
+from alexnet_dist.data.views import Preprocess
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.model.table import build_table
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.planning.work import UPDATE
+from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.training.captured import Captured
+from alexnet_dist.training.step import Step
+from alexnet_dist.training.update import build_optimizer
 
 CPU = torch.device("cpu")
+TINY = build_table(compose("train", [])["model"])
 
 
 class Graphs:
@@ -18,6 +28,7 @@ class Graphs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> None:
         self.captures, self.replays, self._fails = 0, 0, fails
         self.modes: set[str] = set()
+        self.capturing = False
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -28,7 +39,11 @@ class Graphs:
         self.modes.add(capture_error_mode)
         if self._fails:
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
-        yield
+        self.capturing = True
+        try:
+            yield
+        finally:
+            self.capturing = False
 
     def replay(self) -> None:
         self.replays += 1
@@ -39,7 +54,7 @@ def counting(calls: list[Any], warnings: list[str]) -> Captured:
         calls.append((x.data_ptr(), number.data_ptr(), kind))
         return x * 2, number + 1
 
-    captured = Captured(step, CPU, graph=True, warn=warnings.append)
+    captured = Captured(step, CPU, graph=True, prepare=lambda: None, warn=warnings.append)
     captured._wanted = True  # as on a GPU
     return captured
 
@@ -74,6 +89,8 @@ def test_a_step_is_captured_after_three_calls_and_anew_for_another_kind(monkeypa
     assert graphs.captures == 2
     assert graphs.modes == {"thread_local"}
     assert not warnings
+    step.release()
+    assert step._graph is None
 
 
 def test_where_it_cannot_be_captured_it_runs_eagerly_and_says_why_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +101,29 @@ def test_where_it_cannot_be_captured_it_runs_eagerly_and_says_why_once(monkeypat
     assert (graphs.captures, graphs.replays, len(calls)) == (1, 0, 8)
     (warning,) = warnings
     assert warning.endswith("(operation not permitted when stream is capturing): it runs eagerly")
+
+
+def test_after_a_capture_that_failed_in_the_middle_steps_are_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for fails in (True, False):
+        graphs, said = Graphs(monkeypatch), []  # type: ignore[var-annotated]
+        with join_mesh(2, CPU, timeout=60) as mesh:
+            net = new_net(TINY, mesh, native=False)
+            optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held)
+            trainer = TrainerSettings(1, None, 8, 1, 1, "stop", "off", "auto", False, None, slices=2)
+            step = Step(net, Preprocess(88, 56, "aligned"), optimizer, mesh, trainer, 0, nullcontext, said.append)
+            step._captured._wanted = fails  # as on a GPU
+            update = optimizer.step
+
+            def not_captured(good: torch.Tensor, graphs: Graphs = graphs, update: Any = update) -> None:
+                if graphs.capturing:
+                    raise RuntimeError("what is left of the stand-in's step: its gradients")
+                update(good)
+
+            monkeypatch.setattr(optimizer, "step", not_captured)
+            for number in range(6):
+                step.take(random_batch(TINY, 8, CPU), number, colour=True)
+            ends.append([parameter.detach().clone() for parameter in net.parameters()])
+        assert (graphs.captures, len(said)) == (fails, fails)
+    for one, other in zip(*ends, strict=True):
+        assert torch.equal(one, other)

@@ -21,13 +21,17 @@ def test_the_sum_has_the_bits_of_the_tree_and_no_others() -> None:
         layer.zero_grad()
     with join_mesh(1, torch.device("cpu"), timeout=60) as mesh:
         gradients = Gradients([layer], len(batches), mesh.over_replicas)
-        for _ in range(2):  # a second step begins anew
+        for broken_off in (3, 0):  # a second step begins anew, wherever the first ended
+            gradients.begin()
             for batch in batches:
                 layer(batch).square().sum().backward()
                 gradients.next_slice()
             gradients.finish()
             assert torch.equal(layer.weight.grad, tree_sum(alone))
-            layer.zero_grad()
+            gradients.begin()
+            for batch in batches[:broken_off]:
+                layer(batch).square().sum().backward()
+                gradients.next_slice()
     assert not dist.is_initialized()
     one_after_another = alone[0].clone()
     for gradient in alone[1:]:
