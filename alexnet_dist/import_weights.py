@@ -37,6 +37,7 @@ from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.update import Schedule, build_optimizer
 
 CPU = torch.device("cpu")
+DEFAULT_MODEL = "caffe"
 
 
 @dataclass(frozen=True, config=strict)
@@ -61,6 +62,14 @@ def run(config: dict[str, Any]) -> None:
     if is_own(said):
         kind = "an export of this program"
         net = whole_net(arrays, said)
+        others = [name for name, value in (("classes", wanted.classes), ("mean", wanted.mean)) if value is not None]
+        if config["model"]["name"] not in (DEFAULT_MODEL, net.model["name"]):
+            others.append("model")
+        if others:
+            raise UserError(
+                f"{wanted.weights} is {kind}, of model={net.model['name']} with classes and a mean of its own: leave out "
+                f"{', '.join(f'{name}=' for name in others)}"
+            )
         config["model"] = net.model
         config["data"] |= {"size": net.size, "mean": net.mean}
         settings = check_net(config)

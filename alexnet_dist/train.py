@@ -94,7 +94,7 @@ def run(config: dict[str, Any]) -> None:
         open_feed = partial(training_feed, settings, train_images, mesh, process.cores)
         feed = at_end.enter_context(GoodBatches(open_feed, state, settings, folder, mesh, display))
         feed.mend()
-        last_step = min(trainer.epochs * feed.batches_per_epoch, trainer.max_steps or sys.maxsize)
+        last_step = min(state.step + feed.batches_until(trainer.epochs), trainer.max_steps or sys.maxsize)
         stop_error = trainer.stop_at_training_error or -1.0
         if state.training_error <= stop_error:
             last_step = state.step
@@ -105,7 +105,7 @@ def run(config: dict[str, Any]) -> None:
         at_end.enter_context(record)
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
         meter = Meter(mesh, trainer.batch_size, table, kind)
-        watchers = Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes))
+        watchers = at_end.enter_context(Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes)))
         val_feed = validation_feed(settings, val_images, mesh, process.cores)
         later = Later()
         pause = partial(meter.pause, later.settle)
@@ -238,16 +238,17 @@ def begin(
         return None, origin
     saved = SavedState.read(checkpoint)
     check_same_run(checkpoint, saved, settings, config)
-    check_same_data(checkpoint, saved, images)
+    check_same_data(checkpoint, saved, images, settings.resume_allow)
     load_checkpoint(checkpoint, saved, mesh, state.net, state.preprocess, state.optimizer)
     state.go_on_from(saved)
+    state.stand_at_a_batch(settings.trainer.batch_size)
     display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
     differs = [f"{name}={now} (was {was})" for name, (was, now) in what_differs(saved.config, config).items()]
     if differs:
         display.say(f"not as the checkpoint was made: {', '.join(differs)}")
     if checkpoint.parent.parent.resolve() == folder.path.resolve():
         return saved, replace(origin, resumed_from=saved.resumed_from)
-    return None, replace(origin, resumed_from=str(checkpoint))
+    return None, replace(origin, resumed_from=str(checkpoint.resolve()))
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:

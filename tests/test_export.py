@@ -94,6 +94,8 @@ def test_safetensors_hold_every_bit_and_come_back_as_a_run(two_runs: tuple[Path,
     assert len(arrays) == 16 + 3
     assert "56" in said["preprocessing"]
     assert "red-ellipse-flat" in said["classes"]
+    with pytest.raises(UserError, match="of model=tiny with classes and a mean of its own: leave out mean=, model="):
+        _import(tmp_path / "back", ("model=paper",), weights=str(path), mean="[1,2,3]")
     _import(tmp_path / "back", weights=str(path))
     back = open_trained(str(tmp_path / "back"))
     assert back.classes == open_trained(str(two_runs[1])).classes

@@ -86,7 +86,7 @@ def test_the_page_says_what_the_files_say(resumed: Path) -> None:
     assert f"{100 * last['top1_error']:.2f} %" in page
     for start, stop in zip((0, *STOPS), STOPS, strict=False):
         assert re.search(rf"{start}\s+{stop}\s+done", page), "a row for each start"
-    assert "trainer.max_steps=7" in page, "the overrides of the first start"
+    assert "trainer.max_steps=26" in page, "the overrides of the start that its configuration is of"
     assert "32x3x7x7" in page
 
 

@@ -50,11 +50,13 @@ class Ablation:
 
 def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
     """The experiments among the runs that the authors ran too, in the order of the runs; those that only the seed sets apart are
-    one, and are compared with runs of the whole net under the same other overrides. Empty where there is none."""
+    one, and are compared with runs of the whole net under the same other overrides. Runs that are not complete do not count.
+    Empty where there is none."""
     measured: dict[tuple[str, tuple[str, ...]], list[Errors]] = {}
     for run in runs:
         experiment, last = _experiment(run), run.final()
-        if last and experiment and (experiment == SMALL or _name(experiment) in PUBLISHED or _name(experiment) in WORSE_BY):
+        told = experiment == SMALL or _name(experiment) in PUBLISHED or _name(experiment) in WORSE_BY
+        if experiment and told and last and run.outcome == "done":
             measured.setdefault((experiment, _others(run)), []).append((last["top1_error"], last["top5_error"]))
     common = set.intersection(*(set(others) for _, others in measured)) if measured else set()
     return [

@@ -55,9 +55,8 @@ class RunFiles:
         return [record for record in self.records if record.get("kind") == kind]
 
     def overrides(self) -> list[str]:
-        """What was said on the command line when the run was first started."""
-        first = self.starts[0] if self.starts else self.config.get("run", {})
-        return list(first.get("overrides") or ())
+        """What was said on the command line of the start that its configuration is of."""
+        return list(self.config.get("run", {}).get("overrides") or ())
 
     def experiment(self) -> str:
         """The choice of `experiment=...` on the command line where the run had its model, which is called alike; or nothing."""

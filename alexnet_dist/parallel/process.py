@@ -70,9 +70,12 @@ def pick_device(wanted: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")
-    if local_rank >= torch.cuda.device_count():
+    visible = torch.cuda.device_count()
+    if visible == 1 and "SLURM_GPUS_PER_TASK" in os.environ:
+        return torch.device("cuda", 0)  # each process sees its own alone
+    if local_rank >= visible:
         raise UserError(
-            f"process {local_rank} of this node has no GPU of its own: {torch.cuda.device_count()} are visible; "
+            f"process {local_rank} of this node has no GPU of its own: {visible} are visible; "
             "start fewer processes on the node, or use device=cpu"
         )
     return torch.device("cuda", local_rank)

@@ -56,7 +56,6 @@ def leave_out(
     Raises BadImageError where they are more than data.max_bad allows.
     """
     new = sorted({bad.sample: bad for bad in found if bad.sample not in state.left_out}.items())
-    state.left_out = (*state.left_out, *(sample for sample, _ in new))
     table = folder.path / BAD_IMAGES
     if mesh.rank == 0 and new:
         named = table.read_text("utf-8").splitlines() if table.exists() else []
@@ -66,13 +65,14 @@ def leave_out(
                     file.write(f"{line}\n")
         for _, bad in new:
             display.say(f"warning: {bad.name} is bad ({bad.reason}) and left out from now on: see {table}")
-    count, allowed = len(state.left_out), settings.data.max_bad * state.images_per_epoch
+    count, allowed = len(state.left_out) + len(new), settings.data.max_bad * state.images_per_epoch
     if count > allowed:
         sentence = (
             f"{count} of {state.images_per_epoch} training images are bad, more than data.max_bad={settings.data.max_bad:g} "
             f"allows: replace those that {table} names, or allow more"
         )
         raise BadImageError(BadImage(-1, str(table), "too many", sentence))
+    state.left_out = (*state.left_out, *(sample for sample, _ in new))
 
 
 class GoodBatches:
@@ -93,7 +93,11 @@ class GoodBatches:
         self._open = open_feed
         self._state, self._settings, self._folder, self._mesh, self._display = state, settings, folder, mesh, display
         self._feed = self._opened()
-        self.batches_per_epoch = self._feed.batches_per_epoch
+
+    def batches_until(self, epochs: int) -> int:
+        """How many there are from where the state stands to the end of so many epochs."""
+        state = self._state
+        return (epochs - state.epoch) * self._feed.batches_per_epoch - state.images // self._settings.trainer.batch_size
 
     def __next__(self) -> Batch:
         return next(self._feed)

@@ -26,7 +26,8 @@ class Gradients:
         self._ready: list[set[nn.Parameter]] = []
         for layer in layers:
             own = list(layer.parameters())
-            self._ready.append(ready := set())
+            ready: set[nn.Parameter] = set()
+            self._ready.append(ready)
             for parameter in own:
                 self._sums[parameter] = []
                 hook = partial(self._add, of_layer=own, ready=ready)

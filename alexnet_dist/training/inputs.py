@@ -112,17 +112,18 @@ def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
     return rest, aside
 
 
-def check_same_data(checkpoint: Path, saved: SavedState, images: Images) -> None:
-    """Raises UserError when a checkpoint's run was in the middle of other images than these."""
+def check_same_data(checkpoint: Path, saved: SavedState, images: Images, allowed: Sequence[str]) -> None:
+    """Raises UserError when a checkpoint's run was in the middle of other images than these, unless "data" is `allowed`; of other
+    classes they may not be."""
     if not same_classes(saved, images):
         raise UserError(
             f"{checkpoint} tells {len(saved.classes)} classes apart and the images' {len(images.classes)} are others, or in "
             "another order: give the same data.root"
         )
-    if saved.training_images not in (len(images), None):  # imported weights have seen none of these
+    if saved.training_images not in (len(images), None) and "data" not in allowed:  # imported weights have seen none of these
         raise UserError(
             f"{checkpoint} was made with {saved.training_images} training images and these are {len(images)}: "
-            "give the same data.root and data.val_every"
+            "give the same data.root and data.val_every, or go on with resume_allow=[data]"
         )
 
 

@@ -20,15 +20,18 @@ def check_resume(settings: Settings, config: Mapping[str, Any], run_dir: Path) -
     """What can be said of a run in this folder before its processes start.
 
     Raises:
-        UserError: `resume=none` in a folder that holds checkpoints, a folder without one is named, or as `check_same_run`.
+        UserError: `resume=none` in a folder that holds checkpoints, a folder without one is named, one is named in a folder that
+            holds another run, or as `check_same_run`.
     """
     own, named = find_checkpoint(run_dir), _named(settings, run_dir)
+    checkpoint = own or named
     try:
-        checkpoint = own if own and (named is None or _begun_from(own, Path(settings.resume))) else named
         saved = checkpoint and SavedState.read(checkpoint)
     except UserError:
         return  # it is damaged, and may be passed over
     if checkpoint and saved:
+        if own:
+            _check_begun_as_said(own, saved, settings, run_dir)
         check_same_run(checkpoint, saved, settings, config)
 
 
@@ -39,8 +42,8 @@ def choose_checkpoint(settings: Settings, run_dir: Path, warn: Callable[[str], N
     aside under another name. One that a kill caught between two names is put back.
 
     Raises:
-        UserError: `resume=none` in a folder that holds checkpoints, a folder without one is named, the step-... folder named is
-            damaged, or all checkpoints of the run folder are.
+        UserError: `resume=none` in a folder that holds checkpoints, a folder without one is named, one is named in a folder that
+            holds another run, the step-... folder named is damaged, or all checkpoints of the run folder are.
     """
     for replaced in (run_dir / "checkpoints").glob(".step-*.replaced"):
         name = replaced.with_name(replaced.stem.removeprefix("."))
@@ -48,8 +51,10 @@ def choose_checkpoint(settings: Settings, run_dir: Path, warn: Callable[[str], N
             os.rename(replaced, name)
     named = _named(settings, run_dir)
     own = _newest_sound(run_dir, warn, set_aside=True)
-    if named is None or (own and _begun_from(own, Path(settings.resume))):
-        return own  # a restarted run that began from the named checkpoint has got further since
+    if own:  # a restarted run that began from the named checkpoint has got further since
+        _check_begun_as_said(own, SavedState.read(own), settings, run_dir)
+    if own or named is None:
+        return own
     if named == Path(settings.resume):
         check_sound(named)
         return named
@@ -107,10 +112,16 @@ def _named(settings: Settings, run_dir: Path) -> Path | None:
     return named
 
 
-def _begun_from(own: Path, named: Path) -> bool:
-    """Whether the run of the checkpoint `own` began from a run folder or checkpoint."""
-    begun_from = SavedState.read(own).resumed_from
-    return begun_from is not None and (Path(begun_from) == named or Path(begun_from).parent.parent == named)
+def _check_begun_as_said(own: Path, saved: SavedState, settings: Settings, run_dir: Path) -> None:
+    """Raises UserError where `resume` names what the run of the folder's checkpoint `own` did not begin from: two runs would be
+    mixed."""
+    begun_from = Path(saved.resumed_from or run_dir).resolve()
+    mine = (begun_from, begun_from.parent.parent, run_dir.resolve())
+    if settings.resume not in ("auto", "none") and Path(settings.resume).resolve() not in mine:
+        raise UserError(
+            f"{run_dir} holds a run ({own.name}) that did not begin from resume={settings.resume}: set run.dir to another "
+            "folder, or go on with that run by resume=auto"
+        )
 
 
 def _newest_sound(run_dir: Path, warn: Callable[[str], None], set_aside: bool) -> Path | None:

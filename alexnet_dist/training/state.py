@@ -104,6 +104,12 @@ class TrainingState:
         if self.images + images > self.images_per_epoch:
             self.epoch, self.images = self.epoch + 1, 0
 
+    def stand_at_a_batch(self, size: int) -> None:
+        """Go back to where a batch of `size` images begins: in an epoch that was begun with others it may be between two."""
+        self.images -= self.images % size
+        if self.images + size > self.images_per_epoch:
+            self.epoch, self.images = self.epoch + 1, 0
+
     @property
     def epochs_done(self) -> float:
         """Epochs done, with the fraction of the one under way."""
@@ -130,5 +136,7 @@ class TrainingState:
         """Take over its numbers."""
         for name in _NUMBERS:
             setattr(self, name, getattr(saved, name))
+        if saved.training_images != self.images_per_epoch:
+            self.left_out = ()  # they are numbers of other images
         self.errors.restore(saved.errors_since_line)
         self.schedule.load_state(saved.schedule)

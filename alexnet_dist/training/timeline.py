@@ -50,7 +50,10 @@ def named_parts(net: Net, mesh: Mesh, begin: Callable[[str], None], end: Callabl
                 made = whole if whole is not None and whole.requires_grad else output
                 made.register_hook(gradient_at(layer.layer.name))
 
+    unwatched = mesh.crossing.watch
+
     def crossing(what: str) -> None:
+        unwatched(what)  # of others who watch the same step
         if what != "arrived":
             begin(SEND if what == "send" else WAITING)
         if what != "wait":
@@ -64,7 +67,7 @@ def named_parts(net: Net, mesh: Mesh, begin: Callable[[str], None], end: Callabl
     for name, layer in net.named_children():
         hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: begin(f"{name} forward")))
         hooks.append(layer.register_forward_hook(forward_ends))
-    unwatched, mesh.crossing.watch = mesh.crossing.watch, crossing
+    mesh.crossing.watch = crossing
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ class Trace:
         self._net, self._mesh = net, mesh
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (mesh.device.type == "cuda")
         self._profile = profile(activities=activities, acc_events=True)
-        self._begun = False
+        self._begun = self._written = False
 
     def holds(self, step: int) -> bool:
         """Whether this step is traced. It has to run eagerly, so that its parts have names."""
@@ -47,6 +47,13 @@ class Trace:
         with record_function(f"step {step}"), named_parts(self._net, self._mesh, begin, end):
             yield True
         if step == self._last:
+            self.write()
+
+    def write(self) -> bool:
+        """Write what has been traced, once; False where nothing has."""
+        if self._begun and not self._written:
+            self._written = True
             self._profile.stop()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._profile.export_chrome_trace(str(self._path))
+        return self._written

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Self
 
 import torch
 
@@ -46,6 +47,14 @@ class Watchers:
             yield watched
         if step == self._timed_step:
             self._record.timeline(self._timeline.read())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Of a trace what there is of it is written."""
+        if self._trace and not self._trace.write():
+            self._record.display.say("warning: no step of trainer.profile was taken in this start, so there is no trace")
 
     def tell(self, step: int, epoch: float, loss: torch.Tensor, logged: bool) -> None:
         """What was seen of a step that is done: its activity, and at step LOOK whether the net has begun to learn; every rank

@@ -34,6 +34,7 @@ def made(folder: Path, sweep: list[tuple[str, int, float, float]], *others: str)
         (folder / str(job) / "config.json").write_text(json.dumps(config))
         record = {"kind": "val", "step": 1, "epoch": 1.0, "top1_error": top1, "top5_error": top5, "views": 10}
         (folder / str(job) / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        (folder / str(job) / "stopped").write_text("done\n")
         runs.append(read_run(folder / str(job)))
     return runs
 
@@ -54,6 +55,14 @@ def test_runs_that_only_the_seed_sets_apart_are_one_and_each_is_beside_its_own_w
     assert rows["small/tanh"].authors_worse is None
     assert rows["no_lrn"].here_worse == pytest.approx((0.03, 0.01)), "worse than experiment=paper"
     assert rows["no_lrn"].authors == pytest.approx((0.42, 0.194))
+
+
+def test_a_run_that_is_not_complete_does_not_count(tmp_path: Path) -> None:
+    runs = made(tmp_path, [("paper", 1, 0.40, 0.18), ("paper", 2, 0.95, 0.90), ("no_lrn", 1, 0.43, 0.19)])
+    (tmp_path / "1" / "stopped").write_text("signal\n")
+    whole, without = ablations([read_run(run.folder) for run in runs])
+    assert whole.seeds == [(0.40, 0.18)]
+    assert without.here_worse == (pytest.approx(0.03), pytest.approx(0.01))
 
 
 def test_runs_that_more_than_the_seed_sets_apart_are_not_averaged(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import check_place, default_processes, plan_layout
+from alexnet_dist.parallel.process import pick_device
 
 
 def _refused(
@@ -59,3 +60,14 @@ def test_as_many_processes_as_divide_the_towers_and_have_a_gpu(
     assert default_processes(towers, "auto") == processes
     assert default_processes(towers, "cpu") == towers
     plan_layout(processes, towers)
+
+
+def test_a_process_takes_the_one_gpu_that_slurm_lets_it_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("SLURM_GPUS_PER_TASK", raising=False)
+    assert pick_device("cuda", 0) == torch.device("cuda", 0)
+    with pytest.raises(UserError, match="process 1 of this node has no GPU of its own: 1 are visible"):
+        pick_device("cuda", 1)
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
+    assert pick_device("cuda", 1) == torch.device("cuda", 0)

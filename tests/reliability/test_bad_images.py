@@ -112,6 +112,9 @@ def test_it_gives_up_where_too_many_images_are_bad(few_images: Path, tmp_path: P
     assert "3 of 320 training images are bad, more than data.max_bad=0.007 allows" in line
     assert "step 6 is saved" in line
     assert [row[0] for row in table_of(tmp_path / "run")] == ["file", *names]
+    again = run("data.on_bad=skip", "data.max_bad=0.007", cwd=tmp_path)
+    assert again.returncode == 2, "however often it is started"
+    assert "3 of 320 training images are bad" in only_line(again)
 
 
 def test_a_bad_image_of_those_that_make_the_mean_is_left_out_too(few_images: Path, tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alexnet_dist.checks import check_settings
+from alexnet_dist.data.images import open_folder
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.training.checkpoint import shapes_of
+from alexnet_dist.training.inputs import check_same_data
 from alexnet_dist.training.resuming import check_resume, check_same_run, what_differs
 from alexnet_dist.training.state import SavedState
 from tests.commands import read_metrics, run_command, train
@@ -72,6 +75,47 @@ def test_it_is_refused_before_processes_start_and_a_damaged_checkpoint_is_left_t
         check_resume(check_settings(config), config, tmp_path)
     (checkpoint / "state.json").write_text("{")
     check_resume(check_settings(config), config, tmp_path)
+
+
+def test_a_checkpoint_named_in_the_folder_of_another_run_is_refused(saved: SavedState, tmp_path: Path) -> None:
+    one, other = (tmp_path / name / "checkpoints" / "step-00000001" for name in "ab")
+    for checkpoint, origin in ((one, None), (other, str(one))):
+        checkpoint.mkdir(parents=True)
+        replace(saved, resumed_from=origin).write(checkpoint)
+
+    def check(resume: Path | str, folder: str) -> None:
+        config = _config(f"resume={resume}")
+        check_resume(check_settings(config), config, tmp_path / folder)
+
+    detour = tmp_path / "b" / ".." / "a"
+    for resume, folder in ((one, "b"), (tmp_path / "a", "b"), (detour, "b"), (tmp_path / "a", "a"), (one, "c")):
+        check(resume, folder)
+    for resume, folder in ((other, "a"), (tmp_path / "b", "a"), (one, "a")):
+        with pytest.raises(UserError, match=r"holds a run \(step-00000001\) that did not begin from resume="):
+            check(resume, folder)
+
+
+@pytest.mark.parametrize("size", [8, 48, 80])
+def test_with_another_batch_size_a_run_goes_on_in_its_epoch_and_ends_with_its_last(
+    size: int, few_images: Path, tmp_path: Path
+) -> None:
+    words = (f"data.root={few_images}", "run.dir=run", "parallel.processes=1", "evaluation.views=1", "trainer.log_every=1")
+    train(*words, "trainer.batch_size=16", "trainer.max_steps=25", cwd=tmp_path)  # an epoch of 20 and 80 images
+    train(*words, f"trainer.batch_size={size}", "trainer.epochs=3", cwd=tmp_path)
+    steps = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert len(steps) == 25 + (320 // size - 80 // size) + 320 // size
+    assert steps[25]["epoch"] == pytest.approx(1 + (80 // size + 1) * size / 320)
+    assert [line["epoch"] for line in read_metrics(tmp_path / "run") if line["kind"] == "val"] == [1, 2, 3, 3]
+
+
+def test_other_images_may_be_allowed(saved: SavedState, few_images: Path) -> None:
+    images, _ = open_folder(few_images)
+    before = replace(saved, classes=list(images.classes), class_ids=list(images.class_ids))
+    with pytest.raises(UserError, match=r"was made with 10 training images and these are 320: .*resume_allow=\[data\]"):
+        check_same_data(Path("step-1"), before, images, [])
+    check_same_data(Path("step-1"), before, images, ["data"])
+    with pytest.raises(UserError, match="are others"):
+        check_same_data(Path("step-1"), saved, images, ["data"])
 
 
 def test_a_complete_run_started_again_is_evaluated_only(two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 @pytest.fixture(scope="module")
 def watched(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched")
-    words = ("run.dir=run", "trainer.max_steps=6", "trainer.batch_size=32", "trainer.log_every=2", "trainer.profile=[3,2]")
+    words = ("run.dir=run", "trainer.max_steps=6", "trainer.batch_size=32", "trainer.log_every=2", "trainer.profile=[4,5]")
     train(*words, f"data.root={few_images}", "evaluation.views=1", "trainer.deterministic=true", cwd=folder)
     return folder / "run"
 
@@ -24,7 +24,7 @@ def test_each_rank_traces_the_steps_asked_for_with_their_parts_by_name(watched: 
     for rank in range(2):
         events = json.loads(gzip.decompress((watched / "trace" / f"rank{rank}.json.gz").read_bytes()))["traceEvents"]
         named = [event["name"] for event in events if event.get("cat") == "user_annotation"]
-        assert [name for name in named if name.startswith("step")] == ["step 3", "step 4"]
+        assert [name for name in named if name.startswith("step")] == ["step 4", "step 5", "step 6"], "as far as the run went"
         ways = [f"{layer} {way}" for layer in LAYERS for way in ("forward", "backward")]
         for part in ("feed", "send", "waiting", "update", *ways):
             assert named.count(part) >= 2, part
@@ -34,6 +34,8 @@ def test_the_times_of_one_step_are_kept_for_the_report(watched: Path) -> None:
     told = json.loads((watched / "timeline.json").read_text())
     assert len(told["towers"]) == 2
     assert told["seconds"] > 0
+    for spans in told["towers"]:  # of a step that is traced, too
+        assert {"send", "waiting", "update", "conv3 forward"} <= {name for name, _, _ in spans}
 
 
 def test_lines_say_what_share_of_the_peak_the_products_reach_where_it_is_known(watched: Path) -> None:
