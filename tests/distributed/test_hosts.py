@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import read_metrics, read_tensors, train
+from tests.commands import read_metrics, train
 from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 
 SETTINGS = (
@@ -47,36 +47,20 @@ def test_towers_of_a_replica_stand_on_one_host(hosts: list[Host], tmp_path: Path
 
 
 @pytest.mark.slow
-def test_four_processes_on_two_hosts_agree_with_four_on_one(hosts: list[Host], few_images: Path, tmp_path: Path) -> None:
-    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=20")
-    for folder in ("two", "one"):
-        (tmp_path / folder).mkdir()
-    log = tmp_path / "log"
-    two = [host.torchrun(hosts[0], "2", "two", *words, cwd=tmp_path / "two", log=log) for host in hosts[:2]]
-    assert [process.wait(timeout=900) for process in two] == [0, 0], log.read_text()
-    one = hosts[2].torchrun(hosts[2], "1", "one", *words, cwd=tmp_path / "one", log=log, processes=4)
-    assert one.wait(timeout=900) == 0, log.read_text()
-    assert log.read_text().count("2 towers in 2 processes, replicas: 2") == 2
-    expected = read_tensors(tmp_path / "one" / "run")
-    for name, tensor in read_tensors(tmp_path / "two" / "run").items():
-        assert (tensor - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
-
-
-@pytest.mark.slow
 def test_a_replica_s_towers_on_two_hosts_end_with_the_bits_of_one_host(
     hosts: list[Host], few_images: Path, tmp_path: Path
 ) -> None:
-    words = ("-m", "alexnet_dist.train", *SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=20")
+    words = (*SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=20")
     for folder in ("two", "one"):
         (tmp_path / folder).mkdir()
     log = tmp_path / "log"
     for host in hosts[:2]:
         host.slow_down(20e6)  # bits/s
-    two = [host.torchrun(hosts[0], "2", "two", *words, cwd=tmp_path / "two", log=log, processes=1) for host in hosts[:2]]
+    command = ("-m", "alexnet_dist.train", *words)
+    two = [host.torchrun(hosts[0], "2", "two", *command, cwd=tmp_path / "two", log=log, processes=1) for host in hosts[:2]]
     assert [process.wait(timeout=900) for process in two] == [0, 0], log.read_text()
-    one = hosts[2].torchrun(hosts[2], "1", "one", *words, cwd=tmp_path / "one", log=log)
-    assert one.wait(timeout=900) == 0, log.read_text()
-    assert log.read_text().count("2 towers in 2 processes, replicas: 1") == 2
+    assert log.read_text().count("2 towers in 2 processes, replicas: 1") == 1
+    train(*words, cwd=tmp_path / "one")
     last, expected = (read_metrics(tmp_path / folder / "run")[-1] for folder in ("two", "one"))
     assert last["weights"] == expected["weights"]
     waited = [sum(record["crossing_exposed_seconds"] for record in _training(tmp_path / folder)) for folder in ("two", "one")]
