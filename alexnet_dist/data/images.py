@@ -125,7 +125,7 @@ def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
 
     Raises:
         UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks, a
-            line of val_annotations.txt that is none.
+            line of val_annotations.txt that is none, or that file cannot be read.
     """
     root = Path(root)
     train = open_train(root)
@@ -152,14 +152,19 @@ def open_train(root: Path) -> ImageFolder:
 
 
 def read_annotations(path: Path) -> dict[str, np.ndarray]:
-    """The files of each class, as bytes [n], from a list with a line an image: its file, its class, and more behind them."""
-    files: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    """The files of each class, as bytes [n], from a list with a line an image: its file, its class, and more behind them. Names
+    are in whatever bytes the file system has."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore this list of the classes of the images") from None
+    files: dict[str, list[bytes]] = {}
+    for number, line in enumerate(map(os.fsdecode, lines), 1):
         name, _, rest = line.partition("\t")
         label = rest.partition("\t")[0]
         if not name or not label:
             raise UserError(f"{path}, line {number}: there must be a file and its class with tabs between, not {line!r}")
-        files.setdefault(label, []).append(name)
+        files.setdefault(label, []).append(os.fsencode(name))
     return {label: np.array(sorted(own), np.bytes_) for label, own in files.items()}
 
 
