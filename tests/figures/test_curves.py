@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.figures.curves import draw_activity, draw_comparison, draw_curves, fit, rates_by_epoch
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.style import drawing
@@ -57,6 +58,14 @@ def test_where_no_loss_was_a_number_no_curve_is_drawn(tmp_path: Path) -> None:
     run = _run(_step(10, 0.01, loss=None))
     assert draw_curves(run, tmp_path / "curves.svg")
     draw_comparison([("run", run)], tmp_path / "comparison.svg")
+
+
+@pytest.mark.parametrize("name", ["x.svg", "x.png", "x.webp"])
+def test_a_figure_that_cannot_be_written_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name} cannot be written \(Is a directory\): set output to a page elsewhere"):
+        draw_curves(_run(_step(10, 0.01)), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing is left half written"
 
 
 def test_without_records_nothing_is_drawn(tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ from alexnet_dist import export
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.figures.examples import FILE, read_examples
+from alexnet_dist.figures.examples import FILE, ExampleOptions, read_examples
 from alexnet_dist.figures.maps import IMAGES, Looks, draw_maps, layers_with_maps, look
 from alexnet_dist.figures.run_files import read_run
+from alexnet_dist.figures.run_report import report_of_run
 from alexnet_dist.figures.viewer import Viewer, open_picture
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.results.trained import load_trained, open_trained
+from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import open_root
 from tests.data.jpegs import InMemory, encoded, photo
 
@@ -93,6 +95,16 @@ def test_of_a_layer_with_few_maps_all_are_shown() -> None:
 def test_a_layer_without_maps_is_refused(seen: tuple[Viewer, Images, list[str]]) -> None:
     with pytest.raises(UserError, match="layer=fc6 has no maps: the convolutions are conv1, conv2"):
         layers_with_maps(seen[0].net.table, "fc6")
+
+
+def test_a_report_ends_where_what_it_found_cannot_be_kept(
+    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "x-figures" / FILE).mkdir(parents=True)
+    options = ExampleOptions(8, 8, 8, "cpu", {"root": str(drawn_images)})
+    with pytest.raises(UserError, match=r"examples.json cannot be written \(Is a directory\)"), Display(rank=0) as display:
+        report_of_run(two_runs[0], options, display, output=str(tmp_path / "x.html"))
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_what_an_earlier_version_kept_is_not_taken(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
