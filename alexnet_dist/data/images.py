@@ -88,14 +88,14 @@ class AnnotatedImages(ImageFolder):
         return os.path.join("images", os.path.basename(super().file(index)))
 
 
-class Part:
-    """The images of another split that have these numbers in it, int64 [n]."""
+class Subset:
+    """The images of another split that have these numbers in it, as a split of their own."""
 
-    def __init__(self, images: Images, numbers: np.ndarray) -> None:
+    def __init__(self, images: Images, numbers: Sequence[int] | np.ndarray) -> None:
         self._images = images
-        self._numbers = numbers
+        self._numbers = np.asarray(numbers, np.int64)
         self.classes, self.class_ids = images.classes, images.class_ids
-        self.labels = images.labels[numbers]
+        self.labels = images.labels[self._numbers]
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -107,7 +107,7 @@ class Part:
         return self._images.name(int(self._numbers[index]))
 
 
-class Relabelled(Part):
+class Relabelled(Subset):
     """The images of another split, their classes numbered in the order of `class_ids` (the same ones, in any order)."""
 
     def __init__(self, images: Images, class_ids: Sequence[str]) -> None:
@@ -179,4 +179,4 @@ def set_aside(images: Images, val_every: int) -> tuple[Images, Images]:
     of_class = np.empty(len(images), np.int64)  # the image's place among those of its class
     of_class[np.argsort(images.labels, kind="stable")] = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
     aside = of_class % val_every == val_every - 1
-    return Part(images, np.flatnonzero(~aside)), Part(images, np.flatnonzero(aside))
+    return Subset(images, np.flatnonzero(~aside)), Subset(images, np.flatnonzero(aside))

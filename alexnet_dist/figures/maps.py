@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from pydantic import Base64Bytes
 
-from alexnet_dist.data.images import Images
-from alexnet_dist.data.subset import Subset
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.style import drawing, short
 from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture, thumbnail
