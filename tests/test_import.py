@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,18 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="is there already"):
         import_weights.run(compose("import_weights", [f"weights={tmp_path}/fits.npz", f"output={two_runs[0]}", *tiny]))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_damaged_file_of_before_torch_1_6_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "whole.pth").read_bytes()
+    cut = [whole[:end] for end in range(10, len(whole), 20)]
+    random = np.random.default_rng(0)
+    for data in [*cut, *(whole[:at] + random.bytes(1) + whole[at + 1 :] for at in range(2, len(whole), 3))]:
+        (tmp_path / "x.pth").write_bytes(data)
+        with suppress(UserError):  # some bytes are of no matter
+            read_arrays(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("mark", ["", "\N{BYTE ORDER MARK}"])

@@ -88,14 +88,14 @@ class AnnotatedImages(ImageFolder):
         return os.path.join("images", os.path.basename(super().file(index)))
 
 
-class Part:
-    """The images of another split that have these numbers in it, int64 [n]."""
+class Subset:
+    """The images of another split that have these numbers in it, as a split of their own."""
 
-    def __init__(self, images: Images, numbers: np.ndarray) -> None:
+    def __init__(self, images: Images, numbers: Sequence[int] | np.ndarray) -> None:
         self._images = images
-        self._numbers = numbers
+        self._numbers = np.asarray(numbers, np.int64)
         self.classes, self.class_ids = images.classes, images.class_ids
-        self.labels = images.labels[numbers]
+        self.labels = images.labels[self._numbers]
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -107,7 +107,7 @@ class Part:
         return self._images.name(int(self._numbers[index]))
 
 
-class Relabelled(Part):
+class Relabelled(Subset):
     """The images of another split, their classes numbered in the order of `class_ids` (the same ones, in any order)."""
 
     def __init__(self, images: Images, class_ids: Sequence[str]) -> None:
@@ -125,7 +125,7 @@ def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
 
     Raises:
         UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks, a
-            line of val_annotations.txt that is none.
+            line of val_annotations.txt that is none, or that file cannot be read.
     """
     root = Path(root)
     train = open_train(root)
@@ -152,14 +152,19 @@ def open_train(root: Path) -> ImageFolder:
 
 
 def read_annotations(path: Path) -> dict[str, np.ndarray]:
-    """The files of each class, as bytes [n], from a list with a line an image: its file, its class, and more behind them."""
-    files: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    """The files of each class, as bytes [n], from a list with a line an image: its file, its class, and more behind them. Names
+    are in whatever bytes the file system has."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore this list of the classes of the images") from None
+    files: dict[str, list[bytes]] = {}
+    for number, line in enumerate(map(os.fsdecode, lines), 1):
         name, _, rest = line.partition("\t")
         label = rest.partition("\t")[0]
         if not name or not label:
             raise UserError(f"{path}, line {number}: there must be a file and its class with tabs between, not {line!r}")
-        files.setdefault(label, []).append(name)
+        files.setdefault(label, []).append(os.fsencode(name))
     return {label: np.array(sorted(own), np.bytes_) for label, own in files.items()}
 
 
@@ -174,4 +179,4 @@ def set_aside(images: Images, val_every: int) -> tuple[Images, Images]:
     of_class = np.empty(len(images), np.int64)  # the image's place among those of its class
     of_class[np.argsort(images.labels, kind="stable")] = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
     aside = of_class % val_every == val_every - 1
-    return Part(images, np.flatnonzero(~aside)), Part(images, np.flatnonzero(aside))
+    return Subset(images, np.flatnonzero(~aside)), Subset(images, np.flatnonzero(aside))

@@ -1,7 +1,7 @@
 """The mean image and the principal components of the colours of a split (paper, sections 2 and 4.1), from exact sums."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,7 @@ def gather(
     """The statistics of at most `limit` images (None: all), the same choice for every run.
 
     `progress` is told how many images of how many are done; `leave_out` of each bad image, which does not count then. Without
-    it BadImageError is raised.
+    it BadImageError is raised, and where no image is left.
     """
     # Imported here because the processes of `prepare` add up sums too, and need neither torch nor DALI.
     from alexnet_dist.data.decode import Crops, decode
@@ -131,4 +131,7 @@ def gather(
                 raise
             leave_out(error.bad)
             chosen = chosen[chosen != error.bad.sample]
+            if not len(chosen):
+                sentence = f"all {count} training images that were to make the mean image are bad: {error.bad.sentence}"
+                raise BadImageError(replace(error.bad, sentence=sentence)) from None
     return sums.statistics()

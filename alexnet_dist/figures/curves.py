@@ -209,6 +209,8 @@ def _series(records: Sequence[dict[str, Any]], figure: str) -> tuple[list[float]
 def _thinned(records: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.ndarray]:
     """A figure against the epoch; of more than _MOST_POINTS records the means of as many stretches."""
     epochs, values = (np.array(side) for side in _series(records, figure))
+    if not len(epochs):
+        return epochs, values
     stretches = min(len(epochs), _MOST_POINTS)
     means = [(np.mean(x), np.mean(y)) for x, y in zip(*(np.array_split(a, stretches) for a in (epochs, values)), strict=True)]
     return np.array([x for x, _ in means]), np.array([y for _, y in means])

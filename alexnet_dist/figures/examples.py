@@ -17,10 +17,10 @@ from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.maps import Looks, look
 from alexnet_dist.figures.neighbours import Neighbourhood, find_neighbours
+from alexnet_dist.figures.page import write_whole
 from alexnet_dist.figures.predictions import Outcome, names_of, predict
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.viewer import Viewer
-from alexnet_dist.files import whole_file
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.settings import Settings
@@ -77,6 +77,7 @@ def find_examples(
 
     Raises:
         UserError: there is no checkpoint, the images are not there or cannot be read, or they are of other classes.
+        UnwritableError: they cannot be kept.
     """
     if run.checkpoint is None or run.state is None:
         raise UserError(f"{run.folder} has no checkpoint yet")
@@ -101,8 +102,7 @@ def find_examples(
             viewer, validation, train, options.neighbours, lambda done, total: show("neighbours", done, total)
         ),
     )
-    with whole_file(folder / FILE) as file:
-        file.write(_KEPT.dump_json(_Kept(asked, examples)))
+    write_whole(folder / FILE, _KEPT.dump_json(_Kept(asked, examples)))
     return examples
 
 

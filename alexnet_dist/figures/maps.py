@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from pydantic import Base64Bytes
 
-from alexnet_dist.data.images import Images
-from alexnet_dist.data.subset import Subset
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.style import drawing, short
 from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture, thumbnail
@@ -43,15 +42,18 @@ class Looks:
 def look(viewer: Viewer, validation: Images, names: list[str], layer: str | None) -> Looks:
     """A few validation images, evenly spread, as the net sees them; `names` are its outputs'.
 
-    Of each convolution the strongest map of each tower is kept, behind its pooling; of one `layer` the five strongest. The
-    gradient is that of the logit of the label said (Simonyan, Vedaldi and Zisserman, arXiv 1312.6034): at each pixel the largest
-    absolute value over the colours.
+    Of each convolution the strongest map of each tower is kept, behind its pooling; of one `layer` the five strongest, or as many
+    as there are. The gradient is that of the logit of the label said (Simonyan, Vedaldi and Zisserman, arXiv 1312.6034): at each
+    pixel the largest absolute value over the colours.
 
     Raises:
         UserError: `layer` is no convolution of the net.
     """
-    layers = layers_with_maps(viewer.net.table, layer)
-    each = 1 if layer is None else _OF_ONE_LAYER
+    table = viewer.net.table
+    layers = layers_with_maps(table, layer)
+    each = 1
+    if layer is not None:
+        each = min(_OF_ONE_LAYER, next(row.filters for row in table.layers if row.name == layer) // table.towers)
     shown = Subset(validation, evenly_spread(len(validation), IMAGES))
     pixels = torch.cat([pixels for pixels, _ in viewer.pixels(shown)])
     said, gradients, maps = _see(viewer, pixels, layers)
@@ -67,7 +69,7 @@ def look(viewer: Viewer, validation: Images, names: list[str], layer: str | None
         )
         for place in range(len(shown))
     ]
-    return Looks([(name, tower) for name in layers for tower in range(viewer.net.table.towers) for _ in range(each)], looks)
+    return Looks([(name, tower) for name in layers for tower in range(table.towers) for _ in range(each)], looks)
 
 
 def layers_with_maps(table: Table, layer: str | None) -> list[str]:

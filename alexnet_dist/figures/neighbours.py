@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from pydantic import Base64Bytes
 
-from alexnet_dist.data.images import Images
-from alexnet_dist.data.subset import Subset
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.figures.style import drawing
 from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture
 

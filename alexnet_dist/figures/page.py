@@ -17,6 +17,10 @@ PAGE = "report.html"
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 
 
+class UnwritableError(UserError):
+    """A page, or a file beside it, cannot be written."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """A figure that stands out, what it is, and a few words more."""
@@ -86,8 +90,17 @@ def _data_uri(encoded: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a page or a file beside it, whole or not at all. Raises UnwritableError where that cannot be done (a full disk)."""
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise UnwritableError(f"{path} cannot be written ({error.strerror}): set output to a page elsewhere") from None
+
+
 def write_page(page: Path, template: str, **context: Any) -> Path:
-    """Fill one of pages/ and write it whole or not at all. Raises UserError where it cannot be written."""
+    """Fill one of pages/ and write it. Raises UnwritableError as `write_whole`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),
         autoescape=True,
@@ -104,9 +117,5 @@ def write_page(page: Path, template: str, **context: Any) -> Path:
         "jpeg": lambda encoded: _data_uri(encoded, "image/jpeg"),
     }
     written = environment.get_template(template).render(version=__version__, views_of=text.views_of, **context)
-    try:
-        with whole_file(page) as file:
-            file.write(text.printable(written).encode())
-    except OSError as error:
-        raise UserError(f"{page} cannot be written ({error.strerror}): set output to a page elsewhere") from None
+    write_whole(page, text.printable(written).encode())
     return page

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from pydantic import Base64Bytes
 
-from alexnet_dist.data.images import Images
-from alexnet_dist.data.subset import Subset
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.figures.style import BLUE, RED, drawing, short
 from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture
 from alexnet_dist.text import printable

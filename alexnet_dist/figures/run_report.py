@@ -22,7 +22,7 @@ from alexnet_dist.figures.examples import ExampleOptions, Examples, find_example
 from alexnet_dist.figures.kernels import colour_shares, draw_filters, draw_kernels, first_kernels
 from alexnet_dist.figures.maps import draw_maps, layers_with_maps
 from alexnet_dist.figures.neighbours import draw_neighbours
-from alexnet_dist.figures.page import PAGE, embedded, figures_folder, state_of, tiles, write_page
+from alexnet_dist.figures.page import PAGE, UnwritableError, embedded, figures_folder, state_of, tiles, write_page
 from alexnet_dist.figures.predictions import confused_most, draw_confusion, draw_predictions
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.figures.run_files import RunFiles, read_run
@@ -69,7 +69,7 @@ def report_of_run(
 def draw_run(
     run: RunFiles, folder: Path, options: ExampleOptions, show: Callable[[str, int, int], None], layers: Layers | None
 ) -> Drawn:
-    """Draw what the files of a run allow. Raises UserError where the checkpoint cannot be read."""
+    """Draw what the files of a run allow. Raises UserError where the checkpoint cannot be read or a figure not be written."""
     files: dict[str, Path] = {}
 
     def drawn(name: str, draw: Callable[[Path], bool | None], suffixes: tuple[str, ...] = (".svg",)) -> None:
@@ -98,6 +98,8 @@ def draw_run(
     examples, missing = None, ""
     try:
         examples = find_examples(run, load, options, folder, show)
+    except UnwritableError:
+        raise
     except UserError as error:
         examples, missing = read_examples(run, folder), str(error)
     if examples:

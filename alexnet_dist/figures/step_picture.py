@@ -4,6 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from alexnet_dist.figures.page import write_whole
 from alexnet_dist.figures.style import BLUE, GREEN, ORANGE, RED, SCHEMES
 from alexnet_dist.text import duration
 from alexnet_dist.training.timeline import SEND, UPDATE, WAITING
@@ -58,7 +59,7 @@ def draw_step(timeline: dict[str, Any], path: Path) -> bool:
         '<path d="M0 0L8 4L0 8z" fill="currentColor"/></marker></defs>'
     )
     style = f"<style>{SCHEMES}.step path:hover{{stroke-width:3}}.step rect:hover{{stroke:currentColor}}</style>"
-    path.write_text(f"{head}{style}{marker}{''.join(parts)}</svg>\n", "utf-8")
+    write_whole(path, f"{head}{style}{marker}{''.join(parts)}</svg>\n".encode())
     return True
 
 

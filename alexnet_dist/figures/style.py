@@ -1,5 +1,6 @@
 """How the figures look: narrow enough for a phone, at home on a light page and a dark one, in colours that all can tell apart."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+
+from alexnet_dist.figures.page import write_whole
 
 # Okabe and Ito's palette, without those of its colours that fade on white or black.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#1b7fc4", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#c79a00"
@@ -32,6 +35,8 @@ def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]
     """An empty figure of `width` x `height` points, written to `path` at the end with nothing behind it.
 
     Lines and text go into an .svg file; what is made of pixels into .png, photographs into .webp.
+
+    Raises UnwritableError where it cannot be written.
     """
     vector = path.suffix == ".svg"
     look: dict[Any, Any] = dict.fromkeys(_INKED, _INK if vector else _GREY)
@@ -40,12 +45,14 @@ def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a page draws the text with the reader's own fonts
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         yield figure
+        drawn = io.BytesIO()
         if vector:
-            figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-            path.write_text(_follow_page(path.read_text("utf-8")), "utf-8")
+            figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            write_whole(path, _follow_page(drawn.getvalue().decode()).encode())
         else:
             packing = {"quality": 85} if path.suffix == ".webp" else {"optimize": True}
-            figure.savefig(path, transparent=True, dpi=144, pil_kwargs=packing)
+            figure.savefig(drawn, format=path.suffix[1:], transparent=True, dpi=144, pil_kwargs=packing)
+            write_whole(path, drawn.getvalue())
 
 
 def horizontal_grid(axes: Axes) -> None:

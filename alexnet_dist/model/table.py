@@ -1,5 +1,6 @@
 """The net as a table: from the rows of conf/model/*.yaml to shapes, parameters, multiply-adds and bytes that cross."""
 
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,21 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, Pool, read_rows
 
 FLOAT32_BYTES = 4
+
+# What a layer cannot be called, for it becomes an attribute of its net: torch's Module and Net have attributes called so (torch
+# is not asked, it takes long to import), or the module that `export` writes has, or Python has a word for it.
+_TAKEN = frozenset(
+    """
+    add_module apply bfloat16 buffers call_super_init children compile cpu crossing cuda double dump_patches eval extra_repr float
+    forward get_buffer get_extra_state get_parameter get_submodule half image_dtype initialise ipu keep_copies layers
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters native parameters
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule
+    share share_memory state_dict table to to_empty towers_held train training type xpu zero_grad
+    classes mean mean_image
+    """.split()  # noqa: SIM905 - as a list it would be sixty lines
+).union(keyword.kwlist)
 
 
 @dataclass(frozen=True)
@@ -136,8 +152,8 @@ def build_table(config: Mapping[str, Any]) -> Table:
     """The table of a composed `model` group.
 
     Raises:
-        UserError: an unknown or missing key, a value of the wrong kind, a filter count that the towers do not divide, a
-            map that shrinks below one pixel.
+        UserError: an unknown or missing key, a value of the wrong kind, a name that a layer cannot have, a filter count that the
+            towers do not divide, a map that shrinks below one pixel.
     """
     model = read_rows(config)
     operations = {name: _build_operation(name, row) for name, row in model.operations.items()}
@@ -165,6 +181,8 @@ def _build_layer(
     readable = ("own", "all") if previous else ("image",)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{where}: a layer's name is made of small letters, digits and _, beginning with a letter")
+    if name in _TAKEN:
+        raise UserError(f"{where}: a net has something else of this name already: call the layer {name}1")
     if row.reads not in readable:
         raise UserError(f"{where} has reads {row.reads!r}: here it must be {' or '.join(readable)}")
     if row.filters % model.towers:

@@ -74,15 +74,18 @@ def _list_file(path: Path) -> tuple[list[Sample], list[str]]:
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group, columns)
                 labels = rows["label"].to_pylist()
-                names = [entry["path"] for entry in rows["image"].to_pylist()] if len(columns) > 1 else [None] * len(labels)
+                entries = rows["image"].to_pylist() if len(columns) > 1 else [None] * len(labels)
                 length = file.metadata.row_group(group).total_byte_size
-                for row, (name, label) in enumerate(zip(names, labels, strict=True)):
-                    called = name or f"{path.stem}_{group}_{row}"
+                for row, (entry, label) in enumerate(zip(entries, labels, strict=True)):
+                    called = (entry and entry["path"]) or f"{path.stem}_{group}_{row}"  # a row may have no image
                     samples.append(Sample(called, -1 if label is None else label, str(path), row, length, group=group))
-            about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged or cut short ({_first_line(error)}): get it again") from None
-    return samples, about.get("info", {}).get("features", {}).get("label", {}).get("names", [])
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return samples, list(about.get("info", {}).get("features", {}).get("label", {}).get("names", []))
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{path} describes its labels in no way that is known (metadata huggingface): get it again") from None
 
 
 @dataclass

@@ -135,6 +135,8 @@ class Peers:
                     self._pidfds[rank] = os.pidfd_open(pid)
                 except ProcessLookupError:
                     self._gone(rank)
+                except OSError:  # no descriptor is left, or the call is forbidden: its beats tell whether it lives
+                    continue
 
     def _beat(self) -> None:
         self._store.set(f"beat/{self._rank}", f"{time.time()} {self._pieces}")
@@ -158,7 +160,8 @@ class Peers:
             self._write_recording()
         if self._store.check(["lost"]):
             self._end(None)
-        if self._expected_since is not None and time.monotonic() - self._expected_since > self._expected_within:
+        since = self._expected_since  # which the main thread may set to None meanwhile
+        if since is not None and time.monotonic() - since > self._expected_within:
             self._give_up_waiting()
 
     def _gone(self, rank: int) -> None:

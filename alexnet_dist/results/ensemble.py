@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dist.data.feed import ValidationFeed
-from alexnet_dist.data.images import Images
-from alexnet_dist.data.subset import Subset
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.validation import Voter

@@ -12,6 +12,7 @@ from alexnet_dist.data.decode import READERS
 from alexnet_dist.data.feed import TrainFeed
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.odd_files import UnusableImageError, check_header
+from alexnet_dist.files import whole_file
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import Settings
 from alexnet_dist.text import one_cell
@@ -58,11 +59,13 @@ def leave_out(
     new = sorted({bad.sample: bad for bad in found if bad.sample not in state.left_out}.items())
     table = folder.path / BAD_IMAGES
     if mesh.rank == 0 and new:
-        named = table.read_text("utf-8").splitlines() if table.exists() else []
-        with table.open("a", encoding="utf-8") as file:
-            for line in ["file\treason", *(f"{one_cell(bad.name)}\t{one_cell(bad.reason)}" for _, bad in new)]:
-                if line not in named:
-                    file.write(f"{line}\n")
+        try:
+            named = table.read_text("utf-8").splitlines() if table.exists() else ["file\treason"]
+            lines = dict.fromkeys([*named, *(f"{one_cell(bad.name)}\t{one_cell(bad.reason)}" for _, bad in new)])
+            with whole_file(table) as file:
+                file.write("".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            display.say(f"warning: {table} cannot be written ({error.strerror}) and lacks what follows")
         for _, bad in new:
             display.say(f"warning: {bad.name} is bad ({bad.reason}) and left out from now on: see {table}")
     count, allowed = len(state.left_out) + len(new), settings.data.max_bad * state.images_per_epoch

@@ -189,11 +189,17 @@ class Checkpoints:
                 self._display.say(f"warning: {pointer} cannot be written ({reason_of(error)})")
 
     def _prune(self) -> None:
+        """Delete old checkpoints, under a hidden name: one that is half deleted is never taken for complete."""
         best = self._folder / "best"
-        kept = {best.read_text().strip()} if best.is_file() else set()
-        for old in list_checkpoints(self._folder.parent)[self._settings.keep :]:
-            if old.name not in kept:
-                shutil.rmtree(old)
+        try:
+            kept = {best.read_text().strip()} if best.is_file() else set()
+            for old in list_checkpoints(self._folder.parent)[self._settings.keep :]:
+                if old.name not in kept:
+                    deleted = old.with_name(f".{old.name}.deleted")
+                    os.rename(old, deleted)
+                    shutil.rmtree(deleted)
+        except OSError as error:
+            self._display.say(f"warning: an old checkpoint in {self._folder} cannot be deleted ({reason_of(error)})")
 
     def _remove_unfinished(self) -> None:
         for left in self._folder.glob(".*"):

@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alexnet_dist.data.images import open_folder, set_aside
+from alexnet_dist.data.images import open_folder, read_annotations, set_aside
 from alexnet_dist.errors import UserError
 from tests.data.jpegs import InMemory, make_folder
 
@@ -83,6 +84,13 @@ def test_tiny_imagenet_as_it_comes(tmp_path: Path) -> None:
     assert train.labels.tolist() == [0, 0, 1]
     assert {Path(val.name(i)).name: val.classes[val.labels[i]] for i in range(len(val))} == labels
     assert [val.read(i).tobytes().decode() for i in range(3)] == [Path(val.name(i)).name for i in range(3)]
+
+    for name in ("ö.JPEG".encode(), "ö.JPEG".encode("latin-1")):
+        (images / os.fsdecode(name)).write_bytes(name)
+        listed.write_bytes(name + b"\tn2\n")
+        assert open_folder(tmp_path)[1].read(0).tobytes() == name
+    with pytest.raises(UserError, match=r"images cannot be read \(Is a directory\)"):
+        read_annotations(images)
 
     listed.write_text("val_0.JPEG n2\n")
     with pytest.raises(UserError, match=r"val_annotations\.txt, line 1: there must be a file and its class"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.statistics import Statistics, gather
 from tests.data.jpegs import InMemory, encoded, photo
 
@@ -50,6 +51,14 @@ def test_limit_takes_the_same_images_each_time(files: list[bytes]) -> None:
     np.testing.assert_array_equal(one.mean_image, other.mean_image)
     np.testing.assert_array_equal(one.eigenvectors, other.eigenvectors)
     assert gather(InMemory(files[:5]), 48, 1, CPU, 10, quiet).images == 5
+
+
+def test_bad_images_are_left_out_until_none_is_left(files: list[bytes]) -> None:
+    found: list[BadImage] = []
+    assert gather(InMemory([b"no", *files[:3], b""]), 48, 1, CPU, None, quiet, found.append).images == 3
+    assert sorted(bad.sample for bad in found) == [0, 4]
+    with pytest.raises(BadImageError, match=r"^all 2 training images that were to .* are bad: .* cannot be decoded"):
+        gather(InMemory([b"no", b""]), 48, 1, CPU, None, quiet, found.append)
 
 
 def test_grey_images_have_one_component() -> None:

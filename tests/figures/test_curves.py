@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist.figures.curves import draw_activity, draw_curves, fit, rates_by_epoch
+from alexnet_dist.errors import UserError
+from alexnet_dist.figures.curves import draw_activity, draw_comparison, draw_curves, fit, rates_by_epoch
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.style import drawing
 
@@ -50,6 +51,21 @@ def test_a_small_fall_fills_the_axis_and_a_large_one_begins_at_zero(
 
 def test_a_loss_that_was_no_number_leaves_a_gap_and_not_a_failure(tmp_path: Path) -> None:
     assert draw_curves(_run(_step(10, 0.01), _step(20, 0.01, loss=None), _step(30, 0.01)), tmp_path / "curves.svg")
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_no_loss_was_a_number_no_curve_is_drawn(tmp_path: Path) -> None:
+    run = _run(_step(10, 0.01, loss=None))
+    assert draw_curves(run, tmp_path / "curves.svg")
+    draw_comparison([("run", run)], tmp_path / "comparison.svg")
+
+
+@pytest.mark.parametrize("name", ["x.svg", "x.png", "x.webp"])
+def test_a_figure_that_cannot_be_written_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name} cannot be written \(Is a directory\): set output to a page elsewhere"):
+        draw_curves(_run(_step(10, 0.01)), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing is left half written"
 
 
 def test_without_records_nothing_is_drawn(tmp_path: Path) -> None:

@@ -9,13 +9,20 @@ import torch
 
 from alexnet_dist import export
 from alexnet_dist.data.images import Images
+from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.figures.examples import FILE, read_examples
+from alexnet_dist.figures.examples import FILE, ExampleOptions, read_examples
 from alexnet_dist.figures.maps import IMAGES, Looks, draw_maps, layers_with_maps, look
 from alexnet_dist.figures.run_files import read_run
+from alexnet_dist.figures.run_report import report_of_run
 from alexnet_dist.figures.viewer import Viewer, open_picture
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.model.net import Net
+from alexnet_dist.model.table import build_table
 from alexnet_dist.results.trained import load_trained, open_trained
+from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import open_root
+from tests.data.jpegs import InMemory, encoded, photo
 
 CPU = torch.device("cpu")
 
@@ -75,9 +82,29 @@ def test_of_every_convolution_each_tower_has_a_map_and_they_are_drawn(
     assert open_picture((tmp_path / "maps.webp").read_bytes()).width == 2 * 66 * 12
 
 
+def test_of_a_layer_with_few_maps_all_are_shown() -> None:
+    table = build_table(compose("train", ["model=tiny", "model.layers.conv5.filters=6"])["model"])
+    net = Net(table)
+    net.initialise(0)
+    viewer = Viewer(net, Preprocess(64, table.input_size, [0.0, 0.0, 0.0]), CPU, threads=1, batch_size=2)
+    shown = look(viewer, InMemory([encoded(photo(seed, 64, 64)) for seed in range(2)]), [str(n) for n in range(8)], "conv5")
+    assert shown.columns == [("conv5", 0)] * 3 + [("conv5", 1)] * 3
+    assert {len(one.maps) for one in shown.looks} == {6}
+
+
 def test_a_layer_without_maps_is_refused(seen: tuple[Viewer, Images, list[str]]) -> None:
     with pytest.raises(UserError, match="layer=fc6 has no maps: the convolutions are conv1, conv2"):
         layers_with_maps(seen[0].net.table, "fc6")
+
+
+def test_a_report_ends_where_what_it_found_cannot_be_kept(
+    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "x-figures" / FILE).mkdir(parents=True)
+    options = ExampleOptions(8, 8, 8, "cpu", {"root": str(drawn_images)})
+    with pytest.raises(UserError, match=r"examples.json cannot be written \(Is a directory\)"), Display(rank=0) as display:
+        report_of_run(two_runs[0], options, display, output=str(tmp_path / "x.html"))
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_what_an_earlier_version_kept_is_not_taken(two_runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The table: the paper's figures follow from it, and what cannot be is refused by the layer's name."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.table import Table, build_table
+from alexnet_dist.model.table import _TAKEN, Table, build_table
 
 
 def _config(model: str) -> dict[str, Any]:
@@ -47,6 +48,20 @@ def test_a_net_has_the_parameters_its_table_says(model: str) -> None:
     net = Net(table)
     assert {name: tuple(p.shape) for name, p in net.named_parameters()} == table.parameter_shapes()
     assert sum(p.numel() for p in net.parameters()) == table.parameters
+
+
+@pytest.mark.parametrize("name", ["half", "type", "share", "table", "mean", "class"])
+def test_a_layer_is_not_called_as_a_part_of_the_net_is(name: str) -> None:
+    config = _config("tiny")
+    config["layers"] = {{"fc6": name}.get(own, own): row for own, row in config["layers"].items()}
+    with pytest.raises(UserError, match=f"layer {name}: .* call the layer {name}1$"):
+        build_table(config)
+
+
+def test_every_name_that_the_net_has_is_taken() -> None:
+    net = Net(build_table(_config("tiny")))
+    names = {name for name in dir(net) if re.fullmatch(r"[a-z][a-z0-9_]*", name)}
+    assert names - _TAKEN == {layer.layer.name for layer in net.layers()}
 
 
 def test_a_crossing_is_cut_by_one_override() -> None:

@@ -163,6 +163,16 @@ def test_a_row_without_bytes_is_no_image(tmp_path: Path) -> None:
     assert read_row(second) == b"b"
 
 
+def test_a_row_without_an_image_is_named_as_one(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": b"a", "path": "a.JPEG"}, None], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    parquet.write_table(pa.table({"image": images, "label": [0, 0]}), tmp_path / "train-00000-of-00001.parquet")
+    first, second = listed(tmp_path).train
+    assert (first.name, second.name) == ("a.JPEG", "train-00000-of-00001_0_1")
+    assert read_row(first) == b"a"
+    with pytest.raises(UnusableImageError, match="its row has no bytes"):
+        read_row(second)
+
+
 def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_path: Path) -> None:
     files = [(f"{number}.JPEG", "", encoded(photo(number, 32, 32))) for number in range(12)]
     write_parquet(tmp_path / "images/train-00000-of-00001.parquet", files, [number % 2 for number in range(12)])
@@ -177,6 +187,11 @@ def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_p
 
 def _with_columns(root: Path, **columns: object) -> None:
     parquet.write_table(pa.table(columns), root / "data/train-00000-of-00002.parquet")
+
+
+def _described(root: Path, about: str) -> None:
+    part = root / "data/train-00000-of-00002.parquet"
+    parquet.write_table(parquet.read_table(part).replace_schema_metadata({"huggingface": about}), part)
 
 
 def _relabelled(root: Path) -> None:
@@ -206,6 +221,8 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "labels in words": ("parquet", lambda root: _with_columns(root, **IMAGE, label=["cat"]), "no column label of whole numbers"),
     "a part is missing": ("parquet", _without("data/train-00000-of-00002.parquet"), "lacks train-00000-of-00002.parquet"),
     "cut parquet": ("parquet", lambda root: cut_short(root / "data/train-00001-of-00002.parquet"), "damaged or cut short"),
+    "cut description": ("parquet", lambda root: _described(root, '{"info": {'), "describes its labels in no way that is known"),
+    "a description of nothing": ("parquet", lambda root: _described(root, '{"info": []}'), "describes its labels in no way"),
     "labels disagree": ("parquet", _relabelled, "labels disagree with the names of the images: n0200000"),
     "no training": ("parquet", lambda root: [path.unlink() for path in root.glob("data/train-*")], "no parquet files of train"),
     "no labels": ("webdataset", lambda root: tar_without(root / "imagenet1k-train-0001.tar", ".cls"), "has no label beside it"),

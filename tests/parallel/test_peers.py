@@ -1,6 +1,8 @@
 """What is said when a message fails, and how long the first steps may take."""
 
+import errno
 import time
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -38,6 +40,38 @@ def test_a_broken_connection_is_told_whole(capfd: pytest.CaptureFixture[str], mo
     peers._store = dist.HashStore()
     peers.explain(dist.DistBackendError(GONE))
     assert "Connection closed by remote peer node-2<40000>" in capfd.readouterr().err
+
+
+def test_the_main_thread_may_rest_while_the_watcher_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Resting(Peers):
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "_expected_since" and value is not None:
+                self.rest()
+            return value
+
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
+    peers = Resting(dist.HashStore(), rank=0, world=1, timeout=1)
+    peers._store = dist.HashStore()
+    peers.progressed()
+    peers._look()
+
+
+def test_processes_that_cannot_be_watched_by_pidfd_are_watched_by_their_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor_left(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module.os, "pidfd_open", no_descriptor_left)
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.05)
+    store = dist.HashStore()
+    both = [Peers(store, rank, world=2, timeout=60) for rank in range(2)]
+    until = time.monotonic() + 15
+    while not all(len(peers._beats) == 2 for peers in both) and time.monotonic() < until:
+        time.sleep(0.05)
+    watched = [peers._watcher.is_alive() and len(peers._beats) == 2 for peers in both]
+    for peers in both:
+        peers.leave(failed=False)
+    assert watched == [True, True]
 
 
 def test_a_first_step_that_hangs_is_found(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,18 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from alexnet_dist.data.bad_image import BadImage
 from alexnet_dist.data.images import open_folder
 from alexnet_dist.data.sampling import at_positions, epoch_order
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.tracking.run_folder import RunFolder
+from alexnet_dist.training.bad_images import leave_out
 from tests.commands import read_metrics, read_tensors, train
 from tests.forked import ranks, run_forked
 
@@ -101,6 +106,25 @@ def test_the_next_of_the_order_takes_the_place_of_what_is_left_out() -> None:
     order = np.array([5, 3, 0, 4, 1, 2])
     assert at_positions(order, np.arange(2, 6), [0, 4, 2]).tolist() == [1, 1, 1, 5]
     assert at_positions(order, np.arange(2, 6)).tolist() == [0, 4, 1, 2]
+
+
+def test_a_table_of_bad_images_that_cannot_be_written_costs_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad_images.tsv").mkdir()
+    state, mesh = SimpleNamespace(left_out=(), images_per_epoch=10), SimpleNamespace(rank=0)
+    settings = SimpleNamespace(data=SimpleNamespace(max_bad=0.5))
+    bad = [BadImage.undecodable(3, "a.jpg", "damaged")]
+    with Display(rank=0) as display:
+        leave_out(bad, state, settings, RunFolder(tmp_path), mesh, display)  # type: ignore[arg-type]
+    assert state.left_out == (3,)
+    warned, named = capsys.readouterr().out.splitlines()
+    assert warned == f"warning: {tmp_path}/bad_images.tsv cannot be written (Is a directory) and lacks what follows"
+    assert named.startswith("warning: a.jpg is bad (damaged)")
+    (tmp_path / "bad_images.tsv").rmdir()
+    with Display(rank=0) as display:
+        for sample in (4, 5):
+            bad = [BadImage.undecodable(sample, f"{sample}.jpg", "damaged")]
+            leave_out(bad, state, settings, RunFolder(tmp_path), mesh, display)  # type: ignore[arg-type]
+    assert table_of(tmp_path) == [["file", "reason"], ["4.jpg", "damaged"], ["5.jpg", "damaged"]]
 
 
 def test_it_gives_up_where_too_many_images_are_bad(few_images: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import shapes_of
+from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
 from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
@@ -92,17 +94,17 @@ def test_a_run_whose_last_step_cannot_be_saved_is_not_done(small_disk: Path, few
     assert (small_disk / "run" / "stopped").read_text() == "done\n"
 
 
-def test_the_last_save_succeeds_when_it_is_tried_again(tmp_path: Path) -> None:
+@contextmanager
+def _saving(run_dir: Path, said: list[str], after_a_word: Callable[[], object], **options: int) -> Iterator[Checkpoints]:
+    """Checkpoints of one process at step 1; what they say goes into `said`, and then `after_a_word` is called."""
     config = compose("train", ["model=tiny"])
     settings = check_settings(config)
     table, cpu = settings.table(), torch.device("cpu")
-    (tmp_path / "checkpoints").write_text("in the way until a warning is given")
-    said = []
 
-    class Helped(Display):
+    class Listened(Display):
         def say(self, text: str) -> None:
             said.append(text)
-            (tmp_path / "checkpoints").unlink()
+            after_a_word()
 
     with join_mesh(table.towers, cpu, timeout=60) as mesh:
         net = Net(table)
@@ -112,11 +114,30 @@ def test_the_last_save_succeeds_when_it_is_tried_again(tmp_path: Path) -> None:
         state = TrainingState(net, optimizer, Schedule(settings.schedule, 0.1), preprocess, ErrorCount(mesh), images_per_epoch=64)
         state.advance(32)
         saved = state.saved(SavedState(shapes_of(table), config, ["a"], ["a"], 64))
-        with Checkpoints(tmp_path, settings.checkpoint, mesh, Helped(rank=0), state, lambda: saved) as checkpoints:
-            checkpoints.at_boundary(last_step=1, time_is_up=False, validated=False)
-            assert checkpoints.finish()
+        wanted = replace(settings.checkpoint, **options)
+        with Checkpoints(run_dir, wanted, mesh, Listened(rank=0), state, lambda: saved) as checkpoints:
+            yield checkpoints
+
+
+def test_the_last_save_succeeds_when_it_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way until a warning is given")
+    said: list[str] = []
+    with _saving(tmp_path, said, (tmp_path / "checkpoints").unlink) as checkpoints:
+        checkpoints.at_boundary(last_step=1, time_is_up=False, validated=False)
+        assert checkpoints.finish()
     assert len(said) == 1
     assert SavedState.read(tmp_path / "checkpoints" / "step-00000001").step == 1
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_costs_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000000").write_text("a file, which is not deleted as a folder is")
+    said: list[str] = []
+    with _saving(tmp_path, said, lambda: None, keep=1) as checkpoints:
+        checkpoints.at_boundary(last_step=1, time_is_up=False, validated=False)
+        assert checkpoints.finish()
+    assert said == [f"warning: an old checkpoint in {tmp_path}/checkpoints cannot be deleted (Not a directory)"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001"]
 
 
 @pytest.mark.slow
