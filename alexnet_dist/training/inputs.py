@@ -1,10 +1,10 @@
 """From the settings to the images of a run and the feeds that bring them to this process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alexnet_dist.data import quickstart
-from alexnet_dist.data.bad_image import BadImage
+from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed, check_fills_a_batch
 from alexnet_dist.data.images import Images, open_folder, set_aside
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
@@ -15,7 +15,7 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.trained import same_classes
 from alexnet_dist.settings import DataSettings, Settings
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.bad_images import check_headers
+from alexnet_dist.training.bad_images import check_headers, raise_together
 from alexnet_dist.training.state import SavedState
 
 QUICKSTART_FOLDER = Path("data/quickstart")
@@ -128,26 +128,37 @@ def check_same_data(checkpoint: Path, saved: SavedState, images: Images, allowed
 
 
 def gather_statistics(
-    settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display
+    settings: Settings, images: Images, mesh: Mesh, threads: int, display: Display, leave_out: Callable[[list[BadImage]], None]
 ) -> tuple[Statistics, list[BadImage]]:
     """The training images' mean and colour statistics, the same on every rank: a packed set's own, or computed by rank 0; and
-    the bad images that were met and left out, with data.on_bad=skip. Raises BadImageError without."""
+    the bad images that were met, with data.on_bad=skip. Rank 0 calls `leave_out` with all of them at each. Raises BadImageError,
+    on all ranks, without, and where that does."""
     if settings.data.root and isinstance(images, PackedImages):
         packed = read_statistics(settings.data.root)
         if packed.mean_image.shape[-1] == settings.data.size:
             return packed, []
     statistics = None
     found: list[BadImage] = []
+
+    def leave_out_too(bad: BadImage) -> None:
+        found.append(bad)
+        leave_out(found)
+
+    met = None
     if mesh.rank == 0:
-        statistics = gather(
-            images,
-            size=settings.data.size,
-            threads=settings.data.threads or threads,
-            device=mesh.device,
-            limit=settings.data.statistics_images,
-            progress=lambda done, total: display.show("mean image", done, total),
-            leave_out=found.append if settings.data.on_bad == "skip" else None,
-        )
+        try:
+            statistics = gather(
+                images,
+                size=settings.data.size,
+                threads=settings.data.threads or threads,
+                device=mesh.device,
+                limit=settings.data.statistics_images,
+                progress=lambda done, total: display.show("mean image", done, total),
+                leave_out=leave_out_too if settings.data.on_bad == "skip" else None,
+            )
+        except BadImageError as error:
+            met = error.bad
+    raise_together(met, mesh)
     return mesh.from_first((statistics, found))
 
 

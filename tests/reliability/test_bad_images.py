@@ -144,10 +144,22 @@ def test_it_gives_up_where_too_many_images_are_bad(few_images: Path, tmp_path: P
 def test_a_bad_image_of_those_that_make_the_mean_is_left_out_too(few_images: Path, tmp_path: Path) -> None:
     (name,) = spoilt(few_images, tmp_path, {int(FIRST[16 * 3]): "cut"})
     words = ("data.statistics_images=320", "trainer.max_steps=2")
-    assert "is saved" not in run(*words, cwd=tmp_path).stderr
+    assert "is saved" not in only_line(run(*words, cwd=tmp_path))
     done = run(*words, "data.on_bad=skip", "data.max_bad=0.01", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"warning: {name} is bad (damaged: " in done.stdout
+
+
+def test_too_many_bad_images_of_those_that_make_the_mean_end_it_at_once(few_images: Path, tmp_path: Path) -> None:
+    names = spoilt(few_images, tmp_path, {int(sample): "text" for sample in FIRST if int(sample) not in IN_MEAN})
+    done = run("data.statistics_images=320", "data.on_bad=skip", "data.max_bad=0.007", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "3 of 320 training images are bad, more than data.max_bad=0.007 allows" in only_line(done)
+    said = [line for line in done.stdout.splitlines() if line.startswith("warning: images/")]
+    assert len(said) == 3
+    named = [row[0] for row in table_of(tmp_path / "run")]
+    assert len(named) == 4
+    assert set(named) <= {"file", *names}
 
 
 def test_a_validation_image_that_is_none_is_named_before_the_first_step(few_images: Path, tmp_path: Path) -> None:
