@@ -18,7 +18,7 @@ import torch
 from torch.profiler import record_function
 
 from alexnet_dist.checks import check_settings
-from alexnet_dist.data.bad_image import BadImage, BadImageError
+from alexnet_dist.data.bad_image import BadImageError
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, Stopped, UserError
@@ -232,13 +232,10 @@ def begin(
     if checkpoint is None:
         if settings.init_from:
             display.say(take_layers(settings.init_from, settings.init_layers, state.net, state.preprocess, mesh))
-
-        def leave_out_here(bad: list[BadImage]) -> None:
-            leave_out(bad, state, settings, folder, mesh, display)
-
-        statistics, bad_images = gather_statistics(settings, images, mesh, process.cores, display, leave_out_here)
+        left = partial(leave_out, state=state, settings=settings, folder=folder, mesh=mesh, display=display)
+        statistics, bad_images = gather_statistics(settings, images, mesh, process.cores, display, left)
         state.preprocess.set_statistics(statistics)
-        leave_out_here(bad_images)
+        left(bad_images)
         return None, origin
     saved = SavedState.read(checkpoint)
     check_same_run(checkpoint, saved, settings, config)

@@ -75,7 +75,7 @@ def leave_out(
             f"allows: replace those that {table} names, or allow more"
         )
         raise BadImageError(BadImage(-1, str(table), "too many", sentence))
-    state.left_out = (*state.left_out, *(sample for sample, _ in new))
+    state.left_out = tuple(sorted((*state.left_out, *(sample for sample, _ in new))))
 
 
 class GoodBatches:
