@@ -30,18 +30,9 @@ from alexnet_dist.results.predictions import predict_split
 from alexnet_dist.results.submission import plan_submission
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
 from alexnet_dist.results.validation import Voter, measure
-from alexnet_dist.settings import PrecisionSettings
+from alexnet_dist.settings import OtherImages, PrecisionSettings
 from alexnet_dist.tracking.display import Display, validation_figures
 from alexnet_dist.training.inputs import check_data, open_images, validation_feed
-
-
-@dataclass(frozen=True, config=strict)
-class EvaluatedData:
-    """Where the validation images are; what is null is as the first checkpoint was trained."""
-
-    root: FilePath | None
-    val_every: int | None
-    threads: Positive | None
 
 
 @dataclass(frozen=True, config=strict)
@@ -63,7 +54,7 @@ class EvaluateSettings:
     predictions: FilePath | None
     submission: FilePath | None
     devkit: FilePath | None
-    data: EvaluatedData
+    data: OtherImages
     parallel: Processes
     precision: PrecisionSettings | None = None
 
@@ -162,14 +153,11 @@ def given_weights(wanted: EvaluateSettings, nets: Sequence[Trained]) -> list[flo
 def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, Any]) -> Trained:
     """The checkpoint under what is said here in place of its run's settings."""
     of_run = trained.state.config
-    data = {key: value for key, value in config["data"].items() if value is not None}
-    if "root" in data:
-        data["source"] = "auto"  # files or a packed set, whatever the run was trained on
     settings = check_settings(
         {
             **of_run,
             "device": wanted.device,
-            "data": {**of_run["data"], **data},
+            "data": wanted.data.in_place_of(of_run["data"]),
             "evaluation": {"views": wanted.views, "batch_size": wanted.batch_size},
             "precision": config.get("precision") or of_run["precision"],
             "parallel": {**of_run["parallel"], **config["parallel"]},

@@ -27,17 +27,9 @@ from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
+from alexnet_dist.settings import OtherImages
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validation_feed
-
-
-@checked_dataclass(frozen=True, config=strict)
-class FeaturesData:
-    """Where the images are; what is null is as the checkpoint was trained."""
-
-    root: FilePath | None
-    val_every: int | None
-    threads: Positive | None
 
 
 @checked_dataclass(frozen=True, config=strict)
@@ -50,7 +42,7 @@ class FeaturesSettings:
     split: Literal["val", "train"]
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
-    data: FeaturesData
+    data: OtherImages
 
 
 @dataclass(frozen=True)
@@ -137,16 +129,9 @@ def write_parquet(output: Path, features: Features) -> None:
 def _overridden(trained: Trained, wanted: FeaturesSettings) -> Trained:
     """The checkpoint under what is said here in place of its run's settings."""
     of_run = trained.state.config
-    data = {key: value for key, value in vars(wanted.data).items() if value is not None}
-    if "root" in data:
-        data["source"] = "auto"
-    evaluation = {"views": 1, "batch_size": wanted.batch_size}
-    return replace(
-        trained,
-        settings=check_settings(
-            {**of_run, "device": wanted.device, "data": {**of_run["data"], **data}, "evaluation": evaluation}
-        ),
-    )
+    data, evaluation = wanted.data.in_place_of(of_run["data"]), {"views": 1, "batch_size": wanted.batch_size}
+    settings = check_settings({**of_run, "device": wanted.device, "data": data, "evaluation": evaluation})
+    return replace(trained, settings=settings)
 
 
 def main() -> None:

@@ -54,6 +54,14 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
         raise UserError(f"{where}: {message}") from None
 
 
+def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """The single settings of a configuration, as overrides name them."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
+
+
 def names_of(config: Mapping[str, Any], before: str = "") -> list[str]:
     """What a configuration has names for, groups and settings, as overrides name them."""
     names = []

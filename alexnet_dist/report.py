@@ -16,16 +16,8 @@ from alexnet_dist.figures.run_files import folders_of, read_run
 from alexnet_dist.figures.run_report import read_layers, report_of_run, run_table
 from alexnet_dist.figures.sweep_report import report_of_sweep
 from alexnet_dist.launching.commands import command
+from alexnet_dist.settings import OtherImages
 from alexnet_dist.tracking.display import Display
-
-
-@dataclass(frozen=True, config=strict)
-class ReportedData:
-    """Where the images are; what is null is as the run was trained."""
-
-    root: FilePath | None
-    val_every: int | None
-    threads: Positive | None
 
 
 @dataclass(frozen=True, config=strict)
@@ -40,12 +32,11 @@ class ReportSettings:
     layer: str | None
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
-    data: ReportedData
+    data: OtherImages
     bench: FilePath | None
 
     def example_options(self) -> ExampleOptions:
-        data = {key: value for key, value in vars(self.data).items() if value is not None}
-        return ExampleOptions(self.images, self.neighbours, self.batch_size, self.device, data, self.layer)
+        return ExampleOptions(self.images, self.neighbours, self.batch_size, self.device, self.data, self.layer)
 
 
 def report(config: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a configuration may say: typed and bounded. checks.py asks what its fields have to do with one another."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,20 @@ class RunSettings:
     dir: FilePath | None
     report: bool = True
     overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=strict)
+class OtherImages:
+    """The images that a command on a run takes; what is null is as the run was trained."""
+
+    root: FilePath | None = None
+    val_every: int | None = None
+    threads: Positive | None = None
+
+    def in_place_of(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's `data` settings with these in their place. Another root may hold files or a packed set."""
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return {**data, **given, "source": "auto" if self.root else data["source"]}
 
 
 @dataclass(frozen=True, config=strict)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist.settings import Settings
+from alexnet_dist.settings import OtherImages, Settings
 from alexnet_dist.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def leave_report(run_dir: Path, settings: Settings, wandb_run: "WandbRun | None"
         from alexnet_dist.figures.examples import ExampleOptions
         from alexnet_dist.figures.run_report import report_of_run
 
-        options = ExampleOptions(_MOST_IMAGES, _MOST_IMAGES, settings.evaluation.batch_size, settings.device, {})
+        options = ExampleOptions(_MOST_IMAGES, _MOST_IMAGES, settings.evaluation.batch_size, settings.device, OtherImages())
         page = report_of_run(run_dir, options, display)
         if wandb_run:
             from alexnet_dist.figures.wandb_media import hand_over

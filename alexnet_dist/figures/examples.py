@@ -23,7 +23,7 @@ from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.viewer import Viewer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.process import pick_device, share_cores
-from alexnet_dist.settings import Settings
+from alexnet_dist.settings import OtherImages, Settings
 from alexnet_dist.text import printable
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root
 from alexnet_dist.training.state import SavedState
@@ -33,14 +33,14 @@ FILE = "examples.json"
 
 @dataclass(frozen=True)
 class ExampleOptions:
-    """At most `images` validation images and `neighbours` training images are taken (None: all), on what device; `data` replaces
-    keys of the run's own data settings. `layer` is the one whose maps are shown; None: of every convolution some."""
+    """At most `images` validation images and `neighbours` training images are taken (None: all), on what device; `data` says
+    where they are. `layer` is the one whose maps are shown; None: of every convolution some."""
 
     images: int | None
     neighbours: int | None
     batch_size: int
     device: str
-    data: dict[str, Any]
+    data: OtherImages
     layer: str | None = None
 
 
@@ -81,7 +81,7 @@ def find_examples(
     """
     if run.checkpoint is None or run.state is None:
         raise UserError(f"{run.folder} has no checkpoint yet")
-    settings = check_settings({**run.config, "data": {**run.config["data"], **options.data}})
+    settings = check_settings({**run.config, "data": options.data.in_place_of(run.config["data"])})
     root = settings.data.root or str(QUICKSTART_FOLDER)
     asked = {name: getattr(options, name) for name in ("images", "neighbours", "layer")}
     asked |= {"root": printable(root), "step": run.state.step}

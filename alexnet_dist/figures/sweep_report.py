@@ -1,15 +1,15 @@
 """Several runs beside one another: what differs, what each came to, and what the authors measured of the same experiments."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Table as RichTable
 
 from alexnet_dist import text
+from alexnet_dist.fields import flat
 from alexnet_dist.figures.ablations import Ablation, ablations, draw_ablations
 from alexnet_dist.figures.curves import draw_comparison
 from alexnet_dist.figures.kernels import colour_shares, draw_kernels, first_kernels
@@ -80,20 +80,10 @@ def what_differs(runs: Sequence[RunFiles]) -> list[list[str]]:
     if any(overrides):
         common = set(overrides[0]).intersection(*overrides[1:])
         return [[said for said in own if said not in common and not said.startswith("run.dir=")] for own in overrides]
-    settings = [_flat(run.config) for run in runs]
+    settings = [flat(run.config) for run in runs]
     keys = sorted(set().union(*settings) - {"run.dir", "tracking.name", "tracking.group"})
     varied = [key for key in keys if len({repr(own.get(key)) for own in settings}) > 1]
     return [[f"{key}={own[key]}" for key in varied if key in own] for own in settings]
-
-
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{before}{key}.")
-        else:
-            flat[f"{before}{key}"] = value
-    return flat
 
 
 def runs_table(jobs: Sequence[Job]) -> RichTable:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import flat
 from alexnet_dist.settings import Settings
 from alexnet_dist.training.checkpoint import check_same_net, check_sound, damage_of, find_checkpoint, list_checkpoints
 from alexnet_dist.training.state import SavedState
@@ -78,7 +79,7 @@ def check_same_run(checkpoint: Path, saved: SavedState, settings: Settings, conf
 
 def what_differs(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings of a training that are not as a checkpoint's configuration has them, by name: as they were and as they are."""
-    was, now = _flat(saved), _flat(config)
+    was, now = flat(saved), flat(config)
     return {
         name: (was.get(name), now.get(name))
         for name in [*now, *(name for name in was if name not in now)]
@@ -90,13 +91,6 @@ def _same(name: str, was: Any, now: Any) -> bool:
     if name == "data.root" and was and now:
         return Path(was).resolve() == Path(now).resolve()
     return bool(was == now)
-
-
-def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found.update(_flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value})
-    return found
 
 
 def _named(settings: Settings, run_dir: Path) -> Path | None:

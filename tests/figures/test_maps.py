@@ -20,6 +20,7 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.results.trained import load_trained, open_trained
+from alexnet_dist.settings import OtherImages
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import open_root
 from tests.data.jpegs import InMemory, encoded, photo
@@ -101,7 +102,7 @@ def test_a_report_ends_where_what_it_found_cannot_be_kept(
     two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "x-figures" / FILE).mkdir(parents=True)
-    options = ExampleOptions(8, 8, 8, "cpu", {"root": str(drawn_images)})
+    options = ExampleOptions(8, 8, 8, "cpu", OtherImages(str(drawn_images)))
     with pytest.raises(UserError, match=r"examples.json cannot be written \(Is a directory\)"), Display(rank=0) as display:
         report_of_run(two_runs[0], options, display, output=str(tmp_path / "x.html"))
     assert not (tmp_path / "x.html").exists()
