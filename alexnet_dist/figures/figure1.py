@@ -56,9 +56,11 @@ def run(config: dict[str, Any]) -> None:
     if output.suffix not in FORMATS:
         raise UserError(f"output={output} has no ending of a picture: take one of {', '.join(FORMATS)}")
     curves = read_curves(folders)
-    best = best_curves(curves, settings.error)
+    best = best_curves([curve for curve in curves if curve.epochs], settings.error)
+    if not best:
+        raise UserError(f"{folders[0]} has no line of training yet: let a run go on to trainer.log_every steps at least")
     for curve in curves:
-        print(_line(curve, settings.error) + ("  <- the best" if curve is best[curve.activation] else ""))
+        print(_line(curve, settings.error) + ("  <- the best" if curve is best.get(curve.activation) else ""))
     print(verdict(best, settings.error))
     try:
         draw(best, settings.error).savefig(output, dpi=150)
@@ -68,7 +70,8 @@ def run(config: dict[str, Any]) -> None:
 
 
 def read_curves(folders: Sequence[Path]) -> list[Curve]:
-    """The training errors of all runs of the sweeps, ordered by activation and learning rate.
+    """The training errors of all runs of the sweeps, ordered by activation and learning rate; of one that diverged before its
+    first line there are none.
 
     Raises:
         UserError: a folder without runs, or a run that is not one of a net with one kind of activation.
@@ -78,10 +81,7 @@ def read_curves(folders: Sequence[Path]) -> list[Curve]:
         kinds = {operation.kind for layer in run.table().layers for operation in layer.then} & set(ACTIVATIONS)
         if len(kinds) != 1:
             raise UserError(f"{run.folder} has {' and '.join(sorted(kinds)) or 'no'} activations: take runs with one kind each")
-        train = run.of_kind("train")
-        if not train:
-            raise UserError(f"{run.folder} has no line of training yet: let the run go on to trainer.log_every steps at least")
-        epochs, errors = ([record[figure] for record in train] for figure in ("epoch", "top1_error"))
+        epochs, errors = ([record[figure] for record in run.of_kind("train")] for figure in ("epoch", "top1_error"))
         curves.append(Curve(kinds.pop(), run.config["optimizer"]["lr"], epochs, errors))
     return sorted(curves, key=lambda curve: (list(ACTIVATIONS).index(curve.activation), curve.lr))
 
@@ -137,6 +137,8 @@ def draw(best: dict[str, Curve], error: float) -> Figure:
 def _line(curve: Curve, error: float) -> str:
     if epochs := curve.reached(error):
         end = f"{error:.0%} after {epochs:.1f} epochs"
+    elif not curve.epochs:
+        end = "no line of training: not begun, or ended before its first"
     else:
         end = f"{min(curve.errors):.1%} at best in {curve.epochs[-1]:.1f} epochs"
     return f"{curve.activation:8} learning rate {curve.lr:<8g} {end}"

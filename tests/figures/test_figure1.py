@@ -49,6 +49,17 @@ def test_the_best_rate_of_each_is_found_over_several_sweeps_and_the_figure_drawn
         assert len(image.convert("L").getcolors()) > 2, "something is drawn"
 
 
+def test_a_run_that_diverged_before_its_first_line_is_told_and_not_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _make_sweep(tmp_path / "a", RUNS)
+    (sweep / "0" / "metrics.jsonl").write_text("")
+    run({"sweep": str(sweep), "error": 0.25, "output": None})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "no line of training" in line] == [lines[0]]
+    assert (sweep / "figure1.svg").exists()
+
+
 def test_where_no_relu_net_arrives_that_is_said(tmp_path: Path) -> None:
     curves = read_curves([_make_sweep(tmp_path / "a", RUNS[2:])])
     assert "no run with ReLUs has reached" in verdict(best_curves(curves, 0.25), 0.25)
