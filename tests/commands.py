@@ -83,7 +83,7 @@ def _run(command: list[str], cwd: Path, timeout: float) -> subprocess.CompletedP
 
 def assert_none_left(marker: str) -> None:
     left = [process for process in psutil.process_iter() if _marked(process, marker)]
-    _, alive = psutil.wait_procs(left, timeout=30)  # 6 seconds after their launcher, on a machine that is busy
+    _, alive = psutil.wait_procs(left, timeout=10)
     # A zombie has ended; whoever adopted it has not asked yet.
     running = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     if running:

@@ -13,7 +13,7 @@ import pytest
 from tests.packing.miniature import checksums, encoded, photo, prepare_command, run_prepare, write_files
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, kills):
     files = {f"train/{number % 7}/{number}.jpg": encoded(photo(number, 100, 80)) for number in range(360)}
     files |= {f"train/0/bad{number}.jpg": b"bad" for number in range(5)}

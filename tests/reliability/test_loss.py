@@ -70,9 +70,8 @@ def test_under_torchrun_the_run_goes_on_too(complete: Path, few_images: Path, tm
     with started(command, *kills.RUN, f"data.root={few_images}", kills.SIXTY, cwd=tmp_path) as run:
         run.wait_for_step(12)
         run.ranks()[0].kill()
-        # Sooner than by parallel.timeout, which is 120 seconds; by the other rank, or where that is ended first by torchrun.
-        said = re.compile(r"error: rank 0 was lost; rank 1 stood at step|failed \(exitcode: -9\) local_rank: 0")
-        run.wait_until(lambda: said.search(run.said()), timeout=100)
+        # Sooner than by parallel.timeout, which is 120 seconds.
+        run.wait_until(lambda: "error: rank 0 was lost; rank 1 stood at step" in run.said(), timeout=100)
         assert run.end() == 0
     assert re.search(r"resumed from run/checkpoints/step-000000[1-5]0: step [1-5]0", run.said())
     kills.same_run(complete, run.run_dir)
