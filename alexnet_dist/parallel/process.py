@@ -71,8 +71,9 @@ def pick_device(wanted: str, local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")
     visible = torch.cuda.device_count()
-    if visible == 1 and "SLURM_GPUS_PER_TASK" in os.environ:
-        return torch.device("cuda", 0)  # each process sees its own alone
+    is_a_task = os.environ.get("SLURM_LOCALID") == str(local_rank) and "SLURM_GPUS_PER_TASK" in os.environ
+    if visible == 1 and is_a_task:  # of srun's, and each sees its own GPU alone
+        return torch.device("cuda", 0)
     if local_rank >= visible:
         raise UserError(
             f"process {local_rank} of this node has no GPU of its own: {visible} are visible; "

@@ -1,6 +1,6 @@
 """A few steps of a run as a trace that Perfetto opens: every operation and kernel, under the names of a step's parts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from alexnet_dist.training.timeline import named_parts
 
 
 class Trace:
-    """Traces `count` steps from step `first` on, and writes <folder>/rank<rank>.json.gz (https://ui.perfetto.dev opens it)."""
+    """Traces `count` steps from step `first` on, and writes <folder>/rank<rank>.json.gz (https://ui.perfetto.dev opens it).
+    `warn` is told of what could not be."""
 
-    def __init__(self, first: int, count: int, folder: Path, net: Net, mesh: Mesh) -> None:
+    def __init__(self, first: int, count: int, folder: Path, net: Net, mesh: Mesh, warn: Callable[[str], None]) -> None:
+        self._warn = warn
         self._first, self._last = first, first + count - 1
         self._path = folder / f"rank{mesh.rank}.json.gz"
         self._net, self._mesh = net, mesh
@@ -49,11 +51,15 @@ class Trace:
         if step == self._last:
             self.write()
 
-    def write(self) -> bool:
-        """Write what has been traced, once; False where nothing has."""
-        if self._begun and not self._written:
+    def write(self) -> None:
+        """Write what has been traced, once; where nothing has, or it cannot be written (a full disk), a line says so."""
+        if not self._begun:
+            self._warn("warning: no step of trainer.profile was taken in this start, so there is no trace")
+        elif not self._written:
             self._written = True
             self._profile.stop()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._profile.export_chrome_trace(str(self._path))
-        return self._written
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._profile.export_chrome_trace(str(self._path))
+            except OSError as error:
+                self._warn(f"warning: {self._path} cannot be written ({error.strerror}), so there is no trace")

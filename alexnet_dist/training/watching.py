@@ -27,7 +27,7 @@ class Watchers:
         self._activity, self._recorded, self.active = Activity(net, mesh), settings.tracking.activity, False
         self._classes = classes
         profile = settings.trainer.profile
-        self._trace = Trace(*profile, record.folder / "trace", net, mesh) if profile else None
+        self._trace = Trace(*profile, record.folder / "trace", net, mesh, record.display.say) if profile else None
         self._timed_step = None if mesh.from_first((record.folder / TIMELINE).exists()) else begun + _TIMED
         self._timeline = Timeline(mesh)
         self._net, self._record = net, record
@@ -53,8 +53,8 @@ class Watchers:
 
     def __exit__(self, *_: object) -> None:
         """Of a trace what there is of it is written."""
-        if self._trace and not self._trace.write():
-            self._record.display.say("warning: no step of trainer.profile was taken in this start, so there is no trace")
+        if self._trace:
+            self._trace.write()
 
     def tell(self, step: int, epoch: float, loss: torch.Tensor, logged: bool) -> None:
         """What was seen of a step that is done: its activity, and at step LOOK whether the net has begun to learn; every rank

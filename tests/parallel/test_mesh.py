@@ -66,8 +66,12 @@ def test_a_process_takes_the_one_gpu_that_slurm_lets_it_see(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delenv("SLURM_GPUS_PER_TASK", raising=False)
+    monkeypatch.setenv("SLURM_LOCALID", "1")
     assert pick_device("cuda", 0) == torch.device("cuda", 0)
     with pytest.raises(UserError, match="process 1 of this node has no GPU of its own: 1 are visible"):
         pick_device("cuda", 1)
     monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
     assert pick_device("cuda", 1) == torch.device("cuda", 0)
+    monkeypatch.setenv("SLURM_LOCALID", "0")  # one task, which has started two processes
+    with pytest.raises(UserError, match="process 1 of this node has no GPU of its own: 1 are visible"):
+        pick_device("cuda", 1)

@@ -5,8 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.training.trace import Trace
 from tests.commands import read_metrics, train
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -28,6 +33,21 @@ def test_each_rank_traces_the_steps_asked_for_with_their_parts_by_name(watched: 
         ways = [f"{layer} {way}" for layer in LAYERS for way in ("forward", "backward")]
         for part in ("feed", "send", "waiting", "update", *ways):
             assert named.count(part) >= 2, part
+
+
+def test_a_trace_that_cannot_be_written_or_has_no_step_is_a_line(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "trace").write_text("a file in the way")
+    with join_mesh(2, torch.device("cpu"), timeout=60) as mesh:
+        trace = Trace(1, 1, tmp_path / "trace", Net(build_table(compose("train", [])["model"])), mesh, said.append)
+        trace.write()
+        with trace.step(1):
+            torch.ones(3).sum()
+        trace.write()
+    assert said == [
+        "warning: no step of trainer.profile was taken in this start, so there is no trace",
+        f"warning: {tmp_path}/trace/rank0.json.gz cannot be written (File exists), so there is no trace",
+    ]
 
 
 def test_the_times_of_one_step_are_kept_for_the_report(watched: Path) -> None:
