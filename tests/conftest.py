@@ -35,10 +35,10 @@ def few_images(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def two_runs(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two short runs on the quick start's images: of the tiny net, and of another seed without response norms."""
+def two_runs(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two short runs on a few of these images: of the tiny net, and of another seed without response norms."""
     folder = tmp_path_factory.mktemp("two_runs")
-    words = (f"data.root={drawn_images}", "trainer.max_steps=8", "trainer.batch_size=32", "evaluation.views=1")
+    words = (f"data.root={few_images}", "trainer.max_steps=8", "trainer.batch_size=32", "evaluation.views=1")
     train(*words, "run.dir=a", "parallel.processes=1", cwd=folder)
     train(*words, "run.dir=b", "parallel.processes=1", "seed=1", "model.operations.lrn.kind=identity", cwd=folder)
     return folder / "a", folder / "b"

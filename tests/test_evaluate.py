@@ -30,7 +30,7 @@ def _evaluate(runs: list[Path], *words: str, cwd: Path, processes: int = 1) -> d
 def averaged(two_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Both nets with ten views in two processes: the folder of its files, and its record."""
     folder = tmp_path_factory.mktemp("averaged")
-    words = ("predictions=both.npz", "submission=both.txt", "per_class=both.csv", "batch_size=90")
+    words = ("predictions=both.npz", "submission=both.txt", "per_class=both.csv", "batch_size=26")
     return folder, _evaluate([*two_runs], *words, cwd=folder, processes=2)
 
 
@@ -57,13 +57,13 @@ def test_nets_of_two_tables_are_averaged_as_numpy_averages_their_predictions(
         alone.append(saved)
     both = np.load(folder / "both.npz")
     assert both["probabilities"].dtype == np.float32
-    assert both["probabilities"].shape == (400, 8)
+    assert both["probabilities"].shape == (64, 8)
     np.testing.assert_allclose(both["probabilities"], (alone[0]["probabilities"] + alone[1]["probabilities"]) / 2, atol=1e-6)
     assert not np.allclose(alone[0]["probabilities"], alone[1]["probabilities"], atol=1e-2)
     top1, top5, loss = _errors(both["probabilities"], both["labels"])
     assert (record["top1_error"], record["top5_error"]) == pytest.approx((top1, top5))
     assert record["loss"] == pytest.approx(loss, rel=1e-5)
-    assert (record["images"], record["views"], len(record["checkpoints"])) == (400, 10, 2)
+    assert (record["images"], record["views"], len(record["checkpoints"])) == (64, 10, 2)
 
 
 def test_weights_found_on_every_second_image_are_the_best_there_and_the_others_are_reported(
@@ -75,9 +75,9 @@ def test_weights_found_on_every_second_image_are_the_best_there_and_the_others_a
         alone.append(np.load(tmp_path / f"{run.name}.npz"))
     labels, names = alone[0]["labels"], alone[0]["names"]
     votes = np.stack([saved["probabilities"] for saved in alone]).astype(np.float64)
-    record = _evaluate([*two_runs], "ensemble=found", "predictions=found.npz", "batch_size=90", cwd=tmp_path, processes=2)
+    record = _evaluate([*two_runs], "ensemble=found", "predictions=found.npz", "batch_size=26", cwd=tmp_path, processes=2)
     found = record["ensemble"]["weights"]
-    assert record["ensemble"]["found_on_images"] == record["images"] == 200
+    assert record["ensemble"]["found_on_images"] == record["images"] == 32
     assert sum(found) == pytest.approx(1)
 
     def loss(weights: np.ndarray, part: slice) -> float:
@@ -92,25 +92,25 @@ def test_weights_found_on_every_second_image_are_the_best_there_and_the_others_a
         assert (figures["top1_error"], figures["top5_error"]) == pytest.approx((top1, top5))
         assert figures["loss"] == pytest.approx(loss(weights, others), rel=1e-4)
     assert list(np.load(tmp_path / "found.npz")["names"]) == list(names[others])
-    assert "(found on every second image, 200; the figures are of the others)" in record["said"]
+    assert "(found on every second image, 32; the figures are of the others)" in record["said"]
 
     given = _evaluate([*two_runs], "ensemble=[3,1]", cwd=tmp_path)
     assert given["ensemble"] == {"weights": [0.75, 0.25], "found_on_images": 0}
-    assert (given["images"], given["equal"]["loss"]) == (400, pytest.approx(averaged[1]["loss"], rel=1e-5))
+    assert (given["images"], given["equal"]["loss"]) == (64, pytest.approx(averaged[1]["loss"], rel=1e-5))
     assert given["loss"] == pytest.approx(loss(np.array([0.75, 0.25]), slice(None)), rel=1e-4)
 
 
 def test_the_average_is_that_of_plain_torch_nets_on_images_read_by_pillow(
-    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+    two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
 ) -> None:
     _evaluate([*two_runs], "views=1", "predictions=centre.npz", cwd=tmp_path)
     saved = np.load(tmp_path / "centre.npz")
-    files = sorted((drawn_images / "val").glob("*/*.jpg"))
+    files = sorted((few_images / "val").glob("*/*.jpg"))
     assert [str(name) for name in saved["names"]] == [str(file) for file in files]
     assert [str(saved["classes"][label]) for label in saved["labels"]] == [file.parent.name for file in files]
     crops = np.stack([reference(Image.open(file), 64, 56, 4, 4, mirror=False) for file in files])
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
-    expected = torch.zeros(400, 8)
+    expected = torch.zeros(64, 8)
     for run in two_runs:
         export.run({"checkpoint": str(run), "format": "torch", "output": str(tmp_path / f"{run.name}.py")})
         namespace: dict[str, Any] = {"__file__": str(tmp_path / f"{run.name}.py"), "__name__": run.name}
@@ -125,7 +125,7 @@ def test_a_submission_names_the_five_best_of_each_image(averaged: tuple[Path, di
     assert "numbered from 1 in their own order" in record["said"]
     lines = (folder / "both.txt").read_text().splitlines()
     saved = np.load(folder / "both.npz")
-    assert len(lines) == 400
+    assert len(lines) == 64
     for line, probabilities in zip(lines, saved["probabilities"], strict=True):
         numbers = [int(word) for word in line.split(" ")]
         assert len(set(numbers)) == 5
@@ -140,7 +140,7 @@ def test_class_errors_add_up_to_the_whole(averaged: tuple[Path, dict[str, Any]])
     with (folder / "both.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
-    assert {row["images"] for row in rows} == {"50"}
+    assert {row["images"] for row in rows} == {"8"}
     assert np.mean([float(row["top1_error"]) for row in rows]) == pytest.approx(record["top1_error"], abs=1e-5)
     assert np.mean([float(row["top5_error"]) for row in rows]) == pytest.approx(record["top5_error"], abs=1e-5)
     assert [float(row["top1_error"]) for row in rows] == sorted((float(row["top1_error"]) for row in rows), reverse=True)
@@ -152,14 +152,14 @@ def test_class_errors_add_up_to_the_whole(averaged: tuple[Path, dict[str, Any]])
 
 
 def test_predict_says_what_evaluate_says(
-    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
 ) -> None:
     saved = np.load(averaged[0] / "both.npz")
-    words = (f"checkpoint=[{two_runs[0]},{two_runs[1]}]", f"images={drawn_images}/val/red-*/000?.jpg", "json=true")
+    words = (f"checkpoint=[{two_runs[0]},{two_runs[1]}]", f"images={few_images}/val/red-*/000?.jpg", "json=true")
     done = run_forked("predict", *words, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     answers = json.loads(done.stdout)
-    assert len(answers) == 40
+    assert len(answers) == 32
     for answer in answers:
         probabilities = saved["probabilities"][list(saved["names"]).index(answer["image"])]
         # Pillow and the feed scale alike to one grey level.
@@ -171,11 +171,11 @@ def test_predict_says_what_evaluate_says(
 
 
 def test_what_cannot_be_averaged_or_written_is_refused(
-    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     export.run({"checkpoint": str(two_runs[0]), "format": "caffe", "output": "x.npz"})
-    classes = sorted(folder.name for folder in (drawn_images / "val").iterdir())
+    classes = sorted(folder.name for folder in (few_images / "val").iterdir())
     Path("classes.txt").write_text("\n".join(classes))
     Path("others.txt").write_text("\n".join(reversed(classes)))
     for output, words in (
@@ -192,7 +192,7 @@ def test_what_cannot_be_averaged_or_written_is_refused(
             np.savez("one_tower.npz", mean=np.zeros((3, 64, 64), np.float32), **arrays)
         import_weights.run(compose("import_weights", ["model=tiny", "weights=x.npz", f"output={output}", *words]))
     Path("there.npz").write_text("mine")
-    root = f"data.root={drawn_images}"
+    root = f"data.root={few_images}"
     for words, said in (
         (["checkpoint=[]"], "checkpoint is not set"),
         (["checkpoint=[same,others]"], "not in the same order"),

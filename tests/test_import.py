@@ -89,7 +89,7 @@ def test_a_caffemodel_becomes_a_run(
 
 @pytest.mark.slow
 def test_evaluate_predict_and_train_take_imported_weights(
-    caffe_arrays: dict[str, np.ndarray], two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+    caffe_arrays: dict[str, np.ndarray], two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "x.npz", **caffe_arrays)
     (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in open_trained(str(two_runs[0])).classes))
@@ -97,11 +97,11 @@ def test_evaluate_predict_and_train_take_imported_weights(
     done = run_forked("import_weights", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before = read_tensors(two_runs[0])["net.fc8.bias"]
-    data = f"data.root={drawn_images}"
+    data = f"data.root={few_images}"
     evaluated = run_forked("evaluate", "checkpoint=run", "views=1", data, cwd=tmp_path, environments=ranks(2))
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout.splitlines()[-1])["images"] == 400
-    seen = run_command("predict", "checkpoint=run", f"images={drawn_images}/val/red-ellipse-flat/0000.jpg", cwd=tmp_path)
+    assert json.loads(evaluated.stdout.splitlines()[-1])["images"] == 64
+    seen = run_command("predict", "checkpoint=run", f"images={few_images}/val/red-ellipse-flat/0000.jpg", cwd=tmp_path)
     assert seen.returncode == 0, seen.stderr
     assert "%" in seen.stdout
     small = ("trainer.max_steps=1", "trainer.batch_size=16", "trainer.log_every=1", "evaluation.views=1")

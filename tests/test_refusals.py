@@ -118,19 +118,19 @@ def test_a_gpu_asked_for_where_there_is_none(tmp_path: Path) -> None:
     _assert_sentence(run_command("train", "device=cuda", cwd=tmp_path), "device=cuda", "no CUDA device")
 
 
-def test_a_class_without_images(drawn_images: Path, tmp_path: Path) -> None:
-    shutil.copytree(drawn_images, tmp_path / "images")
+def test_a_class_without_images(few_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(few_images, tmp_path / "images")
     (tmp_path / "images" / "train" / "zebra").mkdir()
     _assert_sentence(run_command("train", *SMALL, "data.root=images", cwd=tmp_path), "images/train/zebra")
 
 
-def test_no_validation_images(drawn_images: Path, tmp_path: Path) -> None:
-    shutil.copytree(drawn_images / "train", tmp_path / "images" / "train")
+def test_no_validation_images(few_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(few_images / "train", tmp_path / "images" / "train")
     _assert_sentence(_as_rank("train", *SMALL, "data.root=images", cwd=tmp_path), "val", "data.val_every")
 
 
-def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) -> None:
-    shutil.copytree(drawn_images, tmp_path / "images")
+def test_a_file_that_is_no_image_is_named(few_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(few_images, tmp_path / "images")
     bad = next((tmp_path / "images" / "train" / "blue-ellipse-flat").iterdir())
     bad.write_text("this is no JPEG")
     done = run_command("train", *SMALL, "data.root=images", cwd=tmp_path)
@@ -142,9 +142,9 @@ def test_more_classes_than_the_net_tells_apart(few_images: Path, tmp_path: Path)
     _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "8 classes", "6")
 
 
-def test_a_batch_larger_than_the_data(drawn_images: Path, tmp_path: Path) -> None:
-    words = ("tracking=none", f"data.root={drawn_images}", "trainer.batch_size=2000")
-    _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "1600", "2000", "trainer.batch_size")
+def test_a_batch_larger_than_the_data(few_images: Path, tmp_path: Path) -> None:
+    words = ("tracking=none", f"data.root={few_images}", "trainer.batch_size=2000")
+    _assert_sentence(_as_rank("train", *words, cwd=tmp_path), "320", "2000", "trainer.batch_size")
 
 
 def test_a_checkpoint_of_another_net(some_run: Path, few_images: Path, tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def test_a_damaged_checkpoint(some_run: Path, few_images: Path, tmp_path: Path) 
 
 
 def test_evaluation_without_a_checkpoint_of_nothing_and_with_other_classes(
-    some_run: Path, drawn_images: Path, tmp_path: Path
+    some_run: Path, few_images: Path, tmp_path: Path
 ) -> None:
     _assert_sentence(run_forked("evaluate", cwd=tmp_path), "checkpoint")
     _assert_sentence(run_forked("evaluate", "checkpoint=nowhere", cwd=tmp_path), "nowhere")
-    shutil.copytree(drawn_images, tmp_path / "images")
+    shutil.copytree(few_images, tmp_path / "images")
     for split in ("train", "val"):
         (tmp_path / "images" / split / "blue-ellipse-flat").rename(tmp_path / "images" / split / "green-ellipse-flat")
     words = (f"checkpoint={some_run}", "data.root=images")

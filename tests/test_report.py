@@ -21,12 +21,12 @@ WORDS = ("trainer.batch_size=64", "trainer.log_every=2", "evaluation.batch_size=
 
 
 @pytest.fixture(scope="module")
-def resumed(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def resumed(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was started four times; the last left figures and a report."""
     folder = tmp_path_factory.mktemp("resumed")
     for stop in STOPS:
         report = f"run.report={'true' if stop == STOPS[-1] else 'false'}"
-        words = (*WORDS, f"data.root={drawn_images}", f"trainer.max_steps={stop}", "tracking=wandb", report)
+        words = (*WORDS, f"data.root={few_images}", f"trainer.max_steps={stop}", "tracking=wandb", report)
         done = train(*words, cwd=folder)
     assert "report: run/report.html" in done.stdout
     upload, last = done.stdout.splitlines()[-2:]
@@ -129,10 +129,10 @@ def test_of_a_folder_that_cannot_be_written_the_page_and_the_wandb_run_stand_els
     )
 
 
-def test_classes_may_be_named_in_any_bytes(drawn_images: Path, tmp_path: Path) -> None:
+def test_classes_may_be_named_in_any_bytes(few_images: Path, tmp_path: Path) -> None:
     names = ("Käfer".encode("latin-1"), "金魚".encode(), b"plain")
     for split in ("train", "val"):
-        for name, folder in zip(names, sorted((drawn_images / split).iterdir()), strict=False):
+        for name, folder in zip(names, sorted((few_images / split).iterdir()), strict=False):
             (tmp_path / "images" / split).mkdir(parents=True, exist_ok=True)
             os.symlink(folder, os.path.join(os.fsencode(tmp_path / "images"), split.encode(), name))
     words = ("data.source=imagefolder", "data.root=images", "trainer.max_steps=2", "evaluation.views=1", "run.dir=run")
@@ -240,12 +240,12 @@ def test_a_dead_network_stops_nothing(resumed: Path, tmp_path: Path, monkeypatch
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
 
 
-def test_without_wandb_nothing_of_it_is_loaded_or_left(drawn_images: Path, tmp_path: Path) -> None:
+def test_without_wandb_nothing_of_it_is_loaded_or_left(few_images: Path, tmp_path: Path) -> None:
     run = (
         "import sys; from alexnet_dist.launching.commands import compose; from alexnet_dist import train; "
         "train.run(compose('train', sys.argv[1:])); print('loaded' if 'wandb' in sys.modules else 'not loaded')"
     )
-    words = ("tracking=none", "run.dir=run", f"data.root={drawn_images}", "trainer.max_steps=2", "evaluation.views=1")
+    words = ("tracking=none", "run.dir=run", f"data.root={few_images}", "trainer.max_steps=2", "evaluation.views=1")
     done = subprocess.run([sys.executable, "-c", run, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "not loaded"
     assert "report: run/report.html" in done.stdout

@@ -88,8 +88,8 @@ def test_evaluation_on_other_images_of_the_same_classes(quick_start: Path, tmp_p
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 8 * 7
 
 
-def test_a_sweep_gives_each_job_its_processes_and_folder(drawn_images: Path, tmp_path: Path) -> None:
-    words = (*SHORT, f"data.root={drawn_images}", "evaluation.views=1", "trainer.max_steps=10", "tracking=wandb")
+def test_a_sweep_gives_each_job_its_processes_and_folder(few_images: Path, tmp_path: Path) -> None:
+    words = (*SHORT, f"data.root={few_images}", "evaluation.views=1", "trainer.max_steps=10", "tracking=wandb")
     done = run_command("train", "-m", *words, "run.report=false", "optimizer.lr=0.01,0.001", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "runs").iterdir()
@@ -110,8 +110,8 @@ def test_a_sweep_gives_each_job_its_processes_and_folder(drawn_images: Path, tmp
     assert "data.root" not in page, "only what differs is told"
 
 
-def test_bf16_trains_and_keeps_its_parameters_in_fp32(drawn_images: Path, tmp_path: Path) -> None:
-    train(*SHORT, f"data.root={drawn_images}", "precision=bf16", "evaluation.views=1", "run.dir=run", cwd=tmp_path)
+def test_bf16_trains_and_keeps_its_parameters_in_fp32(few_images: Path, tmp_path: Path) -> None:
+    train(*SHORT, f"data.root={few_images}", "precision=bf16", "evaluation.views=1", "run.dir=run", cwd=tmp_path)
     tensors = read_tensors(tmp_path / "run")
     assert {tensor.dtype for name, tensor in tensors.items() if name.startswith(("net.", "momentum."))} == {torch.float32}
     first, second = (record for record in read_metrics(tmp_path / "run") if record["kind"] == "train")

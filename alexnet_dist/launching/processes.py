@@ -25,8 +25,9 @@ from alexnet_dist.parallel.peers import LOST
 # The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
 CRASHED = 70
 
-# What is imported only where it is needed: DALI and torch.distributed.checkpoint, two fifths of the time of all imports.
-NEEDED = ("alexnet_dist.data.graph", "alexnet_dist.training.tensors")
+# What is imported only where it is needed: DALI, torch.distributed.checkpoint, and the compiler, which torch imports when an
+# operation of torch.library is first called.
+NEEDED = ("alexnet_dist.data.graph", "alexnet_dist.training.tensors", "torch._dynamo")
 
 # Where the processes of the plain form meet: all are on this machine.
 LOCAL = "127.0.0.1"

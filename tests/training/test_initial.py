@@ -26,9 +26,9 @@ STILL = ("trainer.batch_size=16", "trainer.max_steps=1", "evaluation.views=1", "
 
 
 @pytest.fixture(scope="module")
-def source(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    train(*STILL, f"data.root={drawn_images}", "seed=5", "run.dir=run", cwd=folder)
+    train(*STILL, f"data.root={few_images}", "seed=5", "run.dir=run", cwd=folder)
     return folder / "run"
 
 
@@ -42,9 +42,9 @@ def _same(ours: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.allclose(ours, expected, rtol=1e-7, atol=1e-25)
 
 
-def test_layers_that_agree_are_taken_and_the_others_begin_anew(source: Path, drawn_images: Path, tmp_path: Path) -> None:
+def test_layers_that_agree_are_taken_and_the_others_begin_anew(source: Path, few_images: Path, tmp_path: Path) -> None:
     narrow = "model.layers.fc7.filters=128"
-    done = train(*STILL, narrow, f"data.root={drawn_images}", f"init_from={source}", "run.dir=run", cwd=tmp_path)
+    done = train(*STILL, narrow, f"data.root={few_images}", f"init_from={source}", "run.dir=run", cwd=tmp_path)
     checkpoint = source / "checkpoints" / "step-00000001"
     assert f"from {checkpoint}: conv1, conv2, conv3, conv4, conv5, fc6; begun anew: fc7, fc8" in done.stdout
     theirs, anew, ours = _initial(5), _initial(0, narrow), read_tensors(tmp_path / "run")
@@ -55,9 +55,9 @@ def test_layers_that_agree_are_taken_and_the_others_begin_anew(source: Path, dra
 
 
 def test_of_a_list_only_those_are_taken_and_a_run_once_begun_goes_on_by_itself(
-    source: Path, drawn_images: Path, tmp_path: Path
+    source: Path, few_images: Path, tmp_path: Path
 ) -> None:
-    words = (*STILL, f"data.root={drawn_images}", f"init_from={source}", "init_layers=[conv2]", "run.dir=run")
+    words = (*STILL, f"data.root={few_images}", f"init_from={source}", "init_layers=[conv2]", "run.dir=run")
     done = train(*words, "parallel.processes=1", cwd=tmp_path)
     assert "conv2; begun anew: conv1, conv3, conv4, conv5, fc6, fc7, fc8" in done.stdout
     theirs, anew, ours = _initial(5), _initial(0), read_tensors(tmp_path / "run")
@@ -68,11 +68,11 @@ def test_of_a_list_only_those_are_taken_and_a_run_once_begun_goes_on_by_itself(
     assert "resumed from run/checkpoints/step-00000001" in again.stdout
 
 
-def test_fine_tuning_from_an_export_moves_all_but_the_frozen_layer(source: Path, drawn_images: Path, tmp_path: Path) -> None:
+def test_fine_tuning_from_an_export_moves_all_but_the_frozen_layer(source: Path, few_images: Path, tmp_path: Path) -> None:
     export.run(compose("export", [f"checkpoint={source}", "format=safetensors", f"output={tmp_path / 'net.safetensors'}"]))
     words = ("experiment=finetune", "model=tiny", "data.size=64", "model.layers.fc8.filters=10", "trainer.batch_size=16")
     more = ("trainer.max_steps=2", "trainer.log_every=1", "evaluation.views=1", "data.statistics_images=200", "optimizer.lr=0.01")
-    done = train(*words, *more, f"data.root={drawn_images}", "init_from=net.safetensors", "run.dir=run", cwd=tmp_path)
+    done = train(*words, *more, f"data.root={few_images}", "init_from=net.safetensors", "run.dir=run", cwd=tmp_path)
     assert "from net.safetensors: conv1, conv2, conv3, conv4, conv5, fc6, fc7; begun anew: fc8" in done.stdout
     theirs, ours = read_tensors(source), read_tensors(tmp_path / "run")
     assert ours["net.fc8.weight"].shape == (10, 256)
@@ -131,14 +131,14 @@ def test_fine_tuning_needs_something_to_begin_with() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(
-    words: list[str], parts: list[str], source: Path, drawn_images: Path, tmp_path: Path
+    words: list[str], parts: list[str], source: Path, few_images: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     (tmp_path / "net.txt").write_text("no weights")
     torch.save({"layer1.0.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "resnet.pth")
     places = {"SOURCE": source, "FILE": tmp_path / "net.txt", "RESNET": tmp_path / "resnet.pth"}
     given = [re.sub("SOURCE|FILE|RESNET", lambda found: str(places[found[0]]), word) for word in words]
-    config: dict[str, Any] = compose("train", [f"data.root={drawn_images}", f"run.dir={run_dir}", "tracking=none", *given])
+    config: dict[str, Any] = compose("train", [f"data.root={few_images}", f"run.dir={run_dir}", "tracking=none", *given])
     with pytest.raises(UserError) as refused:
         train_command.prepare_start(config)
     for part in parts:

@@ -118,10 +118,10 @@ def test_other_images_may_be_allowed(saved: SavedState, few_images: Path) -> Non
         check_same_data(Path("step-1"), saved, images, ["data"])
 
 
-def test_a_complete_run_started_again_is_evaluated_only(two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path) -> None:
+def test_a_complete_run_started_again_is_evaluated_only(two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path) -> None:
     shutil.copytree(two_runs[0], tmp_path / "a")
     before = (tmp_path / "a" / "config.json").read_bytes()
-    words = (f"data.root={drawn_images}", "trainer.max_steps=8", "trainer.batch_size=32", "evaluation.views=1", "run.dir=a")
+    words = (f"data.root={few_images}", "trainer.max_steps=8", "trainer.batch_size=32", "evaluation.views=1", "run.dir=a")
     done = train(*words, "parallel.processes=1", "optimizer.lr=0.5", cwd=tmp_path)
     assert "not as the checkpoint was made: optimizer.lr=0.5 (was 0.01)" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("already complete: evaluated only; ")
@@ -132,10 +132,10 @@ def test_a_complete_run_started_again_is_evaluated_only(two_runs: tuple[Path, Pa
 
 
 def test_a_second_sweep_in_the_folder_of_the_first_is_refused(
-    two_runs: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+    two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(two_runs[0], tmp_path / "sweep" / "0")
-    words = ("tracking=none", f"data.root={drawn_images}", "run.dir=sweep", "optimizer.lr=0.5", "seed=5")
+    words = ("tracking=none", f"data.root={few_images}", "run.dir=sweep", "optimizer.lr=0.5", "seed=5")
     swept = run_command("train", "-m", *words, cwd=tmp_path)
     assert swept.returncode == 1
     assert "sweep/0 holds a job with optimizer.lr=0.01, and this one says optimizer.lr=0.5: start the sweep with" in swept.stderr
