@@ -6,6 +6,12 @@ import signal
 import sys
 from typing import Any, TextIO
 
+# The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
+CRASHED = 70
+
+# Of one that lost another (EX_TEMPFAIL): the same command may succeed when it is started again.
+LOST = 75
+
 
 class _OneLine(Exception):  # noqa: N818 - what its kinds have in common
     """`said_by_another`: whether another process says it; None where they could not agree on that."""
@@ -34,6 +40,10 @@ class Stopped(Exception):  # noqa: N818 - it is an outcome of a run, not an erro
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+class LostPeerError(Exception):
+    """A connection to another process broke; what there is to say of it has been said."""
 
 
 def tell(line: str) -> None:

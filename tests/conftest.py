@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.data import quickstart
-from alexnet_dist.launching.processes import NEEDED
+from alexnet_dist.launching.processes import PRELOAD
 from tests.commands import train
 from tests.reliability.kills import take_few
 
 # Processes that tests fork come from one that has imported already: to import takes longer than most of them live.
-multiprocessing.set_forkserver_preload(["alexnet_dist.train", *NEEDED])
+multiprocessing.set_forkserver_preload([PRELOAD, "alexnet_dist.train"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

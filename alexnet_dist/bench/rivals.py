@@ -18,7 +18,7 @@ from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.planning.work import RATE, products, training_step
 
-OURS, OURS_WAITING = "this trainer, a process a tower", "the same, waiting for crossings"
+OURS, OURS_WAITING = "this trainer, a process a tower", "this trainer, waiting for crossings"
 OURS_BF16, OURS_ONE = "the same in bf16", "this trainer, one process"
 EAGER, COMPILED = "plain net", "plain net, compiled"
 PARALLEL, PARALLEL_COMPILED = "data parallel", "data parallel, compiled"

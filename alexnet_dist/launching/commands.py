@@ -4,6 +4,8 @@ The process that a person starts composes the configuration and starts the worke
 every rank composes the same configuration from the same words, without letting Hydra touch the disk.
 """
 
+import atexit
+import gc
 import importlib
 import os
 import re
@@ -30,9 +32,7 @@ from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
 from alexnet_dist.launching.outer import adopt_srun, check_meeting_place, outer_launcher
 from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
-from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.launching.sentences import USER_ERROR_STATUS, errors_as_sentences
-from alexnet_dist.launching.sweeps import JobFailed, Sweep
 from alexnet_dist.tracking.run_folder import RunFolder, read_outcome
 
 CONFIGURATION = "alexnet_dist.conf"
@@ -78,6 +78,7 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
 
 def _prepare_process() -> None:
     """What comes before anything is composed."""
+    atexit.register(gc.freeze)  # else Python's end, which looks for garbage in all that was imported, takes a second
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it was while libraries were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle_folders()
@@ -121,6 +122,8 @@ def _suggesting(config_name: str) -> Iterator[None]:
 
 def start(module: str, config: dict[str, Any]) -> int:
     """Start a command's processes on a composed configuration and wait for them; their status."""
+    from alexnet_dist.launching.processes import start_processes  # here: `command` needs no torch to start
+
     processes, config = importlib.import_module(module).prepare_start(config)
     restarts = config["parallel"].get("max_restarts", 0)
     status = start_processes(worker, processes, restarts, module, config)
@@ -133,6 +136,8 @@ def start(module: str, config: dict[str, Any]) -> int:
 
 
 def _compose_outside(module: str, config_name: str) -> None:
+    from alexnet_dist.launching.sweeps import JobFailed, Sweep  # here: as above
+
     sweep = Sweep(module)
     sys.argv[1:] = with_sweep_folder(sys.argv[1:])
 

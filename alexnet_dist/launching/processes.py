@@ -18,16 +18,11 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from alexnet_dist.errors import RunFailed, tell
+from alexnet_dist.errors import CRASHED, LOST, RunFailed, tell
 from alexnet_dist.launching.folders import SCRATCH
-from alexnet_dist.parallel.peers import LOST
 
-# The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
-CRASHED = 70
-
-# What is imported only where it is needed: DALI, torch.distributed.checkpoint, and the compiler, which torch imports when an
-# operation of torch.library is first called.
-NEEDED = ("alexnet_dist.data.graph", "alexnet_dist.training.tensors", "torch._dynamo")
+# What a process that others are forked from imports for them.
+PRELOAD = "alexnet_dist.launching.preload"
 
 # Where the processes of the plain form meet: all are on this machine.
 LOCAL = "127.0.0.1"
@@ -86,7 +81,7 @@ def _run(processes: int, restarts: int, scratch: str, entry: Callable[..., Any],
 def _start_forkserver(module: str) -> None:
     """One process imports for all, also what the launcher itself has no need of. It heeds no signal, be it sent to all processes
     of a job or of a terminal: the launcher would take its end for that of the processes."""
-    multiprocessing.set_forkserver_preload([module, *NEEDED])
+    multiprocessing.set_forkserver_preload([PRELOAD, module])
     resource_tracker.ensure_running()  # not inside the next lines: it lets SIGTERM through again
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
     forkserver.ensure_running()

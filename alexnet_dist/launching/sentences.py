@@ -11,10 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from alexnet_dist.errors import RunFailed, Stopped, UserError, outlive_streams, tell
+from alexnet_dist.errors import CRASHED, LOST, LostPeerError, RunFailed, Stopped, UserError, outlive_streams, tell
 from alexnet_dist.launching.outer import rank_of_process
-from alexnet_dist.launching.processes import CRASHED
-from alexnet_dist.parallel.peers import LOST, LostPeerError
 
 USER_ERROR_STATUS = 2
 

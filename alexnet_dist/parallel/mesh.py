@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from alexnet_dist.errors import RunFailed, Stopped, UserError
+from alexnet_dist.errors import LostPeerError, RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
 from alexnet_dist.parallel.ordered_sum import OrderedSum
-from alexnet_dist.parallel.peers import LostPeerError, Peers, broken_connection, record_flight, refusal
+from alexnet_dist.parallel.peers import Peers, broken_connection, record_flight, refusal
 from alexnet_dist.parallel.process import world_size
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.

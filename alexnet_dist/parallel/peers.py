@@ -21,10 +21,7 @@ import torch
 import torch.distributed as dist
 from torch._C import _distributed_c10d
 
-from alexnet_dist.errors import tell
-
-# EX_TEMPFAIL of sysexits.h: the same command may succeed when it is started again.
-LOST = 75
+from alexnet_dist.errors import LOST, tell
 
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
@@ -33,10 +30,6 @@ _RECORDING_SECONDS = 3.0
 _SECONDS_FOR_ALL = 5.0  # in which all have failed that fail alike
 # What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
 _FIRST_SECONDS = 300.0
-
-
-class LostPeerError(Exception):
-    """A connection to another process broke; what there is to say of it has been said."""
 
 
 class Peers:

@@ -21,8 +21,8 @@ class Stopping:
     Until the first boundary there is nothing to save: `before_the_first` is called with the signal's number, in a thread, and the
     process ends; a boundary that is reached meanwhile is not passed.
 
-    The ranks agree by an all-reduce of three CPU numbers over `group`, a gloo group that nothing else uses. It is begun at one
-    boundary and read at the next, so that no step waits for it.
+    All ranks enter it together. They agree by an all-reduce of three CPU numbers over `group`, a gloo group that nothing else
+    uses. It is begun at one boundary and read at the next, so that no step waits for it.
     """
 
     def __init__(self, group: dist.ProcessGroup, before_the_first: Callable[[signal.Signals], None]) -> None:
@@ -70,6 +70,7 @@ class Stopping:
         heeded = [signum for signum in SIGNALS if (signum, signal.getsignal(signum)) != (signal.SIGHUP, signal.SIG_IGN)]
         self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         signal.set_wakeup_fd(self._telling, warn_on_full_buffer=False)
+        dist.barrier(group=self._group)  # a signal would end a rank that does not yet listen, and the others would lose it
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:

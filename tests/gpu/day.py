@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_dist.launching.processes import NEEDED
+from alexnet_dist.launching.processes import PRELOAD
 from tests.gpu import stages
 from tests.gpu.stages import STAGES, Stage
 
@@ -94,7 +94,7 @@ def main() -> None:
     chosen = [stage for stage in STAGES if not asked.only or stage.name in asked.only]
     if asked.part:
         chosen = parts(chosen)[asked.part - 1]
-    CONTEXT.set_forkserver_preload(["tests.gpu.stages", "alexnet_dist.train", *NEEDED])
+    CONTEXT.set_forkserver_preload([PRELOAD, "alexnet_dist.train", "tests.gpu.stages"])
     asked.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     for stage in chosen:

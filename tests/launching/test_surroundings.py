@@ -120,10 +120,16 @@ def test_a_ctrl_c_while_python_imports_is_no_traceback(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_starts_a_training_imports_nothing_that_only_the_training_needs() -> None:
-    program = "import sys, alexnet_dist.train; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("command", "needless"),
+    [
+        ("train", {"nvidia.dali", "torch.distributed.checkpoint", "torch.distributed.tensor", "sympy", "wandb", "matplotlib"}),
+        ("prepare", {"torch", "nvidia.dali"}),
+    ],
+)
+def test_a_command_starts_without_what_only_its_processes_need(command: str, needless: set[str]) -> None:
+    program = f"import sys, alexnet_dist.launching.commands, alexnet_dist.{command}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    needless = {"nvidia.dali", "torch.distributed.checkpoint", "torch.distributed.tensor", "sympy", "wandb", "matplotlib"}
     assert not needless & set(done.stdout.split())
 
 
