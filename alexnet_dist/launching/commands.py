@@ -4,7 +4,6 @@ The process that a person starts composes the configuration and starts the worke
 every rank composes the same configuration from the same words, without letting Hydra touch the disk.
 """
 
-import atexit
 import gc
 import importlib
 import os
@@ -78,7 +77,7 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
 
 def _prepare_process() -> None:
     """What comes before anything is composed."""
-    atexit.register(gc.freeze)  # else Python's end, which looks for garbage in all that was imported, takes a second
+    gc.freeze()  # what has been imported is no garbage, and to look through it at the end takes half a second
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it was while libraries were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle_folders()

@@ -18,6 +18,7 @@ from wandb.proto import wandb_internal_pb2
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.folders import settle_folders
 from alexnet_dist.launching.outer import adopt_srun
+from alexnet_dist.launching.processes import PRELOAD
 from alexnet_dist.launching.wandb_account import said_mode
 from alexnet_dist.training.tensors import _told_already
 from tests.commands import read_wandb, run_command, run_torchrun
@@ -131,6 +132,20 @@ def test_a_command_starts_without_what_only_its_processes_need(command: str, nee
     program = f"import sys, alexnet_dist.launching.commands, alexnet_dist.{command}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not needless & set(done.stdout.split())
+
+
+def test_what_processes_are_forked_from_asks_no_gpu_anything() -> None:
+    # CUDA does not work in processes forked from one that has begun with it.
+    program = f"""
+import torch
+
+def asked(*_):
+    raise AssertionError("asked")
+
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = asked
+import {PRELOAD}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_python_does_not_tell_of_torch_s_stream_on_a_full_disk_and_of_the_rest(
