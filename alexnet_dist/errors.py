@@ -6,7 +6,10 @@ import signal
 import sys
 from typing import Any, TextIO
 
-# The status of a process that a fault of the program ended (EX_SOFTWARE of sysexits.h).
+# The status of a process that ends because of something the user can put right.
+USER_ERROR_STATUS = 2
+
+# Of one that a fault of the program ended (EX_SOFTWARE of sysexits.h).
 CRASHED = 70
 
 # Of one that lost another (EX_TEMPFAIL): the same command may succeed when it is started again.

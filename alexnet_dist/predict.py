@@ -19,10 +19,9 @@ from rich.text import Text
 
 from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.pictures import find_pictures, read_picture
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import USER_ERROR_STATUS, UserError
 from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.launching.commands import command
-from alexnet_dist.launching.sentences import USER_ERROR_STATUS
 from alexnet_dist.parallel.process import pick_device, set_precision
 from alexnet_dist.results.trained import Trained, check_fits, load_trained, open_trained
 from alexnet_dist.results.validation import Voter

@@ -25,13 +25,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_dist.dali import dali_package
-from alexnet_dist.errors import RunFailed, UserError, leave_out_decoder_lines, tell
+from alexnet_dist.errors import USER_ERROR_STATUS, RunFailed, UserError, leave_out_decoder_lines, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
 from alexnet_dist.launching.outer import adopt_srun, check_meeting_place, outer_launcher
 from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
-from alexnet_dist.launching.sentences import USER_ERROR_STATUS, errors_as_sentences
+from alexnet_dist.launching.sentences import errors_as_sentences
 from alexnet_dist.tracking.run_folder import RunFolder, read_outcome
 
 CONFIGURATION = "alexnet_dist.conf"

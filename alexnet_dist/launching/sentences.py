@@ -11,10 +11,18 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from alexnet_dist.errors import CRASHED, LOST, LostPeerError, RunFailed, Stopped, UserError, outlive_streams, tell
+from alexnet_dist.errors import (
+    CRASHED,
+    LOST,
+    USER_ERROR_STATUS,
+    LostPeerError,
+    RunFailed,
+    Stopped,
+    UserError,
+    outlive_streams,
+    tell,
+)
 from alexnet_dist.launching.outer import rank_of_process
-
-USER_ERROR_STATUS = 2
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from alexnet_dist.data.packed import SPLITS
+from alexnet_dist.data.odd_files import decode
+from alexnet_dist.data.packed import SPLITS, PackedImages
 from alexnet_dist.data.statistics import Sums
 from alexnet_dist.fields import check
 from alexnet_dist.packing.output_folder import begin, locked, publish
@@ -191,3 +192,13 @@ def checksums(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not os.path.samefile(path, folder / ".lock")
     }
+
+
+def pixels_of(images: PackedImages, index: int) -> np.ndarray:
+    """A stored image: int64 [height, width, 3]."""
+    return np.asarray(decode(images.read(index).tobytes())[0]).astype(int)
+
+
+def stem_of(images: PackedImages, index: int) -> str:
+    """What the file of a stored image was called, without its ending."""
+    return images.name(index).split(":")[1].split("_", 1)[1].removesuffix(".jpg")
