@@ -152,10 +152,10 @@ class PrecisionSettings:
 
 @dataclass(frozen=True, config=strict)
 class ParallelSettings:
-    """`processes` is how many the plain command starts (auto: one a tower), and starts again `max_restarts` times when one
+    """`processes` is how many the plain form starts (auto: one a tower), and starts again `max_restarts` times when one
     dies; `timeout` is the seconds that a step may take before a peer counts as lost.
 
-    `threads` are torch's for each process (auto: the cores shared out over the towers, or over the processes where there are
+    `threads` are torch's for each process (auto: the cores over towers times slices, or over the node's processes where there are
     more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
 
     `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed

@@ -1,4 +1,4 @@
-"""The pages that a person reads: short lines, and links that lead somewhere."""
+"""What a person reads: short lines in pages and configurations, and links that lead somewhere."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGURATIONS = sorted((ROOT / "conf").rglob("*.yaml"))
 LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
 
 
@@ -16,7 +17,7 @@ def _headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGURATIONS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_line_is_longer_than_140_characters(page: Path) -> None:
     assert [line for line in page.read_text().splitlines() if len(line) > 140] == []
 
