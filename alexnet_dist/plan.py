@@ -18,7 +18,7 @@ from alexnet_dist.launching.commands import command, worker
 from alexnet_dist.launching.outer import outer_launcher
 from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.parallel.mesh import default_processes
+from alexnet_dist.parallel.mesh import Layout, default_processes
 from alexnet_dist.parallel.process import pick_device
 from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
@@ -60,10 +60,10 @@ def run(config: dict[str, Any]) -> None:
         print(json.dumps(as_json(machine, predictions, steps, config), indent=2))
         return
     console = Console(width=max(Console().width, _WIDTH), highlight=False)
-    console.print(machine_line(machine))
+    console.print(machine_line(machine), markup=False)
     console.print(layouts_table(table, settings, predictions, steps))
     for line in advice(machine, predictions, settings, steps):
-        console.print(line, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def find_machine(settings: PlanSettings, table: Table) -> Machine:
@@ -74,10 +74,8 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     if kind == "described":
         return described(_check_machine(DescribedSettings, settings.machine), settings.precision.kind)
     here = _check_machine(HereSettings, settings.machine)
-    if settings.precision.kind == "tf32" and settings.device == "cpu":
-        raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
     processes = default_processes(table.towers, settings.device)
-    pick_device(settings.device, processes - 1)
+    pick_device(settings.device, processes - 1, settings.precision.kind)
     with tempfile.TemporaryDirectory() as folder:
         told = {
             "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision.kind,
@@ -153,11 +151,19 @@ def advice(machine: Machine, predictions: list[Prediction], settings: PlanSettin
         processes = best.layout.processes
         start = f"parallel.processes={processes}"
         if processes > machine.devices:
-            nodes = -(-processes // machine.devices)
-            start = f"torchrun --nnodes {nodes} --nproc-per-node {machine.devices}"
+            start = _torchrun(best.layout, machine)
         overlap = "" if best.layout.shares == 1 else f" parallel.overlap={'true' if best.overlap == 'split' else 'false'}"
         lines.append(f"start it with {start}, trainer.batch_size={settings.batch_size}{overlap}")
     return lines
+
+
+def _torchrun(layout: Layout, machine: Machine) -> str:
+    """How it is started on as few nodes as hold the same number of processes each, and replicas whole."""
+    for nodes in range(-(-layout.processes // machine.devices), machine.nodes + 1):
+        each = layout.processes // nodes
+        if each * nodes == layout.processes and (each % layout.shares == 0 or layout.shares % each == 0):
+            return f"torchrun --nnodes {nodes} --nproc-per-node {each}"
+    return f"torchrun, {layout.processes} processes in all, with a --nproc-per-node of its own on each node"
 
 
 def as_json(machine: Machine, predictions: list[Prediction], steps: float, config: dict[str, Any]) -> dict[str, Any]:

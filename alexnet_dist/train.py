@@ -25,7 +25,7 @@ from alexnet_dist.errors import RunFailed, Stopped, UserError
 from alexnet_dist.figures.closing import leave_report
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.launching.outer import job_name
-from alexnet_dist.launching.wandb_account import said_mode
+from alexnet_dist.launching.wandb_account import check_variables
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
@@ -90,7 +90,8 @@ def run(config: dict[str, Any]) -> None:
         net, preprocess, optimizer = state.net, state.preprocess, state.optimizer
         step = Step(net, preprocess, optimizer, mesh, trainer, settings.seed, autocast, display.say)
         at_end.callback(step.release)
-        display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
+        if device.type == "cpu":
+            display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
         open_feed = partial(training_feed, settings, train_images, mesh, process.cores)
         feed = at_end.enter_context(GoodBatches(open_feed, state, settings, folder, mesh, display))
         feed.mend()
@@ -278,11 +279,12 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     processes = default_processes(table.towers, settings.device) if isinstance(wanted, str) else wanted
     check_batch(settings, plan_layout(processes, table.towers))
     check_training_data(settings)
-    load_kernels(settings.trainer.native, pick_device(settings.device, processes - 1), warn=lambda _: None)
+    device = pick_device(settings.device, processes - 1, settings.precision.kind)
+    load_kernels(settings.trainer.native, device, warn=lambda _: None)
     if settings.init_from:
         choose_layers(settings.init_from, settings.init_layers, table)
     if settings.tracking.kind == "wandb":
-        said_mode()
+        check_variables()
     folder = RunFolder(run_path(settings))
     with folder.held():
         check_resume(settings, config, folder.path)

@@ -32,6 +32,20 @@ def test_a_plan_names_the_best_layout_and_how_to_start_it(tmp_path: Path) -> Non
     assert "90 epochs" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (("machine.nodes=2", "machine.devices=6"), "torchrun --nnodes 2 --nproc-per-node 4,"),
+        (("machine.nodes=2", "machine.devices=3", "model.towers=1"), "torchrun --nnodes 2 --nproc-per-node 2,"),
+        (("machine.nodes=4", "machine.devices=1"), "torchrun --nnodes 4 --nproc-per-node 1,"),
+    ],
+)
+def test_on_several_nodes_the_processes_are_those_of_the_layout(words: tuple[str, ...], start: str, tmp_path: Path) -> None:
+    done = run_forked("plan", "machine=infiniband", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"start it with {start}" in done.stdout
+
+
 def test_this_machine_is_probed(tmp_path: Path) -> None:
     words = ("machine=here", "model=tiny", "batch_size=16", "device=cpu", "machine.rounds=1")
     plan = _json(*words, cwd=tmp_path)

@@ -4,10 +4,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,11 @@ class CompilerError(Exception):
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The compilers' names, of which the first that is there is taken, and the folder that keeps what they make.
+    """The compilers, each as the words of a command, of which the first that is there is taken; and the folder that keeps what
+    they make, where it can be written: else one in the temporary folder serves."""
 
-    `cache` is None where the user has no home; a folder in the temporary one serves then, and where `cache` cannot be written.
-    """
-
-    compilers: tuple[str, ...]
-    cache: Path | None
+    compilers: tuple[tuple[str, ...], ...]
+    cache: Path
 
 
 def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]) -> ctypes.CDLL:
@@ -42,19 +41,16 @@ def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]
     Raises:
         CompilerError: there is no compiler, it fails, or no folder can be written.
     """
-    compiler = next(filter(None, map(shutil.which, toolchain.compilers)), None)
+    compiler = next((words for words in toolchain.compilers if shutil.which(words[0])), None)
     if compiler is None:
-        raise CompilerError(f"there is no C++ compiler ({', '.join(toolchain.compilers)})")
-    made_for = "\n".join((source.read_text("utf-8"), *FLAGS, *WIDE, _run([compiler, "--version"]), _processor()))
+        raise CompilerError(f"there is no C++ compiler ({', '.join(map(shlex.join, toolchain.compilers))})")
+    made_for = "\n".join((source.read_text("utf-8"), *FLAGS, *WIDE, _run([*compiler, "--version"]), _processor()))
     name = f"{source.stem}-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.so"
     try:
-        if toolchain.cache is not None:
-            try:
-                return ctypes.CDLL(str(_made(source, compiler, toolchain.cache / name)))
-            except OSError as error:
-                why = f"{toolchain.cache} cannot be used ({error.strerror or error})"
-        else:
-            why = "there is no home folder"
+        try:
+            return ctypes.CDLL(str(_made(source, compiler, toolchain.cache / name)))
+        except OSError as error:
+            why = f"{toolchain.cache} cannot be used ({error.strerror or error})"
         folder = _temporary_folder()
         warn(f"warning: {why}: what is compiled is kept in {folder}")
         return ctypes.CDLL(str(_made(source, compiler, folder / name)))
@@ -62,14 +58,14 @@ def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]
         raise CompilerError(f"{error.strerror or error}: {error.filename or name}") from None
 
 
-def _made(source: Path, compiler: str, library: Path) -> Path:
+def _made(source: Path, compiler: Sequence[str], library: Path) -> Path:
     """The library, there and whole. Raises OSError where its folder cannot be written."""
     noted = library.with_suffix(".so.sha256")
     if not (library.exists() and noted.exists() and noted.read_text("ascii", "replace") == _sum(library)):
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
-            _run([compiler, *FLAGS, *WIDE, "-o", str(made), str(source)])
+            _run([*compiler, *FLAGS, *WIDE, "-o", str(made), str(source)])
             (sum_of_made := made.with_suffix(".sha256")).write_text(_sum(made))
             made.replace(library)
             sum_of_made.replace(noted)

@@ -63,6 +63,8 @@ class SideBySide:
         with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(json.dumps(config).encode())
         self._places[place] = (number, process)
+        if self._received:  # meanwhile
+            process.send_signal(self._received)
 
     def wait(self, number: int | None) -> None:
         """Wait for the end of a job, or of all."""

@@ -12,8 +12,18 @@ Value = TypeVar("Value")
 
 
 def init_seconds() -> float:
-    """WANDB_INIT_TIMEOUT where it is set; else a minute."""
-    return float(os.environ.get("WANDB_INIT_TIMEOUT", "60"))
+    """WANDB_INIT_TIMEOUT where it is set; else a minute. Raises UserError where it is no number."""
+    said = os.environ.get("WANDB_INIT_TIMEOUT", "60")
+    try:
+        return float(said)
+    except ValueError:
+        raise UserError(f"WANDB_INIT_TIMEOUT={said} is no number of seconds: set it to one, or unset it") from None
+
+
+def check_variables() -> None:
+    """Raises UserError where WANDB_MODE or WANDB_INIT_TIMEOUT says what W&B does not know."""
+    said_mode()
+    init_seconds()
 
 
 def unless_set(variable: str, default: Value, environment: Mapping[str, str] = os.environ) -> Value | None:

@@ -17,11 +17,14 @@ from alexnet_dist.errors import LostPeerError, RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
 from alexnet_dist.parallel.ordered_sum import OrderedSum
-from alexnet_dist.parallel.peers import Peers, broken_connection, record_flight, refusal
+from alexnet_dist.parallel.peers import Peers, broken_connection, one_line, record_flight, refusal
 from alexnet_dist.parallel.process import world_size
 
 # What a process may take before the first step, while others wait: it may draw images or compute their mean.
 SETUP_SECONDS = 1800.0
+
+# What the user can mend, and one process alone may meet.
+_MENDABLE = (UserError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def join_mesh(
     Raises:
         UserError: the world size does not fit the towers.
         LostPeerError: a connection to a peer broke; which one it was has been said.
-        RunFailed: NCCL will not have these processes or GPUs.
+        RunFailed: the processes cannot meet, or NCCL will not have them or their GPUs.
     """
     world = world_size()
     layout = plan_layout(world, towers)
@@ -165,28 +168,38 @@ def join_mesh(
         torch.cuda.set_device(device)
         record_flight()
     limit = datetime.timedelta(seconds=max(timeout, SETUP_SECONDS))
-    store, rank, world = (dist.HashStore(), 0, 1) if world == 1 else next(dist.rendezvous("env://", timeout=limit))
+    store, rank = (dist.HashStore(), 0) if world == 1 else _meet(limit)
     store = _fresh_part(store, rank, world)
     peers = Peers(store, rank, world, timeout)
     try:
         yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
+        peers.rest()
+        dist.barrier(group=mesh.host_group)  # nobody leaves before all are done
     except Exception as error:
         if refused := refusal(error):
             peers.leave(failed=True)
             raise RunFailed(refused) from error
-        if broken_connection(error):
+        if world > 1 and broken_connection(error):
             peers.explain(error)
             raise LostPeerError from error
-        if isinstance(error, (UserError, RunFailed)):
-            error.said_by_another = not peers.first_to_tell()
-        if isinstance(error, (UserError, RunFailed, Stopped)):
+        if isinstance(error, (*_MENDABLE, RunFailed)):
+            error.said_by_another = not peers.first_to_tell()  # type: ignore[union-attr]  # as errors.py has it
+        if isinstance(error, (*_MENDABLE, RunFailed, Stopped)):
             # A mistake may be seen by one process alone, of the others it makes no sense to go on.
-            peers.leave(failed=isinstance(error, UserError))
+            peers.leave(failed=isinstance(error, _MENDABLE))
         raise
     peers.leave(failed=False)
-    # All have left before the first process ends. Not after an error: a lost peer would be waited for.
-    dist.barrier(group=mesh.host_group)
     dist.destroy_process_group()
+
+
+def _meet(limit: datetime.timedelta) -> tuple[dist.Store, int]:
+    """The store of the processes that RANK and WORLD_SIZE name, and this one's rank. Raises RunFailed."""
+    try:
+        store, rank, _ = next(dist.rendezvous("env://", timeout=limit))
+    except dist.DistError as error:
+        place = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise RunFailed(f"the processes cannot meet at {place} ({one_line(error)})") from error
+    return store, rank
 
 
 def check_place(layout: Layout, rank: int, spread: bool) -> None:

@@ -48,7 +48,9 @@ class Peers:
         self._pidfds: dict[int, int] = {}
         self._found = threading.Event()
         self._closed = threading.Event()
-        self._machine = [socket.gethostname(), os.readlink("/proc/self/ns/pid")]
+        # Machines may be called alike, and where processes are numbered has the same name on each.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        self._machine = [socket.gethostname(), boot, os.readlink("/proc/self/ns/pid")]
         if world == 1:
             return
         self._store = dist.PrefixStore("peers", store.clone())
@@ -73,14 +75,15 @@ class Peers:
         self._expected_since = None
 
     def leave(self, failed: bool) -> None:
-        """This process ends in its own way: it is not lost. Where it has `failed`, the others end too and say nothing."""
+        """This process ends in its own way: it is not lost. Where it has `failed`, the others end too and say nothing.
+
+        With rank 0 the store may go by which the others know that: it waits for them, some seconds.
+        """
         self._closed.set()
         if self._world > 1:
             with suppress(dist.DistError):  # the store has gone, and with it whoever would read this
                 self._store.set(f"left/{self._rank}", "failed" if failed else "done")
-                if failed and self._rank == 0:
-                    # The store may go with this process: what has failed on all alike is not to look like a loss to the others.
-                    # (The store's own wait would write a warning where one does not come.)
+                if self._rank == 0:  # (the store's own wait would write a warning where one does not come)
                     others, until = [f"left/{rank}" for rank in range(self._world)], time.monotonic() + _SECONDS_FOR_ALL
                     while not self._store.check(others) and time.monotonic() < until:
                         time.sleep(0.05)
@@ -100,7 +103,7 @@ class Peers:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
         if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
             silent = self._silent()
-            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({_one_line(error)})"
+            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({one_line(error)})"
             self._say(who)
         self._closed.set()
 
@@ -172,7 +175,8 @@ class Peers:
         if silent:
             for rank in silent:
                 if rank in self._pidfds:  # it may be stopped, and then heeds no other signal
-                    signal.pidfd_send_signal(self._pidfds[rank], signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # another has seen to it
+                        signal.pidfd_send_signal(self._pidfds[rank], signal.SIGKILL)
             self._end(f"{_ranks(silent)} has not answered {waited}")
         else:
             pieces = {rank: int(beat.split()[1]) for rank, (beat, _) in self._beats.items()}
@@ -242,10 +246,11 @@ def broken_connection(error: Exception) -> bool:
 def refusal(error: Exception) -> str | None:
     """What NCCL says, whole, where it will not do what it is asked: that is a matter of the machine or its settings, and no
     connection has broken."""
-    return _one_line(error) if isinstance(error, dist.DistBackendError) and "ncclInvalid" in str(error) else None
+    return one_line(error) if isinstance(error, dist.DistBackendError) and "ncclInvalid" in str(error) else None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What it says, on one line."""
     return " ".join(str(error).split())
 
 

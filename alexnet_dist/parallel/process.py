@@ -40,7 +40,7 @@ def enter_process(
         UserError: as `pick_device`.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")), precision)
     torch.set_num_threads(share_cores(max(processes, parts)) if isinstance(threads, str) else threads)
     torch.autograd.set_multithreading_enabled(False)
     torch.backends.cudnn.benchmark = not deterministic
@@ -56,17 +56,19 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def pick_device(wanted: str, local_rank: int) -> torch.device:
+def pick_device(wanted: str, local_rank: int, precision: str = "fp32") -> torch.device:
     """`auto`, `cpu` or `cuda` -> the device of the node's `local_rank`-th process: a GPU of its own, or the CPU.
 
     Raises:
-        UserError: CUDA is asked for where there is none, or there are more processes than GPUs.
+        UserError: CUDA is asked for where there is none, there are more processes than GPUs, or a CPU has no such precision.
     """
     # Kernels are loaded at once and not when they are first wanted, which may wait for one that waits for another process.
     os.environ.setdefault("CUDA_MODULE_LOADING", "EAGER")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cpu":
+        if precision == "tf32":
+            raise UserError("precision=tf32 is a mode of NVIDIA GPUs: with device=cpu take precision=fp32 or precision=bf16")
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")

@@ -1,6 +1,7 @@
 """A step as one CUDA graph: the host launches it whole and waits for nothing."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -68,14 +69,19 @@ class Captured:
 
     def _capture(self) -> None:
         """Capturing does nothing but note what is to be done. Other threads, those of NCCL and DALI, may do what they like."""
-        graph = torch.cuda.CUDAGraph()
+        graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream(self._device)
         torch.cuda.synchronize(self._device)
         self._prepare()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._outputs = self._function(*self._inputs, kind=self._kind)
         except RuntimeError as error:
             self._wanted = False
+            # After a call that is forbidden in a capture torch stays on the capture's stream and goes on taking memory for the
+            # graph, and what is freed is kept until that ends.
+            torch.cuda.set_stream(stream)
+            with suppress(RuntimeError):  # it has ended
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             self._warn(f"warning: the step cannot be captured as a CUDA graph ({' '.join(str(error).split())}): it runs eagerly")
             return
         self._graph = graph

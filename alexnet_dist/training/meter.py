@@ -130,7 +130,8 @@ class ErrorCount:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes this process has held at most: of its GPU's memory, or of the machine's (resident set)."""
+    """Bytes this process has held at most: of its GPU's memory, as torch hands it out (without what DALI, NCCL and CUDA itself
+    take), or of the machine's (resident set)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,6 +1,8 @@
 """The arithmetic that GPUs can do at most, as their makers give it: dense products, FLOP a second."""
 
-# By a part of the device's name, of which the first that fits counts: fp32, tf32, bf16 with sums in fp32; None: not in hardware.
+import re
+
+# By a word of the device's name, of which the first that fits counts: fp32, tf32, bf16 with sums in fp32; None: not in hardware.
 # From NVIDIA's data sheets; of consumer cards from the architectures' white papers.
 _PEAKS: dict[str, tuple[float, float | None, float | None]] = {
     "B200": (75e12, 1.1e15, 2.25e15),
@@ -13,6 +15,7 @@ _PEAKS: dict[str, tuple[float, float | None, float | None]] = {
     "A100": (19.5e12, 156e12, 312e12),
     "A40": (37.4e12, 74.8e12, 149.7e12),
     "A30": (10.3e12, 82e12, 165e12),
+    "A10G": (31.2e12, 35e12, 70e12),
     "A10": (31.2e12, 62.5e12, 125e12),
     "L40S": (91.6e12, 183e12, 362e12),
     "L40": (90.5e12, 90.5e12, 181e12),
@@ -24,13 +27,12 @@ _PEAKS: dict[str, tuple[float, float | None, float | None]] = {
     "RTX 5090": (104.8e12, 104.8e12, 209.5e12),
     "RTX 4090": (82.6e12, 82.6e12, 165.2e12),
     "RTX 3090": (35.6e12, 35.6e12, 71e12),
-    "GTX 580": (1.58e12, None, None),
 }
 
 
 def peak_of(device: str, precision: str) -> float | None:
-    """Of a device by the name that CUDA gives it, in `fp32`, `tf32` or `bf16`; None where it is not known."""
+    """Of a device by the name that CUDA gives it, in `fp32`, `tf32` or `bf16`; None where it is not known, as of a laptop's."""
     for name, peaks in _PEAKS.items():
-        if name in device:
+        if re.search(rf"\b{name}\b(?! (Laptop|Ti|SUPER|D)\b)", device):
             return peaks[("fp32", "tf32", "bf16").index(precision)]
     return None

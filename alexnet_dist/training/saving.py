@@ -163,9 +163,12 @@ class Checkpoints:
         os.rename(partial, self._folder / name)
         _to_disk(self._folder)
         shutil.rmtree(replaced, ignore_errors=True)
-        self._point("latest", name)
-        if written.best_step == written.step:
-            self._point("best", name)
+        try:
+            self._point("latest", name)
+            if written.best_step == written.step:
+                self._point("best", name)
+        except OSError as error:  # the checkpoint is complete; the next start mends what points to it
+            self._display.say(f"warning: a pointer to {self._folder / name} cannot be written ({reason_of(error)})")
         self._prune()
 
     def _point(self, pointer: str, name: str) -> None:

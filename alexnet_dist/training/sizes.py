@@ -13,12 +13,15 @@ from alexnet_dist.parallel.mesh import Mesh
 def layer_sizes(net: Net, optimizer: torch.optim.Optimizer, mesh: Mesh) -> dict[str, dict[str, list[float]]]:
     """For each layer mean |weight| and mean |update| of each tower, the same on every rank; every rank takes part.
 
-    The update is what the last step added to the weight, which is the velocity (training/update.py).
+    The update is what a step adds to the weight, which is the velocity (training/update.py): that of the last one that was not
+    left out, and 0 of a layer that is frozen.
     """
+    moves = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     own = []
     for layer in net.children():
         assert isinstance(layer, TowerLayer)
-        for tensor in (layer.weight.detach(), optimizer.state[layer.weight]["momentum_buffer"]):
+        velocity = optimizer.state[layer.weight]["momentum_buffer"]
+        for tensor in (layer.weight.detach(), velocity if layer.weight in moves else torch.zeros_like(velocity)):
             own.append(tensor.abs().unflatten(0, (len(layer.towers), -1)).flatten(1).mean(dim=1))
     shares: list[Any] = [None] * mesh.layout.processes
     dist.all_gather_object(shares, torch.stack(own).tolist(), group=mesh.host_group)

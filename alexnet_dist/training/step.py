@@ -1,7 +1,6 @@
 """One step's arithmetic: what a process computes between a batch and its gradients."""
 
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 
 import torch
 import torch.distributed as dist
@@ -41,8 +40,10 @@ def load_kernels(wanted: str, device: torch.device, warn: Callable[[str], None])
     try:
         if device.type == "cpu":
             tail.load(find_toolchain(), warn)
-        elif find_spec("triton") is None:
-            raise CompilerError("there is no Triton")
+        else:
+            from alexnet_dist.kernels.cuda import make_ready
+
+            make_ready()
         return True
     except CompilerError as error:
         if wanted == "on":
@@ -160,7 +161,7 @@ class Step:
 
 
 def same_bits(slices: int, replicas: int, threads: int) -> str:
-    """For which other numbers of processes a run would end with the same bits, in a sentence."""
+    """For which other numbers of processes a run on CPUs would end with the same bits, in a sentence."""
     layouts = [1 << power for power in range(slices.bit_length())]
     if replicas not in layouts or slices == 1:
         return f"the same bits whichever processes hold a replica; with another number than {replicas} they part by rounding"

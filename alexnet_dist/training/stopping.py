@@ -21,8 +21,8 @@ class Stopping:
     Until the first boundary there is nothing to save: `before_the_first` is called with the signal's number, in a thread, and the
     process ends; a boundary that is reached meanwhile is not passed.
 
-    All ranks enter it together. They agree by an all-reduce of three CPU numbers over `group`, a gloo group that nothing else
-    uses. It is begun at one boundary and read at the next, so that no step waits for it.
+    All ranks enter it together. They agree by an all-reduce of three CPU numbers over `group`, which is gloo's. It is begun at
+    one boundary and read at the next, so that no step waits for it.
     """
 
     def __init__(self, group: dist.ProcessGroup, before_the_first: Callable[[signal.Signals], None]) -> None:
@@ -36,7 +36,8 @@ class Stopping:
         self._work: dist.Work | None = None
 
     def check(self, time_for_checkpoint: bool = False, bad_image: bool = False) -> bool:
-        """Every rank calls this at every boundary; whether for some rank, at the boundary before, it was time for a checkpoint.
+        """Every rank calls this at every boundary; whether for some rank, at the boundary before, it was time for a checkpoint,
+        which is then to be begun here.
 
         `bad_image`: whether this rank has met one in the next batches.
 
@@ -53,7 +54,7 @@ class Stopping:
             self._bad_image |= bool(self._votes[2])
             if signum:
                 raise Stopped(signum)
-        self._votes = torch.tensor([self._received, time_for_checkpoint, bad_image], dtype=torch.int32)
+        self._votes = torch.tensor([self._received, time_for_checkpoint and not agreed, bad_image], dtype=torch.int32)
         self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return agreed
 
@@ -68,8 +69,8 @@ class Stopping:
         # A thread hears of a signal even while the main thread, which alone runs handlers, waits for a peer.
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         heeded = [signum for signum in SIGNALS if (signum, signal.getsignal(signum)) != (signal.SIGHUP, signal.SIG_IGN)]
-        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         signal.set_wakeup_fd(self._telling, warn_on_full_buffer=False)
+        self._before = {signum: signal.signal(signum, lambda *_: None) for signum in heeded}
         dist.barrier(group=self._group)  # a signal would end a rank that does not yet listen, and the others would lose it
         return self
 

@@ -24,7 +24,7 @@ class MomentumSGD(torch.optim.Optimizer):
     Parameters of a group with a `trust` take LARS's steps instead (You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm
     1): lr is multiplied with trust |w| / (|gradient| + weight_decay |w|), or with 1 where either norm is 0. The norms are those
     of the whole parameter, of which each process of `tower_group` holds the rows of so many `towers`: the squares of each tower
-    travel in one message a step, and are added in the order of the towers, whichever process holds them.
+    travel in one message a step for each such group, and are added in the order of the towers, whichever process holds them.
 
     `copies` are kept of some parameters (model/copies.py), and written with them. `native`: by the device's fused operation.
     """
@@ -64,7 +64,7 @@ class MomentumSGD(torch.optim.Optimizer):
         }
         numbers = [rules.get(weight, (0.0, 0.0, 0.0, 0.0)) for weight in self._weights]
         if numbers != self._numbers_there:
-            host = torch.tensor(numbers, dtype=torch.float64).t()
+            host = torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64)
             self._numbers.copy_(host.pin_memory() if self._numbers.is_cuda else host, non_blocking=True)
             self._numbers_there = numbers
 

@@ -24,7 +24,7 @@ def _refuse_words(word: str) -> None:
 
 
 def test_a_library_is_compiled_once(source: Path, tmp_path: Path) -> None:
-    toolchain = Toolchain(("c++",), tmp_path / "new" / "cache")
+    toolchain = Toolchain((("c++",),), tmp_path / "new" / "cache")
     assert load_library(source, toolchain, _refuse_words).answer() == 42
     (library,) = (tmp_path / "new" / "cache").glob("*.so")
     made = library.stat().st_mtime_ns
@@ -34,8 +34,8 @@ def test_a_library_is_compiled_once(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 3000])
 def test_a_library_that_was_cut_short_is_made_again(source: Path, tmp_path: Path, size: int) -> None:
-    toolchain = Toolchain(("c++",), tmp_path / "cache")
-    name = native._made(source, "c++", tmp_path / "cache" / "whole.so").name  # the same library, which nobody has loaded yet
+    toolchain = Toolchain((("c++",),), tmp_path / "cache")
+    name = native._made(source, ["c++"], tmp_path / "cache" / "whole.so").name  # the same library, which nobody has loaded yet
     whole = (tmp_path / "cache" / name).read_bytes()
     load_library(source, toolchain, _refuse_words)
     (library,) = set((tmp_path / "cache").glob("answer-*.so"))
@@ -45,36 +45,37 @@ def test_a_library_that_was_cut_short_is_made_again(source: Path, tmp_path: Path
     assert library.stat().st_size == len(whole)
 
 
-def test_without_a_home_or_where_it_cannot_be_written_the_temporary_folder_serves(
+def test_where_the_cache_cannot_be_written_the_temporary_folder_serves(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     (tmp_path / "file").write_text("")
-    for cache, why in ((None, "there is no home folder"), (tmp_path / "file" / "cache", "cannot be used (Not a directory)")):
-        words: list[str] = []
-        assert load_library(source, Toolchain(("c++",), cache), words.append).answer() == 42
-        assert why in words[0]
-        assert str(temporary) in words[0]
+    words: list[str] = []
+    toolchain = Toolchain((("c++",),), tmp_path / "file" / "cache")
+    assert load_library(source, toolchain, words.append).answer() == 42
+    assert "cannot be used (Not a directory)" in words[0]
+    assert str(temporary) in words[0]
     (folder,) = temporary.iterdir()
     folder.chmod(0o777)
     with pytest.raises(CompilerError, match="another user may write to it"):
-        load_library(source, Toolchain(("c++",), None), words.append)
+        load_library(source, toolchain, words.append)
 
 
 def test_the_toolchain_is_the_environment_s() -> None:
-    assert find_toolchain({"CXX": "clang", "XDG_CACHE_HOME": "/x"}) == Toolchain(("clang",), Path("/x/alexnet_dist"))
-    assert find_toolchain({}) == Toolchain(("c++", "g++", "clang++"), Path.home() / ".cache" / "alexnet_dist")
+    assert find_toolchain({"CXX": "clang", "XDG_CACHE_HOME": "/x"}) == Toolchain((("clang",),), Path("/x/alexnet_dist"))
+    assert find_toolchain({"CXX": "ccache g++", "XDG_CACHE_HOME": "/x"}).compilers == (("ccache", "g++"),)
+    assert find_toolchain({}) == Toolchain((("c++",), ("g++",), ("clang++",)), Path.home() / ".cache" / "alexnet_dist")
 
 
 def test_the_absence_of_a_compiler_and_its_failure_are_explained(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CompilerError, match=r"there is no C\+\+ compiler \(no-such-compiler\)"):
-        load_library(source, Toolchain(("no-such-compiler",), tmp_path), _refuse_words)
+        load_library(source, Toolchain((("no-such-compiler",),), tmp_path), _refuse_words)
     failing = tmp_path / "failing"
     failing.write_text("#!/bin/sh\n[ $1 = --version ] || { echo 'x.cpp:1: error: nonsense' >&2; exit 1; }\n")
     failing.chmod(0o755)
     assert subprocess.run([failing, "--version"], check=True)
     with pytest.raises(CompilerError, match=r"failing fails: x\.cpp:1: error: nonsense"):
-        load_library(source, Toolchain((str(failing),), tmp_path / "cache"), _refuse_words)
+        load_library(source, Toolchain(((str(failing),),), tmp_path / "cache"), _refuse_words)
     assert list((tmp_path / "cache").iterdir()) == []

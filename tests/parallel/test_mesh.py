@@ -1,10 +1,13 @@
 """Where the processes of a replica may stand."""
 
+import socket
+
 import pytest
 import torch
+import torch.distributed as dist
 
-from alexnet_dist.errors import UserError
-from alexnet_dist.parallel.mesh import check_place, default_processes, plan_layout
+from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.parallel.mesh import check_place, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import pick_device
 
 
@@ -75,3 +78,24 @@ def test_a_process_takes_the_one_gpu_that_slurm_lets_it_see(monkeypatch: pytest.
     monkeypatch.setenv("SLURM_LOCALID", "0")  # one task, which has started two processes
     with pytest.raises(UserError, match="process 1 of this node has no GPU of its own: 1 are visible"):
         pick_device("cuda", 1)
+
+
+def test_processes_that_cannot_meet_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in (("RANK", 0), ("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
+            monkeypatch.setenv(name, str(value))
+        with (
+            pytest.raises(RunFailed, match=rf"the processes cannot meet at 127.0.0.1:{port} \(.*in use"),
+            join_mesh(2, torch.device("cpu"), timeout=60),
+        ):
+            pass
+
+
+def test_what_fails_in_a_world_of_one_is_no_lost_peer() -> None:
+    error = dist.DistBackendError("NCCL error: unhandled cuda error 'out of memory'")
+    with pytest.raises(dist.DistBackendError, match="out of memory"), join_mesh(2, torch.device("cpu"), timeout=60):
+        raise error
+    dist.destroy_process_group()

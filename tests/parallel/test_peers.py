@@ -1,6 +1,7 @@
 """What is said when a message fails, and how long the first steps may take."""
 
 import errno
+import threading
 import time
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_processes_that_cannot_be_watched_by_pidfd_are_watched_by_their_beats(mo
     while not all(len(peers._beats) == 2 for peers in both) and time.monotonic() < until:
         time.sleep(0.05)
     watched = [peers._watcher.is_alive() and len(peers._beats) == 2 for peers in both]
-    for peers in both:
+    for peers in reversed(both):  # the first waits for the others
         peers.leave(failed=False)
     assert watched == [True, True]
 
@@ -85,7 +86,19 @@ def test_a_first_step_that_hangs_is_found(capfd: pytest.CaptureFixture[str], mon
     until = time.monotonic() + 15
     while not ended and time.monotonic() < until:
         time.sleep(0.05)
-    for peers in both:
+    for peers in reversed(both):  # the first waits for the others
         peers.leave(failed=False)
     assert ended
     assert "kept the others waiting for 1 seconds; rank" in capfd.readouterr().err
+
+
+def test_the_first_process_leaves_when_the_others_have_left() -> None:
+    store = dist.HashStore()
+    first, other = (Peers(store, rank, world=2, timeout=60) for rank in range(2))
+    leaving = threading.Thread(target=first.leave, args=(False,))
+    leaving.start()
+    leaving.join(0.5)
+    waits = leaving.is_alive()
+    other.leave(failed=False)
+    leaving.join(5)
+    assert (waits, leaving.is_alive()) == (True, False)

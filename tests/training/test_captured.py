@@ -32,9 +32,16 @@ class Graphs:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        self.pool, self.stream, self.left = object(), object(), []  # type: ignore[var-annotated]
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: self.pool)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.stream)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "set_stream", self.left.append)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda device, pool: self.left.append(pool), raising=False)
 
     @contextmanager
-    def graph(self, graph: "Graphs", capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: "Graphs", pool: object, capture_error_mode: str) -> Iterator[None]:
+        assert pool is self.pool
         self.captures += 1
         self.modes.add(capture_error_mode)
         if self._fails:
@@ -89,6 +96,7 @@ def test_a_step_is_captured_after_three_calls_and_anew_for_another_kind(monkeypa
     assert graphs.captures == 2
     assert graphs.modes == {"thread_local"}
     assert not warnings
+    assert not graphs.left
     step.release()
     assert step._graph is None
 
@@ -99,6 +107,7 @@ def test_where_it_cannot_be_captured_it_runs_eagerly_and_says_why_once(monkeypat
     for _ in range(8):
         step(torch.ones(3), 1, kind="a")
     assert (graphs.captures, graphs.replays, len(calls)) == (1, 0, 8)
+    assert graphs.left == [graphs.stream, graphs.pool], "neither the stream nor the memory of the capture stays in use"
     (warning,) = warnings
     assert warning.endswith("(operation not permitted when stream is capturing): it runs eagerly")
 
