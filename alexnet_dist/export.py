@@ -10,6 +10,7 @@ import json
 import tempfile
 import textwrap
 from collections.abc import Callable
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from alexnet_dist.formats.safetensors_file import MEAN_SUBTRACTED, WholeNet, sav
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
+from alexnet_dist.text import printable
 
 TOLERANCE = 1e-4  # of logits; where they reach beyond 1, of the largest
 
@@ -55,7 +57,7 @@ def run(config: dict[str, Any]) -> None:
         raise UserError(f"format and output are not set: take format={'|'.join(ENDINGS)} and name a file with output=...")
     output = check_new("output", wanted.output, *ENDINGS[wanted.format])
     if wanted.format == "torch":
-        if not output.stem.isidentifier():
+        if not output.stem.isidentifier() or iskeyword(output.stem) or output.stem == "torch":
             raise UserError(f"output={wanted.output} is to be imported: give it a name that Python can import, such as net.py")
         check_new("output", str(output.with_suffix(".pt")))
     for package in {"onnx": ("onnx", "onnxscript", "onnxruntime")}.get(wanted.format, ()):
@@ -147,7 +149,7 @@ def _centre(preprocess: Preprocess) -> torch.Tensor:
 
 
 def _origin(trained: Trained) -> str:
-    return f"alexnet_dist {__version__}, {trained.checkpoint}, step {trained.state.step}"
+    return f"alexnet_dist {__version__}, {printable(str(trained.checkpoint))}, step {trained.state.step}"
 
 
 def _expects(trained: Trained) -> str:

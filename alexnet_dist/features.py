@@ -25,9 +25,10 @@ from alexnet_dist.files import check_new, write_new
 from alexnet_dist.formats.arrays import need
 from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.parallel.process import pick_device, share_cores
+from alexnet_dist.parallel.process import pick_device, set_precision, share_cores
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
 from alexnet_dist.settings import OtherImages
+from alexnet_dist.text import printable
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validation_feed
 
@@ -53,10 +54,10 @@ class Features:
     images: Images
 
     def names(self) -> list[str]:
-        return [self.images.name(index) for index in range(len(self.images))]
+        return [printable(self.images.name(index)) for index in range(len(self.images))]
 
     def classes(self) -> list[str]:
-        return [self.images.class_ids[label] for label in self.images.labels]
+        return [printable(self.images.class_ids[label]) for label in self.images.labels]
 
 
 def run(config: dict[str, Any]) -> None:
@@ -82,6 +83,7 @@ def compute(trained: Trained, layer: str, split: str) -> Features:
     """The features of a split, by this process alone."""
     settings = trained.settings
     device = pick_device(settings.device, local_rank=0)
+    set_precision("fp32", device)
     threads = share_cores(1)
     torch.set_num_threads(threads)
     with join_mesh(trained.table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:

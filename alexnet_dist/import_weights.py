@@ -127,7 +127,7 @@ def _read_mean(path: Path) -> torch.Tensor:
             return read_mean(path)
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"mean={path} cannot be read ({error}): give a .binaryproto or .npy file") from None
     raise UserError(f"mean={path} must end in .binaryproto or .npy")
 

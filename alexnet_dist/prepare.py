@@ -125,6 +125,7 @@ def prepare(settings: PrepareSettings, display: Display) -> None:
         records, sums = read_records(output, jobs, Sums.zero(settings.side or DEFAULT_SIZE))
         check_skipped(settings, records, total, display)
         if sums.images == 0:
+            write_skipped(output, records)
             raise UserError(f"no training image could be packed: see {output / SKIPPED}")
         publish(output, plan, source.classes, records, sums)
     size = sum(record.size for own in records.values() for record in own)

@@ -5,6 +5,7 @@ python -m alexnet_dist.report sweep=runs/sweep-2012-09-30_12-00-00
 python -m alexnet_dist.report 'run=[runs/x,runs/y]' output=both.html
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -42,6 +43,8 @@ class ReportSettings:
 def report(config: dict[str, Any]) -> None:
     """Make the page that a composed conf/report.yaml asks for, and print its main table."""
     settings = check(ReportSettings, config)
+    if settings.output is not None and Path(settings.output).suffix != ".html":
+        raise UserError(f"output={settings.output} must end in .html: the page takes the place of what is there")
     folders = folders_of(settings.run, settings.sweep)
     layers = read_layers(settings.bench)
     with Display(rank=0) as display:

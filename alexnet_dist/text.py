@@ -28,20 +28,23 @@ def one_cell(text: str) -> str:
 def byte_size(value: float | None) -> str:
     if value is None:
         return ""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
+    for unit in ("bytes", "KB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":  # which is rounded to 999
             break
         value /= 1000
     return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.3g} {unit}"
 
 
 def flop_rate(value: float) -> str:
-    return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
+    for size, unit in ((1e15, "PFLOP/s"), (1e12, "TFLOP/s")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e9:.3g} GFLOP/s"
 
 
 def duration(seconds: float) -> str:
     """As in 3 d 4 h, 2 h 05 min, 1 min 20 s, 2.31 s, 45 ms."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -82,7 +85,7 @@ def as_word(name: str, value: object) -> str:
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> Table:
     """A table for a terminal. The columns headed by `numbers` stand on the right and are never folded."""
-    shown = Table(title=title or None, box=box.SIMPLE)
+    shown = Table(title=Text(title) if title else None, box=box.SIMPLE)
     for heading in headings:
         number = heading in numbers
         shown.add_column(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.figures.run_files import RunFiles, folders_of, read_run
 from alexnet_dist.launching.commands import command
@@ -61,6 +61,7 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
 
     Raises:
         UserError: the run lives, its folder cannot be written, it has no records yet, or the W&B server refuses it.
+        RunFailed: W&B's process ended meanwhile.
     """
     from alexnet_dist.figures.wandb_media import hand_over
     from alexnet_dist.launching.wandb_account import wanted_mode
@@ -74,9 +75,9 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
     with RunFolder(folder).held():
         run_id = settings.id or _own_id(run, aside=settings.output is None)
         mode = wanted_mode() if settings.mode == "auto" else settings.mode
-        if settings.output is None:
-            _set_parts_aside(run.folder)
+        parts = list((run.folder / "wandb").glob("offline-run-*")) if settings.output is None else []
         wandb_run = WandbRun(_tracking(run, settings, group), run.config, folder, run_id, mode)
+        _set_aside(parts)
         if wandb_run.unreachable:
             display.say(f"W&B cannot be reached ({wandb_run.unreachable}): the run is recorded offline")
         for done, record in enumerate(run.records, 1):
@@ -85,6 +86,8 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
         hand_over(run.folder, wandb_run, settings.artifacts)
         left = wandb_run.offline_folder
         wandb_run.finish(failed=run.outcome is None)
+        if wandb_run.lost:
+            raise RunFailed(f"{run.folder}: W&B's own process was lost, so the W&B run {wandb_run.id} is not whole: track again")
         display.say(f"{run.folder}: {len(run.records)} records in the W&B run {wandb_run.id}")
     return left
 
@@ -105,15 +108,15 @@ def _own_id(run: RunFiles, aside: bool) -> str | None:
     What W&B's server has of a run can be added to and not be replaced.
     """
     recorded = run.folder / "wandb"
-    if list(recorded.glob("run-*")) or list(recorded.glob("*/*.synced")) or (not aside and list(recorded.glob("offline-run-*"))):
+    if list(recorded.glob("run-*")) or list(recorded.rglob("*.synced")) or (not aside and list(recorded.glob("offline-run-*"))):
         return None
     return next((start["wandb_id"] for start in reversed(run.starts) if start["wandb_id"]), None)
 
 
-def _set_parts_aside(folder: Path) -> None:
+def _set_aside(parts: list[Path]) -> None:
     """Move what was recorded offline before into wandb/replaced/, so that nobody uploads it beside the whole run."""
-    for part in (folder / "wandb").glob("offline-run-*"):
-        replaced = folder / "wandb" / "replaced" / part.name
+    for part in parts:
+        replaced = part.parent / "replaced" / part.name
         replaced.parent.mkdir(exist_ok=True)
         os.rename(part, replaced)
 

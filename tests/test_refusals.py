@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 import pytest
 import torch
 
+from alexnet_dist.launching.sentences import errors_as_sentences
 from tests.commands import run_command, run_torchrun, train
 from tests.forked import ranks, run_forked
 
@@ -64,6 +65,7 @@ def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (["data.size=32"], ["data.size=32", "56"]),
         (["evaluation.views=3"], ["evaluation.views", "1 or 10"]),
         (["precision=tf32", "device=cpu"], ["tf32", "device=cpu"]),
+        (["precision=tf32"], ["tf32", "device=cpu"]),
         (["schedule.warmup_epochs=16"], ["schedule.warmup_epochs=16", "trainer.epochs"]),
         (["schedule.warmup_from=2"], ["schedule.warmup_from", "less than or equal to 1"]),
         (["schedule.kind=polynomial"], ["schedule.epochs", "schedule=polynomial"]),
@@ -218,3 +220,27 @@ def test_a_compiler_that_is_asked_for_and_absent(few_images: Path, tmp_path: Pat
     done = run_forked("train", *words, cwd=tmp_path, environments=ranks(2))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: there is no C++ compiler (no-such-compiler): norms and poolings") == 1
+
+
+def test_a_folder_that_may_not_be_entered_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving, errors_as_sentences():  # root may enter all
+        raise PermissionError(13, "Permission denied", "/scratch/other/imagenet")
+    assert leaving.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "error: /scratch/other/imagenet cannot be reached (Permission denied): ask its owner, or name another\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "parts"),
+    [
+        ("bench.count", ["slices=3"], ["slices", "power of two"]),
+        ("bench.slices", ["slices=[]"], ["slices", "at least 1 item"]),
+        ("bench.data", ["root=images", "size=5000"], ["size", "4096", "5000"]),
+        ("report", ["run=images", "output=x.tex"], ["output=x.tex", ".html"]),
+    ],
+)
+def test_other_commands_refuse_alike(
+    command: str, words: list[str], parts: list[str], few_images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").symlink_to(few_images)
+    _assert_sentence(run_forked(command, *words, cwd=tmp_path), *parts)

@@ -17,7 +17,7 @@ from alexnet_dist.bench.tally import Count, Tally
 from alexnet_dist.data.batch import NOT_KNOWN, PACKED_BYTES, Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.fields import Positive, check, strict
+from alexnet_dist.fields import Positive, PowerOfTwo, check, strict
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -44,7 +44,7 @@ class CountSettings:
     model: dict[str, Any]
     precision: PrecisionSettings
     batch_size: Positive
-    slices: Positive
+    slices: PowerOfTwo
     device: Literal["cuda"]
     native: Literal["auto", "on", "off"]
     parallel: CountedProcesses

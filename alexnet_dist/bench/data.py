@@ -85,11 +85,11 @@ def measure(asked: Asked, settings: BenchDataSettings, show: Callable[[int, int]
 
 def pack(root: Path, settings: BenchDataSettings, workers: int, output: Path, display: Display) -> PackedImages:
     """The training images of an image folder as a packed set of squares."""
-    packing = PrepareSettings(
-        source="imagefolder", root=str(root), output=str(output), size=settings.size, quality=95,
-        max_skipped=1.0, workers=workers, samples_per_shard="auto",
-    )  # fmt: skip
-    prepare(packing, display)
+    packing = {
+        "source": "imagefolder", "root": str(root), "output": str(output), "size": settings.size, "quality": 95,
+        "max_skipped": 1.0, "workers": workers, "samples_per_shard": "auto",
+    }  # fmt: skip
+    prepare(check(PrepareSettings, packing), display)
     return open_packed(output)[0]
 
 

@@ -14,6 +14,7 @@ import torch
 
 from alexnet_dist.dali import dali_package
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import check_new, write_new
 
 
 def machine() -> dict[str, Any]:
@@ -65,14 +66,11 @@ def new_file(wanted: str | None, name: str) -> Path:
     path = Path(wanted or f"bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}-{name}.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("x").close()
-    except FileExistsError:
-        raise UserError(f"output={path} is there already: name another file") from None
     except OSError as error:
         raise UserError(f"output={path} cannot be written ({error.strerror}): name another file") from None
-    return path
+    return check_new("output", str(path))
 
 
 def write(path: Path, figures: Mapping[str, Any]) -> None:
-    """Keep the figures as JSON."""
-    path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    """Keep the figures as JSON. Raises as `write_new`."""
+    write_new(path, lambda file: file.write(json.dumps(figures, indent=2).encode() + b"\n"))

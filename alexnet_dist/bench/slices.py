@@ -8,10 +8,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,7 +44,7 @@ DDP = "DistributedDataParallel"
 class BenchSlicesSettings(StepSettings):
     """conf/bench_slices.yaml, checked."""
 
-    slices: list[PowerOfTwo]
+    slices: Annotated[list[PowerOfTwo], Field(min_length=1)]
 
 
 def run(config: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 One process a tower. Rivals that are one process run in the first with all the cores, while the others wait.
 """
 
-import os
 import time
 from statistics import median
 from typing import Any, Literal
@@ -26,7 +25,6 @@ from alexnet_dist.parallel.mesh import Layout, Mesh, default_processes, join_mes
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores
 from alexnet_dist.planning.work import random_batch, wait_for_gpu
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.meter import peak_memory
 from alexnet_dist.training.step import load_kernels
 from alexnet_dist.training.timeline import Timeline, seconds_by_layer
 
@@ -61,8 +59,7 @@ class StepSettings:
             raise UserError(
                 f"batch_size={self.batch_size} cannot be shared by {layout.processes} processes: take a multiple of it"
             )
-        if self.output is not None and os.path.exists(self.output):
-            raise UserError(f"output={self.output} is there already: name another file")
+        new_file(self.output, "step")
         return layout
 
 
@@ -101,7 +98,6 @@ def run(config: dict[str, Any]) -> None:
             "crossing": crossing_times(rivals, mesh, settings.rounds * settings.steps),
             "layers": seconds_by_layer(spans),
             "timeline": spans,
-            "peak_memory_bytes": peak_memory(device),
             "gflop_per_second": {name: median(own) * table.training_flops / 1e9 for name, own in rates.items()},
         }
         if mesh.rank == 0:
@@ -158,7 +154,7 @@ def rates_table(table: Table, rates: dict[str, list[float]]) -> RichTable:
 
 
 def layers_table(layers: dict[str, dict[str, float]]) -> RichTable:
-    rows = [(name, f"{1000 * times['forward']:.0f}", f"{1000 * times['backward']:.0f}") for name, times in layers.items()]
+    rows = [(name, f"{1000 * times['forward']:.3g}", f"{1000 * times['backward']:.3g}") for name, times in layers.items()]
     numbers = ("forward, ms", "backward, ms")
     return text.table("where the first process's step goes", ("layer", *numbers), rows, numbers)
 

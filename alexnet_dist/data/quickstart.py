@@ -28,24 +28,29 @@ def make(folder: Path, progress: Callable[[int, int], None]) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _draw(partial, progress)
+        partial.chmod(0o755)
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _draw(folder: Path, progress: Callable[[int, int], None]) -> None:
     random = np.random.default_rng(_SEED)
     classes = list(itertools.product(COLOURS, SHAPES, ORIENTATIONS))
     total, done = len(classes) * (TRAIN_IMAGES + VAL_IMAGES), 0
     for split, count in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES)):
         for colour, shape, orientation in classes:
-            place = partial / split / f"{colour}-{shape}-{orientation}"
+            place = folder / split / f"{colour}-{shape}-{orientation}"
             place.mkdir(parents=True)
             for number in range(count):
                 draw_image(random, COLOURS[colour], shape, orientation).save(place / f"{number:04d}.jpg", quality=90)
                 done += 1
             progress(done, total)
-    partial.chmod(0o755)
-    try:
-        os.rename(partial, folder)
-    except OSError:
-        shutil.rmtree(partial)
-        if not folder.is_dir():
-            raise
 
 
 def draw_image(random: np.random.Generator, hue: float, shape: str, orientation: str) -> Image.Image:

@@ -22,8 +22,9 @@ from alexnet_dist.figures.predictions import Outcome, names_of, predict
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.viewer import Viewer
 from alexnet_dist.model.net import Net
-from alexnet_dist.parallel.process import pick_device, share_cores
-from alexnet_dist.settings import OtherImages, Settings
+from alexnet_dist.parallel.process import pick_device, set_precision, share_cores
+from alexnet_dist.results.trained import Trained, number_as
+from alexnet_dist.settings import OtherImages
 from alexnet_dist.text import printable
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root
 from alexnet_dist.training.state import SavedState
@@ -84,12 +85,13 @@ def find_examples(
     settings = check_settings({**run.config, "data": options.data.in_place_of(run.config["data"])})
     root = settings.data.root or str(QUICKSTART_FOLDER)
     asked = {name: getattr(options, name) for name in ("images", "neighbours", "layer")}
-    asked |= {"root": printable(root), "step": run.state.step}
+    asked |= {"root": printable(root), "val_every": settings.data.val_every, **_checkpoint(run.state)}
     for kept in _kept(run, folder):
         if kept.asked == asked:
             return kept.examples
-    train, validation = _open(Path(root), settings, run.state)
+    train, validation = _open(Path(root), Trained(run.checkpoint, run.state, settings))
     device = pick_device(options.device, local_rank=0)
+    set_precision("fp32", device)
     net, preprocess = load()
     viewer = Viewer(net.to(device), preprocess.to(device), device, settings.data.threads or share_cores(1), options.batch_size)
     names = names_of(viewer, validation)
@@ -108,7 +110,15 @@ def find_examples(
 
 def read_examples(run: RunFiles, folder: Path) -> Examples | None:
     """Those kept in `folder` or in the run's own figures/ that are of the run's last checkpoint; None where there are none."""
-    return next((kept.examples for kept in _kept(run, folder) if run.state and kept.examples.step == run.state.step), None)
+    for kept in _kept(run, folder):
+        if run.state and _checkpoint(run.state).items() <= kept.asked.items():
+            return kept.examples
+    return None
+
+
+def _checkpoint(state: SavedState) -> dict[str, Any]:
+    """What tells it from others, also of another run whose page is written to the same place."""
+    return {"step": state.step, "weights": state.weights}
 
 
 def _kept(run: RunFiles, folder: Path) -> list[_Kept]:
@@ -121,10 +131,8 @@ def _kept(run: RunFiles, folder: Path) -> list[_Kept]:
     return kept
 
 
-def _open(root: Path, settings: Settings, state: SavedState) -> tuple[Images, Images]:
+def _open(root: Path, trained: Trained) -> tuple[Images, Images]:
     if not root.is_dir():
         raise UserError(f"the images are not there: there is no folder {root}; name it with data.root=...")
-    train, validation = open_root(root, settings.data)
-    if list(train.classes) != state.classes:
-        raise UserError(f"the images in {root} are of other classes than those of the run; name its own with data.root=...")
-    return train, validation
+    train, validation = open_root(root, trained.settings.data)
+    return number_as(trained, train), number_as(trained, validation)

@@ -19,11 +19,15 @@ _MISTAKES = 4  # of them, where there are so many
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image, its label, and the best labels (five, or all where there are fewer) with their probabilities, best first."""
+    """An image, its label, and the best labels (five, or all where there are fewer) with their probabilities, best first.
+
+    `place` is where its own label stands among these, None where it does not: two classes may be called alike.
+    """
 
     name: str
     label: str
     best: list[tuple[str, float]]
+    place: int | None
     picture: Base64Bytes
 
 
@@ -55,8 +59,13 @@ def predict(viewer: Viewer, validation: Images, most: int | None, show: Callable
     shown = Subset(taken, chosen)
     names = names_of(viewer, validation)
     predictions = [
-        Prediction(*caption(shown, place), [(names[label], float(p)) for label, p in zip(said[i], sure[i], strict=True)], picture)
-        for place, (i, picture) in enumerate(zip(chosen, viewer.thumbnails(shown), strict=True))
+        Prediction(
+            *caption(shown, number),
+            best=[(names[label], float(p)) for label, p in zip(said[i], sure[i], strict=True)],
+            place=next(iter(np.flatnonzero(said[i] == right[i]).tolist()), None),
+            picture=picture,
+        )
+        for number, (i, picture) in enumerate(zip(chosen, viewer.thumbnails(shown), strict=True))
     ]
     pairs, counts = np.unique(np.stack([right, said[:, 0]], axis=1), axis=0, return_counts=True)
     confusion = [(label, other, count) for (label, other), count in zip(pairs.tolist(), counts.tolist(), strict=True)]
@@ -79,19 +88,19 @@ def draw_predictions(predictions: list[Prediction], path: Path) -> None:
         cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.5, 1] * rows)
         for axes in cells.flat:
             axes.set_axis_off()
-        for place, prediction in enumerate(predictions):
-            row, column = divmod(place, columns)
+        for number, prediction in enumerate(predictions):
+            row, column = divmod(number, columns)
             above, below = cells[2 * row, column], cells[2 * row + 1, column]
             above.imshow(open_picture(prediction.picture), interpolation="antialiased")
             above.set_title(short(prediction.label), loc="center")
             names, chances = zip(*prediction.best, strict=True)
             heights = range(len(names), 0, -1)
-            colours = [RED if name == prediction.label else BLUE for name in names]
+            colours = [RED if place == prediction.place else BLUE for place in range(len(names))]
             below.barh([height - 0.32 for height in heights], chances, color=colours, height=0.2)
             below.set_xlim(0, 1)
             below.set_ylim(0.4, 5.6)
-            for height, name in zip(heights, names, strict=True):
-                weight = "bold" if name == prediction.label else "normal"
+            for place, (height, name) in enumerate(zip(heights, names, strict=True)):
+                weight = "bold" if place == prediction.place else "normal"
                 below.text(0, height + 0.08, short(name), va="center", fontsize=8.5, fontweight=weight)
 
 

@@ -62,13 +62,5 @@ WORSE_BY: dict[str, tuple[tuple[float, float | None] | None, str]] = {
 }
 WORSE_BY |= {run: WORSE_BY[experiment] for run, experiment in _AS_RUN.items()}
 
-# The rest of the paper's tables 1 and 2: nets averaged, and the 2010 images.
-ALSO_PUBLISHED: list[dict[str, Any]] = [
-    {"net": "5 CNNs", "top1": 38.1, "top5": 16.4, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2"},
-    {"net": "7 CNNs*", "top1": 36.7, "top5": 15.4, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2"},
-    {"net": "1 CNN", "top1": 37.5, "top5": 17.0, "data": ILSVRC_2010, "views": 10, "note": "paper, table 1"},
-    {"net": "1 CNN", "top1": 39.0, "top5": 18.3, "data": ILSVRC_2010, "views": 1, "note": "paper, section 6, footnote"},
-]
-
 # Figure 1: on CIFAR-10 a four-layer net reaches this training error so many times sooner with ReLUs than with tanh.
 FIGURE_1: dict[str, Any] = {"training_error": 25.0, "times_sooner": 6, "note": "paper, figure 1"}

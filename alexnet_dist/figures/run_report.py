@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from markupsafe import Markup
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 from rich import box
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from alexnet_dist import text
 from alexnet_dist.data.views import Preprocess
@@ -115,15 +117,17 @@ def read_layers(bench: str | None) -> Layers | None:
     if bench is None:
         return None
     try:
-        layers: Layers = json.loads(Path(bench).read_text())["layers"]
+        return TypeAdapter(Layers).validate_python(json.loads(Path(bench).read_text())["layers"])
+    except ValidationError:
+        reason = "its layers have no times"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"bench={bench} is not what `bench step` writes ({error}): name the JSON file that it has left") from None
-    return layers
+        reason = str(error)
+    raise UserError(f"bench={bench} is not what `bench step` writes ({reason}): name the JSON file that it has left")
 
 
 def run_table(run: RunFiles) -> RichTable:
     """The figures of a run that matter, one a line."""
-    shown = RichTable(title=f"{run.name}, {state_of(run)}", title_justify="left", box=box.SIMPLE, show_header=False)
+    shown = RichTable(title=Text(f"{run.name}, {state_of(run)}"), title_justify="left", box=box.SIMPLE, show_header=False)
     shown.add_column(justify="right", no_wrap=True)
     shown.add_column()
     for tile in tiles(run):

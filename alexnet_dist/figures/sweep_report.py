@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from rich.table import Table as RichTable
@@ -114,4 +115,4 @@ def _link(page: Path, folder: Path) -> str | None:
     if not page.is_file():
         return None
     page, folder = page.resolve(), folder.resolve()
-    return page.relative_to(folder).as_posix() if page.is_relative_to(folder) else page.as_uri()
+    return quote(page.relative_to(folder).as_posix()) if page.is_relative_to(folder) else page.as_uri()

@@ -67,8 +67,7 @@ def _prediction_table(examples: Examples) -> wandb.Table:
     table = wandb.Table(columns=["image", "name", "label", "right", *said])
     for shown in examples.outcome.predictions:
         labels = [value for label_and_chance in shown.best for value in label_and_chance]
-        right = shown.best[0][0] == shown.label
-        table.add_data(wandb.Image(open_picture(shown.picture)), shown.name, shown.label, right, *labels)
+        table.add_data(wandb.Image(open_picture(shown.picture)), shown.name, shown.label, shown.place == 0, *labels)
     return table
 
 

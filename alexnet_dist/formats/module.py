@@ -80,7 +80,7 @@ def source_of(table: Table, stem: str, title: str, expects: str) -> str:
     kinds = {operation.kind for layer in table.layers for operation in layer.then}
     grouped = any(layer.kind == "fc" and _groups(layer) > 1 for layer in table.layers)
     parts = [
-        _HEAD.format(title=title, stem=stem, expects=expects),
+        _HEAD.format(title=_quoted(title), stem=stem, expects=_quoted(expects)),
         _RESPONSE_NORM if "response_norm" in kinds else "",
         _SPATIAL_NORM if "spatial_norm" in kinds else "",
         _GROUPED_LINEAR if grouped else "",
@@ -88,6 +88,11 @@ def source_of(table: Table, stem: str, title: str, expects: str) -> str:
         _LOAD.format(stem=stem),
     ]
     return "".join(parts)
+
+
+def _quoted(text: str) -> str:
+    """As it stands in a docstring."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def build(source: str, parameters: Mapping[str, torch.Tensor], mean: torch.Tensor) -> nn.Module:

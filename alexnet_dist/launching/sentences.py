@@ -35,6 +35,9 @@ def errors_as_sentences() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _tell_once(error, _sentence(error))
         sys.exit(USER_ERROR_STATUS)
+    except PermissionError as error:
+        _tell_once(error, f"{error.filename or 'a file'} cannot be reached ({error.strerror}): ask its owner, or name another")
+        sys.exit(USER_ERROR_STATUS)
     except KeyboardInterrupt:
         tell("interrupted")
         sys.exit(128 + signal.SIGINT)

@@ -13,7 +13,8 @@ from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, Op
 FLOAT32_BYTES = 4
 
 # What a layer cannot be called, for it becomes an attribute of its net: torch's Module and Net have attributes called so (torch
-# is not asked, it takes long to import), or the module that `export` writes has, or Python has a word for it.
+# is not asked, it takes long to import), or the module that `export` writes has, or wrappers of nets have (formats/arrays.py), or
+# Python has a word for it.
 _TAKEN = frozenset(
     """
     add_module apply bfloat16 buffers call_super_init children compile cpu crossing cuda double dump_patches eval extra_repr float
@@ -24,6 +25,7 @@ _TAKEN = frozenset(
     register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule
     share share_memory state_dict table to to_empty towers_held train training type xpu zero_grad
     classes mean mean_image
+    model module
     """.split()  # noqa: SIM905 - as a list it would be sixty lines
 ).union(keyword.kwlist)
 

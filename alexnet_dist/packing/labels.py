@@ -41,6 +41,8 @@ def from_numbers(root: Path, train: Sequence[Sample], val: Sequence[Sample], wor
                 )
     trained = {sample.label for sample in train}
     count = max(len(words), 1 + max(sample.label for sample in chain(train, val)))
+    if words and len(words) < count:
+        raise UserError(f"{root} has an image with the label {count - 1} and names of {len(words)} classes: get the files again")
     if absent := sorted(set(range(count)) - trained):
         raise UserError(f"{root} has no training image with the label {absent[0]}, of {count} classes: get the files that lack")
     if len(ids) < count:
@@ -74,10 +76,12 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
     """The class of each validation image by its name, from lines of a name and a label; a label is a class's name or its number.
 
     Raises:
-        UserError: the file cannot be read, or a line of it is none.
+        UserError: the file cannot be read, a line of it is none, or an image has two classes.
     """
-    found = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
         *name, label = line.rsplit(maxsplit=1)
         if label.isdecimal() and label not in classes and int(label) < len(classes):
             label = classes[int(label)]
@@ -86,7 +90,8 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
                 f"val_labels={path}, line {number}: there must be a file and its class (a folder of train/, or a number "
                 f"below {len(classes)}) with a space between, not {line!r}"
             )
-        found[Path(name[0]).name] = label
+        if found.setdefault(Path(name[0]).name, label) != label:
+            raise UserError(f"val_labels={path}, line {number}: {name[0]} has another class above: leave one of the lines out")
     return found
 
 
@@ -104,7 +109,7 @@ def read_solution(path: Path) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        return path.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): put a text file there") from None
 

@@ -51,7 +51,11 @@ def refuse_foreign_folder(output: Path) -> None:
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Make the output folder and hold it; raises UserError where another run does or it cannot be written to."""
+    """Make the output folder and hold it.
+
+    Raises:
+        UserError: another run holds it, it cannot be written to, or, within it, a file cannot be read or written.
+    """
     with ExitStack() as holding:
         try:
             holding.enter_context(locked_folder(output))
@@ -59,7 +63,12 @@ def locked(output: Path) -> Iterator[None]:
             raise UserError(f"another run is preparing {output}: wait for it, or name another folder") from None
         except OSError as error:
             raise UserError(f"output={output} cannot be written to ({error.strerror}): name another folder") from None
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or output} cannot be read or written ({error.strerror}): mend that and run it again"
+            ) from None
 
 
 def begin(output: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -38,8 +38,11 @@ def list_parquet(root: Path) -> Source:
     words: list[str] = []
     samples: dict[str, list[Sample]] = {"train": [], "val": []}
     for path in files:
-        own, words = _list_file(path)
+        own, names = _list_file(path)
         samples[split_of(path)] += own
+        if names and words and names != words:
+            raise UserError(f"{path} calls the classes otherwise than other files of {root}: get them again, all of one edition")
+        words = words or names
     if not samples["train"]:
         raise UserError(f"{root} has no parquet files of training images: they are called such as train-00000-of-00294.parquet")
     return from_numbers(root, samples["train"], samples["val"], words)

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from alexnet_dist import export
-from alexnet_dist.data.images import Images
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
-from alexnet_dist.figures.examples import FILE, ExampleOptions, read_examples
+from alexnet_dist.figures.examples import FILE, ExampleOptions, Examples, find_examples, read_examples
 from alexnet_dist.figures.maps import IMAGES, Looks, draw_maps, layers_with_maps, look
+from alexnet_dist.figures.predictions import Prediction, draw_predictions, predict
 from alexnet_dist.figures.run_files import read_run
 from alexnet_dist.figures.run_report import report_of_run
-from alexnet_dist.figures.viewer import Viewer, open_picture
+from alexnet_dist.figures.viewer import Viewer, open_picture, thumbnail
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
@@ -106,6 +107,40 @@ def test_a_report_ends_where_what_it_found_cannot_be_kept(
     with pytest.raises(UserError, match=r"examples.json cannot be written \(Is a directory\)"), Display(rank=0) as display:
         report_of_run(two_runs[0], options, display, output=str(tmp_path / "x.html"))
     assert not (tmp_path / "x.html").exists()
+
+
+def test_what_was_kept_of_another_net_or_of_other_images_is_not_taken(
+    two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
+) -> None:
+    def found(run: Path, val_every: int | None = None) -> Examples:
+        options = ExampleOptions(8, 8, 8, "cpu", OtherImages(str(few_images), val_every=val_every))
+        return find_examples(read_run(run), lambda: load_trained(open_trained(str(run)), CPU), options, tmp_path, lambda *_: None)
+
+    first, other = found(two_runs[0]), found(two_runs[1])
+    assert first.step == other.step
+    assert first.outcome.predictions != other.outcome.predictions
+    assert read_examples(read_run(two_runs[0]), tmp_path) is None
+    assert read_examples(read_run(two_runs[1]), tmp_path) == found(two_runs[1]) == other
+    kept = (tmp_path / FILE).stat().st_mtime_ns
+    assert found(two_runs[1], val_every=2) == other, "which has a val/ of its own"
+    assert (tmp_path / FILE).stat().st_mtime_ns > kept, "it was asked anew"
+
+
+def test_right_is_told_by_label_where_classes_are_called_alike(seen: tuple[Viewer, Images, list[str]]) -> None:
+    viewer, validation, _ = seen
+    alike = Subset(validation, range(len(validation)))
+    alike.classes = ("crane",) * len(validation.classes)
+    told, outcome = (predict(viewer, images, 100, lambda *_: None) for images in (validation, alike))
+    assert [one.place for one in outcome.predictions] == [one.place for one in told.predictions]
+    assert {one.place == 0 for one in outcome.predictions} == {True, False}
+    for one in told.predictions:
+        assert one.label not in {name for place, (name, _) in enumerate(one.best) if place != one.place}
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    picture = thumbnail(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    draw_predictions([Prediction("x", "a$b%c$", [("a$b%c$", 0.9), ("$^$", 0.1)], 0, picture)], tmp_path / "drawn.webp")
+    assert (tmp_path / "drawn.webp").is_file()
 
 
 def test_what_an_earlier_version_kept_is_not_taken(two_runs: tuple[Path, Path], tmp_path: Path) -> None:

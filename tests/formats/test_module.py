@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.formats.module import build, source_of
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
@@ -48,3 +49,13 @@ def test_the_plain_module_gives_the_net_s_logits(overrides: list[str]) -> None:
         assert torch.allclose(plain(images), expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 1e-3
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in net.named_parameters()]
+
+
+def test_what_a_name_or_a_path_says_is_not_run() -> None:
+    table = build_table(compose("train", ["model=tiny"])["model"])
+    said = 'x"""\nraise SystemExit(3)\n""" C:\\new'
+    namespace = {"__file__": "net.py", "__name__": "net"}
+    exec(source_of(table, "net", said, said), namespace)
+    assert str(namespace["__doc__"]).count(said) == 2
+    with pytest.raises(UserError, match=r"the model has name .*: string should match pattern"):
+        build_table({**compose("train", ["model=tiny"])["model"], "name": said})

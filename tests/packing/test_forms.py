@@ -1,5 +1,6 @@
 """The forms in which people have ImageNet: recognised, listed with the same classes, packed and trained from; or a sentence."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -185,6 +186,15 @@ def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_p
     assert np.bincount(val_images.labels).tolist() == [2, 2]
 
 
+def test_classes_are_called_as_the_training_files_have_it_where_validation_says_nothing(tmp_path: Path) -> None:
+    FORMS["parquet"](tmp_path, WORDS, *imagenet(WORDS, 2, lambda *_: b"-"))
+    told = reading.list_parquet(tmp_path).classes
+    path = tmp_path / "data/validation-00000-of-00001.parquet"
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata({}), path)
+    assert reading.list_parquet(tmp_path).classes == told
+    assert [entry.words for entry in told] == [WORDS[wnid] for wnid in sorted(WORDS)]
+
+
 def _with_columns(root: Path, **columns: object) -> None:
     parquet.write_table(pa.table(columns), root / "data/train-00000-of-00002.parquet")
 
@@ -213,6 +223,7 @@ def _renamed_class(text: str) -> str:
 
 
 IMAGE = {"image": [{"bytes": b"-", "path": "x"}]}
+LABELS = {"info": {"features": {"label": {"names": ["tench", "goldfish"]}}}}
 SOLUTION = "LOC_val_solution.csv"
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no column image": ("parquet", lambda root: _with_columns(root, img=[b"-"], label=[0]), "no column image with .* img, label"),
@@ -223,6 +234,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut parquet": ("parquet", lambda root: cut_short(root / "data/train-00001-of-00002.parquet"), "damaged or cut short"),
     "cut description": ("parquet", lambda root: _described(root, '{"info": {'), "describes its labels in no way that is known"),
     "a description of nothing": ("parquet", lambda root: _described(root, '{"info": []}'), "describes its labels in no way"),
+    "other names": ("parquet", lambda root: _described(root, json.dumps(LABELS)), "calls the classes otherwise than other files"),
     "labels disagree": ("parquet", _relabelled, "labels disagree with the names of the images: n0200000"),
     "no training": ("parquet", lambda root: [path.unlink() for path in root.glob("data/train-*")], "no parquet files of train"),
     "no labels": ("webdataset", lambda root: tar_without(root / "imagenet1k-train-0001.tar", ".cls"), "has no label beside it"),

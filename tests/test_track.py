@@ -1,0 +1,18 @@
+"""Under which id a run is tracked again: what W&B's server has of one can be added to and not be replaced."""
+
+from pathlib import Path
+
+from alexnet_dist.figures.run_files import RunFiles
+from alexnet_dist.track import _own_id, _set_aside
+
+
+def test_what_has_been_uploaded_keeps_its_id_for_itself(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path, {}, [], [{"wandb_id": "abc", "end": None}], None, None, None)
+    part = tmp_path / "wandb" / "offline-run-1-abc"
+    part.mkdir(parents=True)
+    assert _own_id(run, aside=True) == "abc"
+    (part / "run-abc.wandb.synced").touch()
+    assert _own_id(run, aside=True) is None
+    _set_aside([part])
+    assert (tmp_path / "wandb/replaced/offline-run-1-abc/run-abc.wandb.synced").is_file()
+    assert _own_id(run, aside=True) is None, "set aside it is still uploaded"
