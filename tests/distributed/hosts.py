@@ -49,14 +49,21 @@ class Host:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
+    def ranks(self) -> list[int]:
+        """Those of the run's processes here."""
+        found = (process.environ() for process in self._processes())
+        return sorted({int(environment["RANK"]) for environment in found if "LOCAL_RANK" in environment})
+
     @contextmanager
     def held_up(self) -> Iterator[None]:
         """A process of the run stands still, and so does the run."""
-        processes = [psutil.Process(int(pid)) for pid in _ip("netns", "pids", self.namespace).split()]
-        held = next(process for process in processes if process.environ().get("LOCAL_RANK") == "1")
+        held = next(process for process in self._processes() if process.environ().get("LOCAL_RANK") == "1")
         held.suspend()
         yield
         held.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        return [psutil.Process(int(pid)) for pid in _ip("netns", "pids", self.namespace).split()]
 
     def has_met(self) -> bool:
         """Whether a torchrun here is connected to the host where all meet."""

@@ -12,7 +12,8 @@ HERE = Path(__file__).parent
 
 
 def _run(*words: str, cache: Path, interpret: str = "0") -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(cache)}
+    # The options of the run that this is a part of, such as several workers, are not this one's.
+    environment = {**os.environ, "PYTEST_ADDOPTS": "", "TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(cache)}
     done = subprocess.run(
         [sys.executable, *words], env=environment, cwd=HERE.parents[1],
         capture_output=True, text=True, check=False,

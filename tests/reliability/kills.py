@@ -39,7 +39,7 @@ def take_few(data: Path, folder: Path) -> Path:
 
 def steps_for(kills: int) -> int:
     """So many steps that a run cannot end before it has lost so many processes."""
-    return 60 + 15 * kills
+    return 60 + 10 * kills
 
 
 def undisturbed(data: Path, processes: int, folder: Path, *words: str) -> Path:
@@ -65,7 +65,7 @@ def with_kills(data: Path, processes: int, kills: int, seed: int, folder: Path, 
                 run.wait_until(lambda: len(run.ranks()) == processes)
                 time.sleep(chance.uniform(0, 1.5))
             else:
-                reached = run.last_step() + chance.randint(0, 15)
+                reached = run.last_step() + chance.randint(0, 10)
                 run.wait_until(lambda reached=reached: run.last_step() >= reached)
                 time.sleep(chance.uniform(0, 0.2))
             chance.choice(run.ranks()).kill()
