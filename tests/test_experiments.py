@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -101,10 +103,17 @@ def test_a_command_keeps_the_values_of_the_choices_that_it_is_given(command: str
         words = {group: path.relative_to(CONF / group).with_suffix("") for group, path in chosen.items()}
         got = composed(command, *(f"{group}={choice}" for group, choice in words.items()))
         for group, path in chosen.items():
-            own = OmegaConf.load(path)
-            package = ".".join(path.parent.relative_to(CONF).parts)
-            expected = OmegaConf.select(composed(f"{group}/{words[group]}"), package) if "defaults" in own else own
-            assert got[group] == expected, (group, words[group])
+            assert got[group] == _values_of(path), (group, words[group])
+
+
+@cache
+def _values_of(path: Path) -> Any:
+    """What a choice of a group says, within `composed`."""
+    own = OmegaConf.load(path)
+    if "defaults" not in own:
+        return own
+    name = str(path.relative_to(CONF).with_suffix(""))
+    return OmegaConf.select(hydra.compose(name, return_hydra_config=True), ".".join(path.parent.relative_to(CONF).parts))
 
 
 def test_the_steps_are_those_of_the_authors_run() -> None:

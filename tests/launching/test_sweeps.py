@@ -108,18 +108,18 @@ def test_jobs_side_by_side_share_the_gpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_optuna_s_sweeper_ends_with_its_best(at_once: int, few_images: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    optuna = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")
+    optuna = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1")
     words = ("-m", *optuna, *SMALL, f"data.root={few_images}", "tracking.objective=loss", f"parallel.jobs={at_once}")
     done = run_forked("train", *words, "optimizer.lr=interval(0.0001,0.01)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     best = OmegaConf.to_container(OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml"))
     assert isinstance(best, dict)
-    losses = {job: read_metrics(tmp_path / "sweep" / str(job))[-1]["loss"] for job in range(4)}
+    losses = {job: read_metrics(tmp_path / "sweep" / str(job))[-1]["loss"] for job in range(3)}
     job = min(losses, key=lambda job: losses[job])
     assert best["best_value"] == losses[job]
     config = json.loads((tmp_path / "sweep" / str(job) / "config.json").read_text())
     assert best["best_params"] == {"optimizer.lr": config["optimizer"]["lr"]}
-    assert done.stderr.splitlines()[-1].startswith(f"4 of 4 jobs done; least loss {losses[job]:.4f}: {job} ")
+    assert done.stderr.splitlines()[-1].startswith(f"3 of 3 jobs done; least loss {losses[job]:.4f}: {job} ")
 
 
 def test_the_command_line_of_wandb_s_agent_trains_the_run_that_the_agent_names(

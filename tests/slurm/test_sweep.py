@@ -35,15 +35,15 @@ def test_a_number_beyond_the_sweep_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    words = (*SMALL, *own_experiment(tmp_path), f"data.root={few_images}", "optimizer.lr=0.005,0.01,0.02")
+    words = (*SMALL, *own_experiment(tmp_path), f"data.root={few_images}", "optimizer.lr=0.005,0.01")
     (tmp_path / "slurm").symlink_to(SCRIPT.parent)
-    array = cluster.submit("--array=0-2", "slurm/sweep.sbatch", *words, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
-    logs = [tmp_path / f"slurm-{array}_{task}.log" for task in range(3)]
+    array = cluster.submit("--array=0-1", "slurm/sweep.sbatch", *words, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
+    logs = [tmp_path / f"slurm-{array}_{task}.log" for task in range(2)]
     for task, log in enumerate(logs):
         assert cluster.wait_until_over(f"{array}_{task}", timeout=900) == "COMPLETED", log.read_text()
     sweep = tmp_path / "runs" / f"sweep-slurm-{array}"
-    assert [read_metrics(sweep / str(task))[0]["lr"] for task in range(3)] == [0.005, 0.01, 0.02]
-    configs = [json.loads((sweep / str(task) / "config.json").read_text()) for task in range(3)]
+    assert [read_metrics(sweep / str(task))[0]["lr"] for task in range(2)] == [0.005, 0.01]
+    configs = [json.loads((sweep / str(task) / "config.json").read_text()) for task in range(2)]
     assert {config["tracking"]["group"] for config in configs} == {sweep.name}
 
 
