@@ -214,7 +214,7 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     wanted, nets = read_settings(config)
     processes = wanted.parallel.processes
     check_layouts(nets, processes)
-    pick_device(wanted.device, processes - 1)
+    pick_device(wanted.device, processes - 1, nets[0].settings.precision.kind)
     check_data(nets[0].settings)
     return processes, config
 

@@ -88,7 +88,7 @@ class FullyConnected(LayerRow):
 
 
 class Model(Row):
-    name: Annotated[str, Field(pattern=r"^\w[\w.+ -]*$")] = "unnamed"
+    name: str = "unnamed"
     towers: Positive
     input: Positive
     operations: dict[str, Annotated[Activation | Norm | Pool | Dropout, Field(discriminator="kind")]]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from alexnet_dist.errors import UserError
 from alexnet_dist.formats.module import build, source_of
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
@@ -57,5 +56,3 @@ def test_what_a_name_or_a_path_says_is_not_run() -> None:
     namespace = {"__file__": "net.py", "__name__": "net"}
     exec(source_of(table, "net", said, said), namespace)
     assert str(namespace["__doc__"]).count(said) == 2
-    with pytest.raises(UserError, match=r"the model has name .*: string should match pattern"):
-        build_table({**compose("train", ["model=tiny"])["model"], "name": said})
