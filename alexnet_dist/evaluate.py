@@ -9,7 +9,6 @@ torchrun --standalone --nproc-per-node 2 -m alexnet_dist.evaluate checkpoint=run
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.files import check_new, write_new
@@ -153,17 +151,13 @@ def given_weights(wanted: EvaluateSettings, nets: Sequence[Trained]) -> list[flo
 def _overridden(trained: Trained, wanted: EvaluateSettings, config: dict[str, Any]) -> Trained:
     """The checkpoint under what is said here in place of its run's settings."""
     of_run = trained.state.config
-    settings = check_settings(
-        {
-            **of_run,
-            "device": wanted.device,
-            "data": wanted.data.in_place_of(of_run["data"]),
-            "evaluation": {"views": wanted.views, "batch_size": wanted.batch_size},
-            "precision": config.get("precision") or of_run["precision"],
-            "parallel": {**of_run["parallel"], **config["parallel"]},
-        }
+    return trained.overridden(
+        wanted.data,
+        device=wanted.device,
+        evaluation={"views": wanted.views, "batch_size": wanted.batch_size},
+        precision=config.get("precision") or of_run["precision"],
+        parallel={**of_run["parallel"], **config["parallel"]},
     )
-    return replace(trained, settings=settings)
 
 
 def check_precision(first: Trained, other: Trained) -> None:

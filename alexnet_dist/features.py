@@ -9,7 +9,7 @@ The authors' program had it as shownet.py --write-features, and read it with fin
 import csv
 import io
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, strict
@@ -70,7 +69,8 @@ def run(config: dict[str, Any]) -> None:
         check_new("output", str(output.with_suffix(".csv")))
     else:
         need("pyarrow", f"output={wanted.output}", extra="parquet")
-    trained = _overridden(open_trained(wanted.checkpoint), wanted)
+    evaluation = {"views": 1, "batch_size": wanted.batch_size}
+    trained = open_trained(wanted.checkpoint).overridden(wanted.data, device=wanted.device, evaluation=evaluation)
     names = [layer.name for layer in trained.table.layers]
     if wanted.layer not in names:
         raise UserError(f"layer={wanted.layer} is none of the net's: they are {', '.join(names)}")
@@ -126,14 +126,6 @@ def write_parquet(output: Path, features: Features) -> None:
     values = pyarrow.FixedSizeListArray.from_arrays(features.rows.ravel(), features.rows.shape[1])
     columns = {"image": features.names(), "class": features.classes(), "features": values}
     write_new(output, lambda file: parquet.write_table(pyarrow.table(columns), file))
-
-
-def _overridden(trained: Trained, wanted: FeaturesSettings) -> Trained:
-    """The checkpoint under what is said here in place of its run's settings."""
-    of_run = trained.state.config
-    data, evaluation = wanted.data.in_place_of(of_run["data"]), {"views": 1, "batch_size": wanted.batch_size}
-    settings = check_settings({**of_run, "device": wanted.device, "data": data, "evaluation": evaluation})
-    return replace(trained, settings=settings)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
 from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
-from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.update import MomentumSGD, Schedule
 
 CPU = torch.device("cpu")
 DEFAULT_MODEL = "caffe"
@@ -162,7 +162,7 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
             preprocess.load_state_dict(whole.statistics)
             state = TrainingState(
                 net=net,
-                optimizer=build_optimizer(net, settings.optimizer),
+                optimizer=MomentumSGD(net, settings.optimizer),
                 schedule=Schedule(settings.schedule, settings.optimizer.lr),
                 preprocess=preprocess,
                 errors=ErrorCount(mesh),

@@ -55,7 +55,7 @@ from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.step import WIRES, Step, load_kernels, narrow_copies, same_bits
 from alexnet_dist.training.stopping import Stopping
-from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.update import MomentumSGD, Schedule
 from alexnet_dist.training.watching import Watchers
 
 
@@ -207,7 +207,7 @@ def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Di
     copies = narrow_copies(net, settings.precision.kind, native, added)
     return TrainingState(
         net=net,
-        optimizer=build_optimizer(net, settings.optimizer, mesh.tower_group, net.towers_held, copies, native),
+        optimizer=MomentumSGD(net, settings.optimizer, mesh.tower_group, net.towers_held, copies, native),
         schedule=Schedule(settings.schedule, settings.optimizer.lr),
         preprocess=Preprocess(data.size, table.input_size, data.mean, data.colour_divisor).to(device),
         errors=ErrorCount(mesh),

@@ -11,7 +11,7 @@ from alexnet_dist.checks import check_settings
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.settings import Settings
-from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.update import MomentumSGD, Schedule
 
 RUNS = ("net145", "net146", "net147", "net148", "net150", "net145_half")
 NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
@@ -152,7 +152,7 @@ def test_each_phase_has_the_rates_of_the_layer_file_and_its_log(run: tuple[str, 
     name, settings = run
     with torch.device("meta"):
         net = Net(settings.table())
-    optimizer, schedule = build_optimizer(net, settings.optimizer), Schedule(settings.schedule, settings.optimizer.lr)
+    optimizer, schedule = MomentumSGD(net, settings.optimizer), Schedule(settings.schedule, settings.optimizer.lr)
     assert settings.trainer.epochs == KILLED[name]
     assert (settings.data.mean, settings.data.colour_divisor, settings.trainer.batch_size) == ("centre", 1.1, 128)
     ends = [phase[0] for phase in PHASES[name][1:]] + [KILLED[name]]
@@ -178,6 +178,6 @@ def test_the_net_as_published_has_one_rate_for_all_layers() -> None:
     # "We used an equal learning rate for all layers" (paper, section 5)
     settings = check_settings(compose("train", ["experiment=paper", "data.root=images"]))
     with torch.device("meta"):
-        optimizer = build_optimizer(Net(settings.table()), settings.optimizer)
+        optimizer = MomentumSGD(Net(settings.table()), settings.optimizer)
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
     assert (settings.data.mean, settings.data.colour_divisor) == ("aligned", 1)

@@ -29,7 +29,7 @@ from alexnet_dist.settings import PrecisionSettings, TrainerSettings
 from alexnet_dist.text import table as text_table
 from alexnet_dist.training.step import Step, narrow_copies
 from alexnet_dist.training.timeline import named_parts
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 
 
 @dataclass(frozen=True, config=strict)
@@ -98,7 +98,7 @@ def imagined_step(
     with imagined_mesh(layout, rank, meta) as mesh, meta_as_gpu(precision):
         net = Net(table, Share(mesh.share, layout.shares), mesh.crossing, native).to(meta)
         copies = narrow_copies(net, precision, native, added=layout.replicas * slices > 1)
-        optimizer = build_optimizer(net, RULE, mesh.tower_group, net.towers_held, copies, native)
+        optimizer = MomentumSGD(net, RULE, mesh.tower_group, net.towers_held, copies, native)
         preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(meta)
         trainer = TrainerSettings(1, None, batch_size, 1, 1, "stop", "auto", "off", False, None, slices=slices)
         step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)

@@ -35,7 +35,7 @@ from alexnet_dist.planning.work import UPDATE
 from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import Step, load_kernels, loss_of
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 
 DDP = "DistributedDataParallel"
 
@@ -96,7 +96,7 @@ def in_slices(
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """The trainer's own step of a net of its own, and what is to be called before the mesh is left."""
     net = new_net(table, mesh, native)
-    optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
+    optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
     whole = len(batch.labels) * mesh.layout.replicas
     trainer = TrainerSettings(1, None, whole, 1, 1, "stop", "auto", "auto", False, None, slices=count)
     whole_step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
@@ -110,7 +110,7 @@ def in_slices(
 def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch) -> Callable[[], None]:
     """The same step with gradients reduced by torch, whose order of addition is its own."""
     net = new_net(table, mesh, native)
-    optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
+    optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
     parallel = DistributedDataParallel(net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
     key = DropoutKey(0, 0, mesh.replica * len(batch.labels))
 

@@ -129,10 +129,7 @@ class PackedImages:
     def read(self, index: int) -> np.ndarray:
         """The encoded image: uint8 [bytes], a read-only view into the shard. Raises UserError where it has gone bad."""
         offset, length, crc, shard, _ = self._index[index].item()
-        shard_bytes = self._maps[shard]
-        if shard_bytes is None:
-            shard_bytes = self._map(shard)
-        encoded = shard_bytes[offset : offset + length]
+        encoded = self._mapped(shard)[offset : offset + length]
         if crc_of(encoded.data) != crc:
             raise UserError(
                 f"sample {self.name(index)} in {self._root} has gone bad (its checksum is not the packed one): find the "
@@ -142,22 +139,19 @@ class PackedImages:
 
     def name(self, index: int) -> str:
         """'shard:sample', as in train-000012.tar:00049152_n01440764_10026.jpg."""
-        row = self._index[index]
-        shard = int(row["shard"])
-        shard_bytes = self._maps[shard]
-        if shard_bytes is None:
-            shard_bytes = self._map(shard)
-        header = int(row["offset"]) - TAR_BLOCK
-        member = shard_bytes[header : header + 100].tobytes().split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+        offset, _, _, shard, _ = self._index[index].item()
+        header = offset - TAR_BLOCK
+        member = self._mapped(shard)[header : header + 100].tobytes().split(b"\0", 1)[0].decode("ascii", "backslashreplace")
         return f"{self._shards[shard]['file']}:{member}"
 
-    def _map(self, shard: int) -> np.ndarray:
-        entry = self._shards[shard]
-        path = self._root / entry["file"]
-        check_size(path, entry["bytes"])
-        with open(path, "rb") as file:
-            mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        self._maps[shard] = mapped
+    def _mapped(self, shard: int) -> np.ndarray:
+        """The bytes of a shard, mapped when they are first asked for."""
+        if (mapped := self._maps[shard]) is None:
+            entry = self._shards[shard]
+            path = self._root / entry["file"]
+            check_size(path, entry["bytes"])
+            with open(path, "rb") as file:
+                mapped = self._maps[shard] = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         return mapped
 
 

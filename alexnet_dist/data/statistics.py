@@ -33,13 +33,7 @@ class Statistics:
     def save(self, path: str | Path) -> None:
         """Write them as .npz."""
         with open(path, "wb") as file:
-            np.savez(
-                file,
-                mean_image=self.mean_image,
-                eigenvectors=self.eigenvectors,
-                deviations=self.deviations,
-                images=np.int64(self.images),
-            )
+            np.savez(file, **vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Statistics":

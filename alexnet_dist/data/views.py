@@ -92,8 +92,4 @@ class Preprocess(nn.Module):
 
     def _mean_under(self, y: int, x: int) -> torch.Tensor:
         """The mean image's crop at y, x as [crop, crop, 3]."""
-        return self._mean_of_pixels()[y : y + self.crop, x : x + self.crop]
-
-    def _mean_of_pixels(self) -> torch.Tensor:
-        """The mean image as [size, size, 3]."""
-        return self.mean_image.permute(1, 2, 0).contiguous()
+        return self.mean_image.permute(1, 2, 0).contiguous()[y : y + self.crop, x : x + self.crop]

@@ -9,39 +9,15 @@ from typing import Any
 ILSVRC_2012 = "ILSVRC-2012 validation"
 ILSVRC_2010 = "ILSVRC-2010 test"
 
-# top1, top5: errors of one net. data, views: on which images, and with how many views. note: where it stands.
+# top1, top5: errors of one net, with ten views. data: on which images. note: where it stands.
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "paper": {"top1": 40.7, "top5": 18.2, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2, 1 CNN"},
-    "net145": {"top1": 40.66, "top5": 18.21, "data": ILSVRC_2012, "views": 10, "note": "layer-params-145.cfg"},
-    "one_gpu": {
-        "top1": 39.2,
-        "top5": 18.2,
-        "data": ILSVRC_2010,
-        "views": 10,
-        "note": "layer-params-145-half.cfg; paper, section 3.2",
-    },
-    "no_lrn": {
-        "top1": 42.0,
-        "top5": 19.4,
-        "data": ILSVRC_2012,
-        "views": 10,
-        "note": "layer-params-148.cfg; paper, section 3.3",
-    },
-    "no_overlap": {
-        "top1": 41.1,
-        "top5": 18.5,
-        "data": ILSVRC_2012,
-        "views": 10,
-        "note": "layer-params-147.cfg; paper, section 3.4",
-    },
-    "towers_apart": {
-        "top1": 41.8,
-        "top5": 19.3,
-        "data": ILSVRC_2012,
-        "views": 10,
-        "note": "layer-params-150.cfg; not in the paper",
-    },
-    "sixth_conv": {"top1": 39.0, "top5": 16.6, "data": ILSVRC_2012, "views": 10, "note": "paper, table 2, 1 CNN*"},
+    "paper": {"top1": 40.7, "top5": 18.2, "data": ILSVRC_2012, "note": "paper, table 2, 1 CNN"},
+    "net145": {"top1": 40.66, "top5": 18.21, "data": ILSVRC_2012, "note": "layer-params-145.cfg"},
+    "one_gpu": {"top1": 39.2, "top5": 18.2, "data": ILSVRC_2010, "note": "layer-params-145-half.cfg; paper, section 3.2"},
+    "no_lrn": {"top1": 42.0, "top5": 19.4, "data": ILSVRC_2012, "note": "layer-params-148.cfg; paper, section 3.3"},
+    "no_overlap": {"top1": 41.1, "top5": 18.5, "data": ILSVRC_2012, "note": "layer-params-147.cfg; paper, section 3.4"},
+    "towers_apart": {"top1": 41.8, "top5": 19.3, "data": ILSVRC_2012, "note": "layer-params-150.cfg; not in the paper"},
+    "sixth_conv": {"top1": 39.0, "top5": 16.6, "data": ILSVRC_2012, "note": "paper, table 2, 1 CNN*"},
 }
 
 # The same nets as the authors ran them.

@@ -12,13 +12,7 @@ from alexnet_dist.figures.run_files import RunFiles, read_run
 from alexnet_dist.figures.viewer import open_picture
 from alexnet_dist.tracking.wandb_run import WandbRun
 
-_PICTURES = {
-    "kernels": "kernels.png",
-    "filters": "filters.png",
-    "predictions": "predictions.webp",
-    "maps": "maps.webp",
-    "neighbours": "neighbours.webp",
-}
+_PICTURES = ("kernels.png", "filters.png", "predictions.webp", "maps.webp", "neighbours.webp")
 
 
 def hand_over(run_dir: Path, run: WandbRun, with_artifacts: bool) -> None:
@@ -33,10 +27,10 @@ def hand_over(run_dir: Path, run: WandbRun, with_artifacts: bool) -> None:
 def media(run: RunFiles) -> dict[str, Any]:
     """The pictures of figures/ and the tables behind them, by W&B's names."""
     shown: dict[str, Any] = {}
-    for name, file in _PICTURES.items():
-        if (path := run.folder / "figures" / file).is_file():
+    for name in _PICTURES:
+        if (path := run.folder / "figures" / name).is_file():
             with Image.open(path) as picture:
-                shown[f"figures/{name}"] = wandb.Image(picture.convert("RGBA"), caption=name)
+                shown[f"figures/{path.stem}"] = wandb.Image(picture.convert("RGBA"), caption=path.stem)
     if examples := read_examples(run, run.folder / "figures"):
         shown["figures/prediction_table"] = _prediction_table(examples)
         shown["figures/neighbour_table"] = _neighbour_table(examples)

@@ -21,7 +21,7 @@ from multiprocessing import connection
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -33,12 +33,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.files import whole_file
 from alexnet_dist.packing.samples import Sample
 
-if TYPE_CHECKING:
-    from alexnet_dist.packing.dali_check import DaliCheck
-
 _progress: "Synchronized[int] | None" = None
 _stop: Event | None = None
-_dali_check: "DaliCheck | None" = None
 _files: dict[str, int] = {}
 
 
@@ -131,7 +127,9 @@ def _pack(job: ShardJob, file: BinaryIO) -> tuple[np.ndarray, Sums | None, tuple
                 rows.append((offset, len(encoded), crc_of(encoded), job.number, sample.label))
                 if sums is not None and square is not None:
                     sums.add_images(np.asarray(square)[None])
-            _count_sample()
+            if _progress is not None:
+                with _progress.get_lock():
+                    _progress.value += 1
     return np.array(rows, INDEX_ROW), sums, tuple(skipped)
 
 
@@ -148,18 +146,11 @@ def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]
         square = crop_square(decode(original, draft_size=job.size)[0], job.size)
         return encode_jpeg(square, job.quality), square
     image, plain = decode(original)
-    kept = plain and _dali_takes(original, *image.size)
+    from alexnet_dist.packing.dali_check import dali_takes  # DALI, where originals are kept
+
+    kept = plain and dali_takes(original, *image.size)
     square_or_none = None if job.statistics_size is None else crop_square(image, job.statistics_size)
     return original if kept else encode_jpeg(image, job.quality), square_or_none
-
-
-def _dali_takes(original: bytes, width: int, height: int) -> bool:
-    global _dali_check
-    if _dali_check is None:
-        from alexnet_dist.packing.dali_check import DaliCheck
-
-        _dali_check = DaliCheck()
-    return _dali_check.takes(original, width, height)
 
 
 def _read(sample: Sample) -> bytes:
@@ -194,12 +185,6 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     offset = tar.offset + tarfile.BLOCKSIZE
     tar.addfile(header, io.BytesIO(data))
     return offset
-
-
-def _count_sample() -> None:
-    if _progress is not None:
-        with _progress.get_lock():
-            _progress.value += 1
 
 
 # --------------------------------------------------------------------------------------------------------- the records

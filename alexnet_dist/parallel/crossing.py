@@ -151,7 +151,7 @@ class Arrival:
         self.finish()
         arrived = list(self.outgoing)
         for i, tensor in self.received.items():
-            arrived[i] = tensor.permute(_inverse(self.order)).to(self.outgoing[i].dtype)
+            arrived[i] = tensor.permute([self.order.index(i) for i in range(len(self.order))]).to(self.outgoing[i].dtype)
         return arrived
 
 
@@ -177,7 +177,3 @@ def _dense_order(maps: torch.Tensor) -> tuple[int, ...]:
     if maps.dim() == 4 and maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous():
         return (0, 2, 3, 1)
     return tuple(range(maps.dim()))
-
-
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(order.index(i) for i in range(len(order)))

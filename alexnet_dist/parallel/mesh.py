@@ -132,6 +132,12 @@ class Mesh:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def from_everyone(self, value: Any) -> list[Any]:
+        """The values of all ranks (any picklable objects), in their order, on every rank."""
+        box: list[Any] = [None] * self.layout.processes
+        dist.all_gather_object(box, value, group=self.host_group)
+        return box
+
     def warm_up(self) -> None:
         """Let each group of the device's pass something, one after another: NCCL makes the connections of a group with its first
         messages, and those of two groups at a time may wait for each other."""
@@ -172,7 +178,11 @@ def join_mesh(
     store = _fresh_part(store, rank, world)
     peers = Peers(store, rank, world, timeout)
     try:
-        yield (mesh := _join(layout, rank, device, peers, store, limit, wire, overlap))
+        gloo = "gloo" if cuda else shared_gloo()  # beside a GPU its threads are in nobody's way
+        own = device if cuda else None  # NCCL's groups are made at once, and not by their first messages
+        backend = "cpu:gloo,cuda:nccl" if cuda else gloo
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit, device_id=own)
+        yield (mesh := join_groups(layout, rank, device, peers, limit, gloo, wire, overlap))
         peers.rest()
         dist.barrier(group=mesh.host_group)  # nobody leaves before all are done
     except Exception as error:
@@ -238,25 +248,6 @@ def _fresh_part(store: dist.Store, rank: int, world: int) -> dist.Store:
         awaited = [other for other in awaited if not store.check([f"joined/{name}/{other}"])]
         time.sleep(0.02)
     return dist.PrefixStore(name, store)
-
-
-def _join(
-    layout: Layout,
-    rank: int,
-    device: torch.device,
-    peers: Peers,
-    store: dist.Store,
-    limit: datetime.timedelta,
-    wire: torch.dtype | None,
-    overlap: bool,
-) -> Mesh:
-    """Make the process groups."""
-    cuda = device.type == "cuda"
-    gloo = "gloo" if cuda else shared_gloo()  # beside a GPU its threads are in nobody's way
-    backend = "cpu:gloo,cuda:nccl" if cuda else gloo
-    own = device if cuda else None  # NCCL's groups are made at once, and not by their first messages
-    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes, timeout=limit, device_id=own)
-    return join_groups(layout, rank, device, peers, limit, gloo, wire, overlap)
 
 
 def join_groups(

@@ -14,7 +14,7 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.settings import OptimizerSettings
 from alexnet_dist.training.step import narrow_copies
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 
 # So small a rate that nets stay as they begin: on one batch they would soon have learnt it by heart, and gradients so small that
 # they are denormal numbers take a CPU forty times as long.
@@ -40,7 +40,7 @@ def training_step(
     """A training step of a net or a share of one, initialised here; `group` are the holders of its shares."""
     net.initialise(0)
     copies = narrow_copies(net, precision, net.native, added=False)
-    optimizer = build_optimizer(net, UPDATE, group, net.towers_held, copies, net.native)
+    optimizer = MomentumSGD(net, UPDATE, group, net.towers_held, copies, net.native)
 
     def step() -> None:
         autocast = set_precision(precision, images.device)

@@ -1,11 +1,12 @@
 """A checkpoint as others use it: what its run was, which classes its outputs stand for, and its net and preprocessing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from alexnet_dist.checks import check_net
+from alexnet_dist.checks import check_net, check_settings
 from alexnet_dist.data.images import Images, Relabelled
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
@@ -13,7 +14,7 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.settings import Settings
+from alexnet_dist.settings import OtherImages, Settings
 from alexnet_dist.text import printable
 from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint
 from alexnet_dist.training.state import SavedState
@@ -40,6 +41,11 @@ class Trained:
     def class_ids(self) -> list[str]:
         """As the data set calls them, by label."""
         return self.state.class_ids
+
+    def overridden(self, data: OtherImages, **said: Any) -> "Trained":
+        """Under what is said here in place of its run's settings. Raises UserError as `check_settings`."""
+        of_run = self.state.config
+        return replace(self, settings=check_settings({**of_run, **said, "data": data.in_place_of(of_run["data"])}))
 
 
 def open_trained(where: str) -> Trained:

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import torch.distributed as dist
-
 from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.batch import Batch
 from alexnet_dist.data.decode import READERS
@@ -45,7 +43,7 @@ def check_headers(images: Images, mesh: Mesh) -> None:
 
 def raise_together(bad: BadImage | None, mesh: Mesh) -> None:
     """Every rank takes part. Raises BadImageError on all, of the same image, where one has met a bad image."""
-    if met := next(filter(None, _of_everyone(bad, mesh)), None):
+    if met := next(filter(None, mesh.from_everyone(bad)), None):
         raise BadImageError(met)
 
 
@@ -114,7 +112,7 @@ class GoodBatches:
 
         Raises BadImageError, on all ranks alike, where the run is to stop at it or there are too many.
         """
-        while found := [bad for bad in _of_everyone(self._feed.bad_image(), self._mesh) if bad]:
+        while found := [bad for bad in self._mesh.from_everyone(self._feed.bad_image()) if bad]:
             if self._settings.data.on_bad == "stop":
                 own = self._feed.bad_image()
                 or_skip = own and replace(own, sentence=f"{own.sentence}, or leave it out with data.on_bad=skip")
@@ -132,9 +130,3 @@ class GoodBatches:
     def _opened(self) -> TrainFeed:
         place = self._state.epoch, self._state.images // self._settings.trainer.batch_size
         return self._open(place, self._state.left_out)
-
-
-def _of_everyone(bad: BadImage | None, mesh: Mesh) -> list[BadImage | None]:
-    everyones: list[BadImage | None] = [None] * mesh.layout.processes
-    dist.all_gather_object(everyones, bad, group=mesh.host_group)
-    return everyones

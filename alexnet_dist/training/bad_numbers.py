@@ -78,9 +78,7 @@ def where_it_began(
             net(images, key)
     for hook in hooks:
         hook.remove()
-    everywhere: list[Any] = [None] * mesh.layout.processes
-    dist.all_gather_object(everywhere, found, group=mesh.host_group)
-    first = sorted(entry for entries in everywhere for entry in entries)
+    first = sorted(entry for entries in mesh.from_everyone(found) for entry in entries)
     if not first:
         return "the loss itself"
     position, name, _ = first[0]

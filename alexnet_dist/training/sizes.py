@@ -1,9 +1,7 @@
 """How large a net's weights are and how far the last update moved them, as the authors' program prints at every test."""
 
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
@@ -23,8 +21,7 @@ def layer_sizes(net: Net, optimizer: torch.optim.Optimizer, mesh: Mesh) -> dict[
         velocity = optimizer.state[layer.weight]["momentum_buffer"]
         for tensor in (layer.weight.detach(), velocity if layer.weight in moves else torch.zeros_like(velocity)):
             own.append(tensor.abs().unflatten(0, (len(layer.towers), -1)).flatten(1).mean(dim=1))
-    shares: list[Any] = [None] * mesh.layout.processes
-    dist.all_gather_object(shares, torch.stack(own).tolist(), group=mesh.host_group)
-    by_tower = [[size for share in shares[: mesh.layout.shares] for size in share[row]] for row in range(len(own))]
+    shares = mesh.from_everyone(torch.stack(own).tolist())[: mesh.layout.shares]
+    by_tower = [[size for share in shares for size in share[row]] for row in range(len(own))]
     names = [name for name, _ in net.named_children()]
     return {name: {"weight": by_tower[2 * row], "update": by_tower[2 * row + 1]} for row, name in enumerate(names)}

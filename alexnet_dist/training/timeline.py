@@ -107,9 +107,7 @@ class Timeline:
         if self._on_gpu:
             torch.cuda.synchronize(self._mesh.device)
         own = self._begun, self._after(self._last), [[name, *map(self._after, stamps)] for name, stamps in self._spans]
-        everyone: list[Any] = [None] * self._mesh.layout.processes
-        dist.all_gather_object(everyone, own, group=self._mesh.host_group)
-        replica = everyone[: self._mesh.layout.shares]
+        replica = self._mesh.from_everyone(own)[: self._mesh.layout.shares]
         first = min(begun for begun, _, _ in replica)
         towers = [[[name, *(at + begun - first for at in ends)] for name, *ends in spans] for begun, _, spans in replica]
         return {"seconds": max(begun - first + last for begun, last, _ in replica), "towers": towers}

@@ -24,14 +24,10 @@ class Trace:
         self._profile = profile(activities=activities, acc_events=True)
         self._begun = self._written = False
 
-    def holds(self, step: int) -> bool:
-        """Whether this step is traced. It has to run eagerly, so that its parts have names."""
-        return self._first <= step <= self._last
-
     @contextmanager
     def step(self, step: int) -> Iterator[bool]:
-        """Around one step of the run, its batch included; whether it is traced."""
-        if not self.holds(step):
+        """Around one step of the run, its batch included; whether it is traced, and so must run eagerly for its parts' names."""
+        if not self._first <= step <= self._last:
             yield False
             return
         if not self._begun:

@@ -26,17 +26,18 @@ class MomentumSGD(torch.optim.Optimizer):
     of the whole parameter, of which each process of `tower_group` holds the rows of so many `towers`: the squares of each tower
     travel in one message a step for each such group, and are added in the order of the towers, whichever process holds them.
 
-    `copies` are kept of some parameters (model/copies.py), and written with them. `native`: by the device's fused operation.
+    `net` may be a share of `towers` towers, whose other shares the processes of `tower_group` hold. `copies` are kept of some
+    parameters (model/copies.py), and written with them. `native`: by the device's fused operation.
     """
 
     def __init__(
         self,
         net: nn.Module,
         settings: OptimizerSettings,
-        tower_group: dist.ProcessGroup | None,
-        towers: int,
-        copies: Mapping[torch.Tensor, Copy],
-        native: bool,
+        tower_group: dist.ProcessGroup | None = None,
+        towers: int = 1,
+        copies: Mapping[torch.Tensor, Copy] | None = None,
+        native: bool = False,
     ) -> None:
         super().__init__(net.parameters(), {})
         self._named = dict(net.named_parameters())
@@ -46,7 +47,7 @@ class MomentumSGD(torch.optim.Optimizer):
         self._update = update if native else update_by_torch
         self._weights: list[torch.Tensor] = list(self._named.values())
         self._places = {weight: place for place, weight in enumerate(self._weights)}
-        self._copies = [copies.get(weight) for weight in self._weights]
+        self._copies = [(copies or {}).get(weight) for weight in self._weights]
         for weight in self._weights:
             self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         # On the device, where a step that is played back finds those of its day.
@@ -122,21 +123,6 @@ def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
     """Float64 scalar, from the norm of each row: fp32 loses digits in a sum over millions."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     return torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=dtype).double().square().sum()
-
-
-def build_optimizer(
-    net: nn.Module,
-    settings: OptimizerSettings,
-    tower_group: dist.ProcessGroup | None = None,
-    towers: int = 1,
-    copies: Mapping[torch.Tensor, Copy] | None = None,
-    native: bool = False,
-) -> MomentumSGD:
-    """The optimizer of a net, or of a share of `towers` of one whose other shares the processes of `tower_group` hold.
-
-    The net keeps `copies` of some of its parameters. `native`: by the device's fused operation. LARS scales weights alone.
-    """
-    return MomentumSGD(net, settings, tower_group, towers, copies or {}, native)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.settings import OptimizerSettings
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 from tests.distributed.processes import run_processes
 
 SETTINGS = OptimizerSettings(
@@ -39,7 +39,7 @@ def _in_a_process() -> dict[str, torch.Tensor]:
 def _steps(share: Share, tower_group: dist.ProcessGroup | None) -> dict[str, torch.Tensor]:
     """The parameters that a share holds after all steps."""
     net = _net(share)
-    optimizer = build_optimizer(net, SETTINGS, tower_group, net.towers_held)
+    optimizer = MomentumSGD(net, SETTINGS, tower_group, net.towers_held)
     for step, lr in enumerate(RATES):
         optimizer.set_rates(lr)
         gradients = _gradients(step)

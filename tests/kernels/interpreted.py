@@ -27,7 +27,7 @@ from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.settings import OptimizerSettings
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 from tests.kernels.maps import CASES, maps
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -249,7 +249,7 @@ def _step(native: bool, dtype: torch.dtype, narrow: bool) -> tuple[list[Tensor],
     net = net.to(dtype)
     copies = net.keep_copies(torch.bfloat16, narrow_gradients=True) if native and narrow else {}
     settings = OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=2, bias_weight_decay=False)
-    optimizer = build_optimizer(net, settings, copies=copies, native=native)
+    optimizer = MomentumSGD(net, settings, copies=copies, native=native)
     images = 2 * _normal(3, 3, 19, 19).to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
         logits = net(images, DropoutKey(1, torch.tensor(2) if native else 2))

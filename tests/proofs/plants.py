@@ -49,8 +49,8 @@ PLANTS = (
     Plant("the spatial norm's gradient with the wrong sign", f"{KERNELS}/spatial_norm.py", "- 2 * ALPHA * BETA * x * total",
           "+ 2 * ALPHA * BETA * x * total",
           (INTERPRETED, "-k", "spatial_norm")),
-    Plant("an update that moves in spite of a NaN", f"{KERNELS}/update.py", "(tl.load(finite_ptr).to(tl.int32) != 0)",
-          "(tl.load(finite_ptr).to(tl.int32) >= 0)",
+    Plant("an update that moves in spite of a NaN", f"{KERNELS}/update.py", "tl.load(finite_ptr).to(tl.int32) != 0,",
+          "tl.load(finite_ptr).to(tl.int32) >= 0,",
           (INTERPRETED, "-k", "update")),
     Plant("a mean image that is not mirrored", f"{KERNELS}/preprocess.py", "CROP - 1 - column, column)", "column, column)",
           (INTERPRETED, "-k", "preprocessing")),
@@ -69,8 +69,8 @@ PLANTS = (
           (WHOLE_STEP, "-k", "ninety")),
     Plant("the exchange of crops begun by the thread that decodes", "alexnet_dist/data/feed.py",
           "Background(on_device(self._batches(decoded), device), ahead=AHEAD, name=\"train feed\")\n"
-          "        self._exchanged = exchanged(self._background, exchange, device)",
-          "Background(exchanged(on_device(self._batches(decoded), device), exchange, device), ahead=AHEAD, name=\"train feed\")\n"
+          "        self._exchanged = Exchanged(self._background, exchange, device)",
+          "Background(Exchanged(on_device(self._batches(decoded), device), exchange, device), ahead=AHEAD, name=\"train feed\")\n"
           "        self._exchanged = self._background",
           ("tests/distributed/test_order.py", "-k", "begins_all_messages and 2")),
     Plant("another order of addition over the slices", "alexnet_dist/training/gradients.py", "while place & 1:", "while sums:",

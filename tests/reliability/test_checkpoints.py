@@ -21,7 +21,7 @@ from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
 from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
-from alexnet_dist.training.update import Schedule, build_optimizer
+from alexnet_dist.training.update import MomentumSGD, Schedule
 from tests.commands import run_command, train
 from tests.forked import run_forked
 from tests.reliability import kills
@@ -109,7 +109,7 @@ def _saving(run_dir: Path, said: list[str], after_a_word: Callable[[], object], 
     with join_mesh(table.towers, cpu, timeout=60) as mesh:
         net = Net(table)
         net.initialise(0)
-        optimizer = build_optimizer(net, settings.optimizer)
+        optimizer = MomentumSGD(net, settings.optimizer)
         preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
         state = TrainingState(net, optimizer, Schedule(settings.schedule, 0.1), preprocess, ErrorCount(mesh), images_per_epoch=64)
         state.advance(32)

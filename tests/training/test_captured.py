@@ -16,7 +16,7 @@ from alexnet_dist.planning.work import UPDATE
 from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.training.captured import Captured
 from alexnet_dist.training.step import Step
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 
 CPU = torch.device("cpu")
 TINY = build_table(compose("train", [])["model"])
@@ -118,7 +118,7 @@ def test_after_a_capture_that_failed_in_the_middle_steps_are_as_ever(monkeypatch
         graphs, said = Graphs(monkeypatch), []  # type: ignore[var-annotated]
         with join_mesh(2, CPU, timeout=60) as mesh:
             net = new_net(TINY, mesh, native=False)
-            optimizer = build_optimizer(net, UPDATE, mesh.tower_group, net.towers_held)
+            optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held)
             trainer = TrainerSettings(1, None, 8, 1, 1, "stop", "off", "auto", False, None, slices=2)
             step = Step(net, Preprocess(88, 56, "aligned"), optimizer, mesh, trainer, 0, nullcontext, said.append)
             step._captured._wanted = fails  # as on a GPU

@@ -18,7 +18,7 @@ from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.planning.work import UPDATE as RULE
 from alexnet_dist.training.step import loss_of
 from alexnet_dist.training.timeline import SEND, UPDATE, WAITING, Timeline, seconds_by_layer
-from alexnet_dist.training.update import build_optimizer
+from alexnet_dist.training.update import MomentumSGD
 from tests.distributed.processes import run_processes
 
 LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
@@ -29,7 +29,7 @@ def _watched() -> dict[str, Any]:
     with join_mesh(table.towers, torch.device("cpu"), timeout=60) as mesh:
         net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
         net.initialise(0)
-        optimizer = build_optimizer(net, RULE)
+        optimizer = MomentumSGD(net, RULE)
         timeline = Timeline(mesh)
         images, labels = torch.randn(8, 3, 56, 56), torch.arange(8)
         with timeline.watching(net):

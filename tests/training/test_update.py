@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from alexnet_dist.settings import LayerRates, OptimizerSettings, Phase, ScheduleSettings
-from alexnet_dist.training.update import Schedule, build_optimizer, lars_rates
+from alexnet_dist.training.update import MomentumSGD, Schedule, lars_rates
 
 
 def test_steps_follow_the_paper_s_rule_across_a_change_of_rate() -> None:
     settings = OptimizerSettings(lr=0.01, momentum=0.9, weight_decay=0.0005, bias_lr_multiplier=2, bias_weight_decay=False)
     generator = torch.Generator().manual_seed(1)
     net = nn.Linear(5, 3).double()
-    optimizer = build_optimizer(net, settings)
+    optimizer = MomentumSGD(net, settings)
     expected = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     velocity = {name: torch.zeros_like(value) for name, value in expected.items()}
     for step in range(12):
@@ -50,7 +50,7 @@ def test_a_layer_s_own_rates_and_those_of_phases_in_plain_torch() -> None:
     ]
     generator = torch.Generator().manual_seed(1)
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
-    optimizer = build_optimizer(net, settings)
+    optimizer = MomentumSGD(net, settings)
     schedule = Schedule(ScheduleSettings(kind="constant", phases=phases), settings.lr)
     expected = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     velocity = {name: torch.zeros_like(value) for name, value in expected.items()}
@@ -69,7 +69,7 @@ def test_a_layer_s_own_rates_and_those_of_phases_in_plain_torch() -> None:
 
 def test_layers_with_the_same_rates_are_updated_together() -> None:
     settings = OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=0.01, bias_lr_multiplier=2, bias_weight_decay=False)
-    optimizer = build_optimizer(nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))), settings)
+    optimizer = MomentumSGD(nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))), settings)
     assert [len(group["params"]) for group in optimizer.param_groups] == [5, 5]
 
 
@@ -100,7 +100,7 @@ def test_a_rate_that_changes_at_every_step_leaves_the_velocity_as_it_was() -> No
     settings = OptimizerSettings(lr=1.0, momentum=0.5, weight_decay=0.0, bias_lr_multiplier=1, bias_weight_decay=False)
     net = nn.Linear(1, 1, bias=True).double()
     nn.init.zeros_(net.weight)
-    optimizer = build_optimizer(net, settings)
+    optimizer = MomentumSGD(net, settings)
     for lr in (1.0, 0.0, 3.0):
         optimizer.set_rates(lr)
         net.weight.grad, net.bias.grad = torch.full((1, 1), -1.0).double(), torch.zeros(1).double()
@@ -117,7 +117,7 @@ def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(native: bool) -> None:
     for rows in (slice(None), slice(45, None)):
         net = nn.Linear(1003, len(weight[rows]), bias=False)
         net.weight.data.copy_(weight[rows])
-        optimizer = build_optimizer(net, settings, native=native)
+        optimizer = MomentumSGD(net, settings, native=native)
         for gradient in gradients:
             net.weight.grad = gradient[rows].clone()
             optimizer.step()
@@ -129,7 +129,7 @@ def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(native: bool) -> None:
 def test_a_step_that_is_not_finite_is_left_out() -> None:
     settings = OptimizerSettings(lr=0.3, momentum=0.0, weight_decay=0.01, bias_lr_multiplier=1, bias_weight_decay=False)
     net = nn.Linear(3, 2)
-    optimizer = build_optimizer(net, settings, native=True)
+    optimizer = MomentumSGD(net, settings, native=True)
     before = [parameter.detach().clone() for parameter in net.parameters()]
     for finite in (0.0, 1.0):
         for parameter in net.parameters():
