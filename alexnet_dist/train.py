@@ -203,8 +203,7 @@ def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Di
     native = load_kernels(settings.trainer.native, device, display.say)
     net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
     net.initialise(settings.seed)
-    added = mesh.layout.replicas > 1 or settings.trainer.slices > 1
-    copies = narrow_copies(net, settings.precision.kind, native, added)
+    copies = narrow_copies(net, settings.precision.kind, native, mesh.layout.replicas > 1 or settings.trainer.slices > 1)
     return TrainingState(
         net=net,
         optimizer=MomentumSGD(net, settings.optimizer, mesh.tower_group, net.towers_held, copies, native),
