@@ -140,6 +140,7 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
                 f"slices={count} of batch_size={settings.batch_size} cannot be shared by {layout.replicas} replicas: the slices "
                 "must be a multiple of the replicas and divide the batch"
             )
+    new_file(settings.output, "slices")  # before anything is measured
     return layout.processes, config
 
 

@@ -51,7 +51,7 @@ class StepSettings:
         return build_table(self.model)
 
     def layout(self) -> Layout:
-        """That of the processes to start. Raises UserError where they cannot be, or the figures have no place."""
+        """That of the processes to start. Raises UserError where they cannot be."""
         towers, wanted = self.table().towers, self.parallel.processes
         layout = plan_layout(default_processes(towers, self.device) if isinstance(wanted, str) else wanted, towers)
         pick_device(self.device, layout.processes - 1)
@@ -59,7 +59,6 @@ class StepSettings:
             raise UserError(
                 f"batch_size={self.batch_size} cannot be shared by {layout.processes} processes: take a multiple of it"
             )
-        new_file(self.output, "step")
         return layout
 
 
@@ -177,6 +176,7 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         raise UserError(
             f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
         )
+    new_file(settings.output, "step")  # before anything is measured
     return layout.processes, config
 
 

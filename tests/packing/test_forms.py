@@ -12,11 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from alexnet_dist.checks import check_settings
-from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.packed import open_packed
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.packing import parquet as reading
 from alexnet_dist.packing.parquet import read_row
 from alexnet_dist.packing.samples import Sample, Source
 from alexnet_dist.packing.sources import list_source, recognise
@@ -141,39 +139,6 @@ def test_classes_that_have_only_numbers_are_named_by_a_class_map(tmp_path: Path)
     assert [sample.label for sample in source.train] == [0, 1, 0, 1]
 
 
-def test_rows_of_a_row_group_are_read_once_and_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [(f"{number}.JPEG", "", b"%d" % number) for number in range(20)]
-    write_parquet(tmp_path / "train-00000-of-00001.parquet", files, [number % 2 for number in range(20)], row_group_size=7)
-    source = listed(tmp_path)
-    assert [[int(content(sample)) for sample in block] for block in source.blocks()] == [
-        list(range(7)), list(range(7, 14)), list(range(14, 20)),
-    ]  # fmt: skip
-    opened = []
-    images = reading._images
-    monkeypatch.setattr(reading, "_images", lambda path, group: opened.append(group) or images(path, group))
-    assert [int(read_row(sample)) for sample in source.train[:14:2]] == [0, 2, 4, 6, 8, 10, 12]
-    assert int(read_row(source.train[1])) == 1
-    assert opened == [0, 1, 0]
-
-
-def test_a_row_without_bytes_is_no_image(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "train-00000-of-00001.parquet", [("a.JPEG", "", None), ("b.JPEG", "", b"b")], [0, 1])  # type: ignore[list-item]
-    first, second = listed(tmp_path).train
-    with pytest.raises(UnusableImageError, match="its row has no bytes"):
-        read_row(first)
-    assert read_row(second) == b"b"
-
-
-def test_a_row_without_an_image_is_named_as_one(tmp_path: Path) -> None:
-    images = pa.array([{"bytes": b"a", "path": "a.JPEG"}, None], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
-    parquet.write_table(pa.table({"image": images, "label": [0, 0]}), tmp_path / "train-00000-of-00001.parquet")
-    first, second = listed(tmp_path).train
-    assert (first.name, second.name) == ("a.JPEG", "train-00000-of-00001_0_1")
-    assert read_row(first) == b"a"
-    with pytest.raises(UnusableImageError, match="its row has no bytes"):
-        read_row(second)
-
-
 def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_path: Path) -> None:
     files = [(f"{number}.JPEG", "", encoded(photo(number, 32, 32))) for number in range(12)]
     write_parquet(tmp_path / "images/train-00000-of-00001.parquet", files, [number % 2 for number in range(12)])
@@ -184,15 +149,6 @@ def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_p
     train_images, val_images = open_root(packed, replace(data, val_every=3))
     assert np.bincount(train_images.labels).tolist() == [4, 4]
     assert np.bincount(val_images.labels).tolist() == [2, 2]
-
-
-def test_classes_are_called_as_the_training_files_have_it_where_validation_says_nothing(tmp_path: Path) -> None:
-    FORMS["parquet"](tmp_path, WORDS, *imagenet(WORDS, 2, lambda *_: b"-"))
-    told = reading.list_parquet(tmp_path).classes
-    path = tmp_path / "data/validation-00000-of-00001.parquet"
-    parquet.write_table(parquet.read_table(path).replace_schema_metadata({}), path)
-    assert reading.list_parquet(tmp_path).classes == told
-    assert [entry.words for entry in told] == [WORDS[wnid] for wnid in sorted(WORDS)]
 
 
 def _with_columns(root: Path, **columns: object) -> None:
