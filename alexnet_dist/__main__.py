@@ -1,10 +1,9 @@
 """alexnet-dist <command> [overrides]: the commands under one name."""
 
 import importlib
-import signal
 import sys
 
-from alexnet_dist import __version__
+from alexnet_dist import __version__, before_imports
 
 COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
@@ -39,7 +38,7 @@ def main() -> None:
         print(f"error: {name} is no command: take one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in __init__.py: it takes seconds to import a command
+    before_imports()
     importlib.import_module(_MODULES.get(name, f"alexnet_dist.{name}")).main()
 
 

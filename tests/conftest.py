@@ -10,9 +10,8 @@ from alexnet_dist.launching.processes import PRELOAD
 from tests.commands import train
 from tests.reliability.kills import take_few
 
-# Processes that tests fork come from one that has imported already: to import takes longer than most of them live. Torch imports
-# its compiler when an operation of torch.library is first called.
-multiprocessing.set_forkserver_preload([PRELOAD, "alexnet_dist.train", "torch._dynamo"])
+# Processes that tests fork come from one that has imported already: to import takes longer than most of them live.
+multiprocessing.set_forkserver_preload([PRELOAD, "alexnet_dist.train"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,10 @@
 import torch
 from torch import Tensor
 
+from alexnet_dist.kernels.operation import on_gpus
 
-@torch.library.custom_op("alexnet::largest_logit", mutates_args=(), device_types="cuda")
+
+@on_gpus("alexnet::largest_logit")
 def largest_logit(logits: list[Tensor]) -> Tensor:
     """Of each image, float32 [N]."""
     from alexnet_dist.kernels.cuda.loss import largest
@@ -15,7 +17,7 @@ def largest_logit(logits: list[Tensor]) -> Tensor:
     return largest(logits)
 
 
-@torch.library.custom_op("alexnet::loss_sums", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::loss_sums")
 def loss_sums(logits: list[Tensor], largest: Tensor, labels: Tensor, first_class: int) -> Tensor:
     """float32 [3, N]: the sum of exponentials, the label's logit, both less the largest one; how many classes before the label
     share the largest."""
@@ -24,7 +26,7 @@ def loss_sums(logits: list[Tensor], largest: Tensor, labels: Tensor, first_class
     return sums(logits, largest, labels, first_class)
 
 
-@torch.library.custom_op("alexnet::loss", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::loss")
 def loss_and_wrong(sums: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss, float32, and the number of images guessed wrong, int64, of the sums over all towers."""
     from alexnet_dist.kernels.cuda.loss import loss
@@ -32,7 +34,7 @@ def loss_and_wrong(sums: Tensor) -> tuple[Tensor, Tensor]:
     return loss(sums)
 
 
-@torch.library.custom_op("alexnet::loss_gradient", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::loss_gradient")
 def loss_gradient(
     logits: list[Tensor], largest: Tensor, sums: Tensor, labels: Tensor, gradient: Tensor, first_class: int
 ) -> list[Tensor]:

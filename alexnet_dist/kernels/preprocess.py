@@ -4,6 +4,8 @@ kernel for GPUs."""
 import torch
 from torch import Tensor
 
+from alexnet_dist.kernels.operation import Operation
+
 
 def preprocess_by_torch(
     crops: Tensor,
@@ -40,7 +42,7 @@ def _noise(colour: Tensor, eigenvectors: Tensor, deviations: Tensor) -> Tensor:
     return (eigenvectors * (colour * deviations)[:, None, :]).sum(dim=2)
 
 
-preprocess = torch.library.custom_op("alexnet::preprocess", preprocess_by_torch, mutates_args=())
+preprocess = Operation("alexnet::preprocess", preprocess_by_torch)
 
 
 @preprocess.register_kernel("cpu")

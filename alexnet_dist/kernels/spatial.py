@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from alexnet_dist.kernels.operation import on_gpus
 from alexnet_dist.kernels.tail import empty_maps
 
 
-@torch.library.custom_op("alexnet::spatial_norm", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::spatial_norm")
 def spatial_norm(x: Tensor, norm: list[float]) -> tuple[Tensor, Tensor]:
     """Maps [N, C, H, W] -> normed (`norms.spatial_norm`; `norm` is [size, alpha, beta, k]), and float32 scales."""
     from alexnet_dist.kernels.cuda import spatial_norm
@@ -16,7 +16,7 @@ def spatial_norm(x: Tensor, norm: list[float]) -> tuple[Tensor, Tensor]:
     return spatial_norm.forward(x, norm)
 
 
-@torch.library.custom_op("alexnet::spatial_norm_backward", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::spatial_norm_backward")
 def _spatial_norm_backward(gradient: Tensor, x: Tensor, scale: Tensor, norm: list[float]) -> Tensor:
     from alexnet_dist.kernels.cuda import spatial_norm
 

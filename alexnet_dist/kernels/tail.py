@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.kernels.native import Toolchain, load_library
+from alexnet_dist.kernels.operation import on_gpus
 
 _DTYPES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
-@torch.library.custom_op("alexnet::follow", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::follow")
 def follow(
     x: Tensor, bias: Tensor | None, activation: str, norm: list[float], pool: list[int], relu_last: bool
 ) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def follow(
     return forward(x, bias, activation, norm, pool, relu_last)
 
 
-@torch.library.custom_op("alexnet::follow_backward", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::follow_backward")
 def follow_backward(
     gradient: Tensor, x: Tensor, bias: Tensor | None, index: Tensor, activation: str, norm: list[float], pool: list[int]
 ) -> tuple[Tensor, Tensor]:

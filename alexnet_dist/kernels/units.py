@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.kernels.dropout import WORD, Masks, mix, threshold
+from alexnet_dist.kernels.operation import on_gpus
 from alexnet_dist.kernels.tail import empty_maps
 
 
@@ -18,14 +19,14 @@ def activate(x: Tensor, bias: Tensor | None, activation: str, p: float | None, m
     return _activate(x, bias, activation, said, torch.as_tensor(masks.step, device=x.device))
 
 
-@torch.library.custom_op("alexnet::activate", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::activate")
 def _activate(x: Tensor, bias: Tensor | None, activation: str, masks: list[int], step: Tensor | None) -> Tensor:
     from alexnet_dist.kernels.cuda import units
 
     return units.forward(x, bias, activation, masks, step)
 
 
-@torch.library.custom_op("alexnet::activate_backward", mutates_args=(), device_types="cuda")
+@on_gpus("alexnet::activate_backward")
 def _activate_backward(
     gradient: Tensor, y: Tensor, biased: bool, activation: str, masks: list[int], step: Tensor | None
 ) -> tuple[Tensor, Tensor]:

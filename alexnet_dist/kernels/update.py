@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from alexnet_dist.kernels.operation import Operation
+
 
 def update_by_torch(
     weights: list[Tensor],
@@ -31,7 +33,8 @@ def update_by_torch(
             copy.copy_(weight)
 
 
-update = torch.library.custom_op("alexnet::update", update_by_torch, mutates_args=("weights", "velocities", "copies"))
+update = Operation("alexnet::update", update_by_torch, mutates_args=("weights", "velocities", "copies"))
+update.register_kernel("cpu")(update_by_torch)
 
 
 @update.register_kernel("cuda")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_dist.errors import LostPeerError, RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
@@ -92,7 +92,6 @@ class Mesh:
     layout: Layout
     rank: int
     device: torch.device
-    devices: DeviceMesh
     crossing: Crossing
     tower_group: dist.ProcessGroup
     crops_group: dist.ProcessGroup
@@ -273,7 +272,6 @@ def join_groups(
         layout=layout,
         rank=rank,
         device=device,
-        devices=devices,
         crossing=Crossing(crossing_group, wire, overlap),
         tower_group=devices.get_group("tower"),
         crops_group=crops_group,

@@ -86,7 +86,7 @@ def load_checkpoint(
     from alexnet_dist.training.tensors import read_tensors, run_tensors
 
     check_same_net(checkpoint, saved, net.table)
-    read_tensors(run_tensors(mesh, net, preprocess, optimizer), checkpoint, alone=mesh is None)
+    read_tensors(run_tensors(net, preprocess, optimizer), checkpoint, mesh)
 
 
 def reason_of(error: BaseException) -> str:

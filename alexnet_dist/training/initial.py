@@ -81,9 +81,9 @@ def _read_checkpoint(checkpoint: Path, layers: Sequence[str], net: Net, preproce
 
     if mesh.rank == 0:
         check_sound(checkpoint)
-    parameters = run_tensors(mesh, net, preprocess, None)["net"]
+    parameters = run_tensors(net, preprocess, None)["net"]
     taken = {name: tensor for name, tensor in parameters.items() if name.rpartition(".")[0] in layers}
-    read_tensors({"net": taken}, checkpoint)
+    read_tensors({"net": taken}, checkpoint, mesh)
 
 
 def _shapes(layer: str, shapes: Any) -> tuple[list[int], list[int]]:

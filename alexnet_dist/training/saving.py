@@ -80,7 +80,7 @@ class Checkpoints:
             self.wait()
             state = self._state
             self.saved_step, self._begun = state.step, time.monotonic()
-            tensors = self._run_tensors(self._mesh, state.net, state.preprocess, state.optimizer, copy=True)
+            tensors = self._run_tensors(state.net, state.preprocess, state.optimizer, copy=True)
             copied = torch.cuda.Event() if self._mesh.device.type == "cuda" else None
             if copied:
                 copied.record()
@@ -123,9 +123,8 @@ class Checkpoints:
             self._together(lambda: _make_anew(partial) if rank == 0 else None)
             with _stream_of_its_own(self._mesh.device, copied):
                 self._together(lambda: self._check_finite(tensors))
-                parameters = (parameter.to_local() for parameter in tensors["net"].values())
-                weights = weights_hash(parameters, self._mesh, self._mesh.checkpoint_group)
-                self._write_tensors(tensors, partial, self._mesh.checkpoint_group)
+                weights = weights_hash(tensors["net"].values(), self._mesh, self._mesh.checkpoint_group)
+                self._write_tensors(tensors, partial, self._mesh)
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
             self._together(lambda: self._publish(partial, name, replace(written, weights=weights), sums) if rank == 0 else None)
         except NotWrittenError as error:

@@ -145,7 +145,7 @@ class Step:
             self._gradients.next_slice()
         self._gradients.finish()
         self._optimizer.step(self._good)
-        self._optimizer.zero_grad()
+        self._net.zero_grad()
         return mean, wrong[0] if self.slices == 1 else torch.stack(wrong).sum(), self._good
 
     def _mean(self, losses: list[torch.Tensor]) -> torch.Tensor:

@@ -1,18 +1,22 @@
-"""The tensors of a checkpoint, written and read by torch.distributed.checkpoint."""
+"""The tensors of a checkpoint, written and read by torch.distributed.checkpoint.
+
+Where a share's rows lie in the whole net's tensors is told by planners. DTensor, which torch has for that, imports torch's compiler.
+"""
 
 import pickle
 import sys
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
@@ -22,10 +26,14 @@ from alexnet_dist.training.checkpoint import NotWrittenError, reason_of
 Tensors = dict[str, dict[str, torch.Tensor]]
 
 
+# The groups whose tensors a share holds rows of.
+_IN_ROWS = ("net", "momentum")
+
+
 def run_tensors(
-    mesh: Mesh | None, net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False
+    net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False
 ) -> Tensors:
-    """The tensors of a run by their whole names; a share's are views of dimension 0 of the whole net's, a whole net's its own.
+    """The tensors of a run by their names: of a share its rows, dimension 0, of those of the whole net.
 
     They are those of the run itself, or copies of them where they are.
     """
@@ -33,25 +41,20 @@ def run_tensors(
     def own(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().clone() if copy else tensor.detach()
 
-    def whole(tensor: torch.Tensor) -> torch.Tensor:
-        if mesh is None:
-            return own(tensor)
-        return DTensor.from_local(own(tensor), mesh.devices, (Replicate(), Shard(0)), run_check=False)
-
     named = dict(net.named_parameters())
     tensors: Tensors = {
-        "net": {name: whole(parameter) for name, parameter in named.items()},
+        "net": {name: own(parameter) for name, parameter in named.items()},
         "data": {name: own(buffer) for name, buffer in preprocess.named_buffers()},
     }
     if optimizer is not None:
         tensors["momentum"] = {
-            name: whole(optimizer.state[parameter]["momentum_buffer"]) for name, parameter in named.items()
+            name: own(optimizer.state[parameter]["momentum_buffer"]) for name, parameter in named.items()
         }
     return tensors
 
 
-def read_tensors(tensors: Tensors, checkpoint: Path, alone: bool = False) -> None:
-    """Read into the tensors in place, on all ranks, or `alone` on this one.
+def read_tensors(tensors: Tensors, checkpoint: Path, mesh: Mesh | None) -> None:
+    """Read into the tensors in place, on all ranks of the mesh, or without one a whole net's on this process alone.
 
     Raises:
         UserError: the checkpoint's files are damaged or incomplete.
@@ -60,15 +63,16 @@ def read_tensors(tensors: Tensors, checkpoint: Path, alone: bool = False) -> Non
         dcp.FileSystemReader(checkpoint).read_metadata()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be, alone
-            dcp.load(tensors, checkpoint_id=checkpoint, no_dist=alone)
+            dcp.load(tensors, checkpoint_id=checkpoint, planner=_LoadPlanner(_Place.of(mesh)), no_dist=mesh is None)
     except (OSError, EOFError, pickle.UnpicklingError, CheckpointException) as error:
         raise UserError(f"{checkpoint} cannot be read ({reason_of(_first(error))}): take another checkpoint") from error
 
 
-def write_tensors(tensors: Tensors, folder: Path, group: dist.ProcessGroup | None) -> None:
+def write_tensors(tensors: Tensors, folder: Path, mesh: Mesh) -> None:
     """Write this rank's part of the tensors. Raises NotWrittenError on all ranks when one could not."""
+    planner, group = _SavePlanner(_Place.of(mesh)), mesh.checkpoint_group
     try:
-        dcp.save(tensors, storage_writer=_Writer(folder), process_group=group)
+        dcp.save(tensors, storage_writer=_Writer(folder), planner=planner, process_group=group)
     except CheckpointException as error:
         raise NotWrittenError(reason_of(_first(error))) from error
 
@@ -82,9 +86,71 @@ def check_finite(tensors: Tensors) -> None:
     """Raises NotWrittenError for numbers from which no run could go on: gradients may overflow though the loss is finite."""
     for group in tensors.values():
         for name, tensor in group.items():
-            own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            if not own.isfinite().all():
+            if not tensor.isfinite().all():
                 raise NotWrittenError(f"{name} holds NaN or infinite numbers")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The share that this process holds, of so many."""
+
+    share: int
+    shares: int
+
+    @classmethod
+    def of(cls, mesh: Mesh | None) -> "_Place":
+        return cls(mesh.share, mesh.layout.shares) if mesh else cls(0, 1)
+
+    def in_whole(self, name: str, shape: torch.Size) -> tuple[ChunkStorageMetadata, torch.Size]:
+        """Where a tensor of the share lies in the whole net's, and the shape of that."""
+        if name.partition(".")[0] not in _IN_ROWS:
+            return ChunkStorageMetadata(torch.Size([0] * len(shape)), shape), shape
+        rows, *others = shape
+        first = torch.Size([self.share * rows, *(0 for _ in others)])
+        return ChunkStorageMetadata(first, shape), torch.Size([self.shares * rows, *others])
+
+
+class _SavePlanner(dcp.DefaultSavePlanner):
+    def __init__(self, place: _Place) -> None:
+        super().__init__()
+        self._place = place
+
+    def create_local_plan(self) -> SavePlan:
+        plan = super().create_local_plan()
+        self.plan = replace(plan, items=[self._placed(item) for item in plan.items])
+        return self.plan
+
+    def _placed(self, item: WriteItem) -> WriteItem:
+        assert item.tensor_data is not None
+        name = item.index.fqn
+        chunk, whole = self._place.in_whole(name, item.tensor_data.size)
+        data = replace(item.tensor_data, chunk=chunk, size=whole)
+        return WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)
+
+    def lookup_object(self, index: MetadataIndex) -> torch.Tensor:
+        tensor: torch.Tensor = self.state_dict[index.fqn]
+        return tensor
+
+
+class _LoadPlanner(dcp.DefaultLoadPlanner):
+    def __init__(self, place: _Place) -> None:
+        super().__init__()
+        self._place = place
+
+    def create_local_plan(self) -> LoadPlan:
+        assert self.metadata is not None
+        items = []
+        for name, tensor in self.state_dict.items():
+            written = self.metadata.state_dict_metadata.get(name)
+            chunk, whole = self._place.in_whole(name, tensor.shape)
+            if not isinstance(written, TensorStorageMetadata) or written.size != whole:
+                raise ValueError(f"it has no {name} of {list(whole)}")
+            items += create_read_items_for_chunk_list(name, written, [chunk])
+        return LoadPlan(items)
+
+    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
+        tensor: torch.Tensor = self.state_dict[index.fqn]
+        return tensor
 
 
 class _Writer(dcp.FileSystemWriter):

@@ -55,6 +55,9 @@ class MomentumSGD(torch.optim.Optimizer):
         self._numbers_there: list[tuple[float, ...]] = []
         self.set_rates(settings.lr)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Of torch's, which imports torch's compiler for it, the groups are those of `set_rates`."""
+
     def set_rates(self, lr: float, phase: Phase = EVERY_EPOCH) -> None:
         """The rates of the next steps, from that of the schedule and the phase under way; velocities keep their length."""
         self.param_groups = group_parameters(self._named.items(), self._settings, phase, lr)
@@ -77,6 +80,7 @@ class MomentumSGD(torch.optim.Optimizer):
         velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
         copies = [copy.tensor if copy else none for copy in self._copies]
         self._update(weights, velocities, gradients, copies, self._with_lars(), finite)
+        torch.autograd.graph.increment_version(weights)  # an operation says nothing of what it changes
         for copy in self._copies:
             if copy:
                 copy.written()

@@ -278,7 +278,7 @@ def test_a_whole_step_as_a_gpu_takes_it(monkeypatch: pytest.MonkeyPatch, narrow:
         update: cuda_update.update,
     }
     for operation, kernel in registered.items():
-        operation.register_kernel("cpu", kernel)
+        operation.register_kernel("cpu")(kernel)
     made = _step(True, torch.float32, narrow)
     for ours, theirs in zip(made[0], expected[0], strict=True):
         assert (ours - theirs).norm() <= (0.03 if narrow else 1e-5) * theirs.norm()

@@ -1,0 +1,55 @@
+"""An operation of torch's dispatcher, which differs from device to device and passes meta tensors.
+
+It is what torch.library.custom_op gives, of the functions that this is made of: at the first call of an operation, custom_op
+imports torch's compiler, which takes longer than all else that a process imports.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+Kernel = Callable[..., Any]
+
+
+class Operation:
+    """`name` is as in "alexnet::follow"; the annotations of `signature` say what it takes and gives (torch.library.infer_schema).
+
+    `register_fake` and `register_autograd` are torch.library's.
+    """
+
+    def __init__(self, name: str, signature: Kernel, mutates_args: tuple[str, ...] = ()) -> None:
+        torch.library.define(name, torch.library.infer_schema(signature, mutates_args=mutates_args))
+        self.__doc__ = signature.__doc__
+        self._name = name
+        self._kernels: dict[str, Kernel] = {}
+        namespace, own_name = name.split("::")
+        self._call = getattr(getattr(torch.ops, namespace), own_name).default
+        self.register_fake = partial(torch.library.register_fake, name)
+        self.register_autograd = partial(torch.library.register_autograd, name)
+
+    def __call__(self, *given: Any) -> Any:
+        return self._call(*given)
+
+    def register_kernel(self, device_type: str) -> Callable[[Kernel], Kernel]:
+        """Of tensors of that device the operation is the decorated function, in the place of one that was so before."""
+
+        def register(kernel: Kernel) -> Kernel:
+            if device_type not in self._kernels:
+                torch.library.impl(self._name, device_type, lambda *given: self._kernels[device_type](*given))
+            self._kernels[device_type] = kernel
+            return kernel
+
+        return register
+
+
+def on_gpus(name: str) -> Callable[[Kernel], Operation]:
+    """The operation whose kernel on GPUs is the decorated function."""
+
+    def make(kernel: Kernel) -> Operation:
+        operation = Operation(name, kernel)
+        operation.register_kernel("cuda")(kernel)
+        return operation
+
+    return make
