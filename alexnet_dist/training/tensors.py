@@ -1,6 +1,6 @@
 """The tensors of a checkpoint, written and read by torch.distributed.checkpoint.
 
-Where a share's rows lie in the whole net's tensors is told by planners. DTensor, which torch has for that, imports torch's compiler.
+Where a share's rows lie in the whole net's tensors is told by planners: DTensor, which does so too, imports torch's compiler.
 """
 
 import pickle
@@ -24,7 +24,6 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.training.checkpoint import NotWrittenError, reason_of
 
 Tensors = dict[str, dict[str, torch.Tensor]]
-
 
 # The groups whose tensors a share holds rows of.
 _IN_ROWS = ("net", "momentum")
