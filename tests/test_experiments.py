@@ -19,8 +19,9 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.launching.commands import CONFIGURATION, compose
 from alexnet_dist.training.update import Schedule
-from tests.commands import read_metrics, run_command
+from tests.commands import read_metrics
 from tests.distributed.processes import run_processes
+from tests.forked import run_forked
 
 CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment").with_suffix("")) for path in (CONF / "experiment").rglob("*.yaml"))
@@ -192,7 +193,7 @@ def test_experiments_train_two_steps(few_images: Path, tmp_path: Path) -> None:
 
 def test_the_ablations_are_a_sweep(few_images: Path, tmp_path: Path) -> None:
     words = (f"data.root={few_images}", "run.dir=sweep", *NARROW, *TWO_STEPS, "trainer.batch_size=2", "trainer.max_steps=1")
-    done = run_command("train", "-m", "experiment=no_lrn,one_gpu", *words, cwd=tmp_path)
+    done = run_forked("train", "-m", "experiment=no_lrn,one_gpu", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no_lrn: 2 towers in 2 processes" in done.stdout
     assert "one_gpu: 1 towers in 1 processes" in done.stdout

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_command
 from tests.forked import run_forked
 
 
@@ -25,7 +24,7 @@ def test_the_paper_s_machine_takes_the_paper_s_five_to_six_days(tmp_path: Path) 
 
 
 def test_a_plan_names_the_best_layout_and_how_to_start_it(tmp_path: Path) -> None:
-    done = run_command("plan", "machine=consumer", cwd=tmp_path)
+    done = run_forked("plan", "machine=consumer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "best: one net in 2 processes, crossings split" in done.stdout
     assert "parallel.processes=2, trainer.batch_size=128 parallel.overlap=true" in done.stdout

@@ -117,13 +117,13 @@ def test_wrong_data_are_refused_before_anything_starts(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_asked_for_where_there_is_none(tmp_path: Path) -> None:
-    _assert_sentence(run_command("train", "device=cuda", cwd=tmp_path), "device=cuda", "no CUDA device")
+    _assert_sentence(run_forked("train", "device=cuda", cwd=tmp_path), "device=cuda", "no CUDA device")
 
 
 def test_a_class_without_images(few_images: Path, tmp_path: Path) -> None:
     shutil.copytree(few_images, tmp_path / "images")
     (tmp_path / "images" / "train" / "zebra").mkdir()
-    _assert_sentence(run_command("train", *SMALL, "data.root=images", cwd=tmp_path), "images/train/zebra")
+    _assert_sentence(run_forked("train", *SMALL, "data.root=images", cwd=tmp_path), "images/train/zebra")
 
 
 def test_no_validation_images(few_images: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_evaluation_on_other_images_of_the_same_classes(quick_start: Path, tmp_p
 
 def test_a_sweep_gives_each_job_its_processes_and_folder(few_images: Path, tmp_path: Path) -> None:
     words = (*SHORT, f"data.root={few_images}", "evaluation.views=1", "trainer.max_steps=10", "tracking=wandb")
-    done = run_command("train", "-m", *words, "run.report=false", "optimizer.lr=0.01,0.001", cwd=tmp_path)
+    done = run_forked("train", "-m", *words, "run.report=false", "optimizer.lr=0.01,0.001", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "runs").iterdir()
     assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "multirun.yaml"]

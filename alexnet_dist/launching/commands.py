@@ -60,6 +60,9 @@ def distributed_command(module: str, config_name: str) -> None:
         _prepare_process()
         sys.argv[1:] = accepted(sys.argv[1:])
         if launcher is None:
+            from alexnet_dist.launching.processes import stand_by  # here: `command` needs no torch to start
+
+            stand_by()
             _compose_outside(module, config_name)
         else:
             check_meeting_place()
@@ -78,6 +81,7 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
 def _prepare_process() -> None:
     """What comes before anything is composed."""
     gc.freeze()  # what has been imported is no garbage, and to look through it at the end takes half a second
+    gc.enable()
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it was while libraries were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle_folders()
@@ -121,7 +125,7 @@ def _suggesting(config_name: str) -> Iterator[None]:
 
 def start(module: str, config: dict[str, Any]) -> int:
     """Start a command's processes on a composed configuration and wait for them; their status."""
-    from alexnet_dist.launching.processes import start_processes  # here: `command` needs no torch to start
+    from alexnet_dist.launching.processes import start_processes  # here: as above
 
     processes, config = importlib.import_module(module).prepare_start(config)
     restarts = config["parallel"].get("max_restarts", 0)

@@ -1,18 +1,19 @@
 """A command's own processes, started through torch's own launcher."""
 
 import logging
-import multiprocessing
 import os
 import select
 import signal
+import socket
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker
-from typing import Any
+from multiprocessing import connection, forkserver
+from typing import Any, NoReturn
 
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -30,6 +31,9 @@ LOCAL = "127.0.0.1"
 # What processes that were told to end may take for their step and their checkpoint before they are killed.
 SHUTDOWN_SECONDS = 120
 
+# The process that stands by to be forked from, and a socket that it listens to.
+_standing_by: list[tuple[socket.socket, int]] = []
+
 # Handed on to the processes, which end in their own way.
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGQUIT)
 
@@ -45,7 +49,7 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     Raises:
         RunFailed: a process was ended by a signal, crashed, or lost the others, once more than it may.
     """
-    _start_forkserver(entry.__module__)
+    _wake_forkserver()
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -78,14 +82,48 @@ def _run(processes: int, restarts: int, scratch: str, entry: Callable[..., Any],
     raise RunFailed(f"{how}; the last complete checkpoint stays")
 
 
-def _start_forkserver(module: str) -> None:
-    """One process imports for all, also what the launcher itself has no need of. It heeds no signal, be it sent to all processes
-    of a job or of a terminal: the launcher would take its end for that of the processes."""
-    multiprocessing.set_forkserver_preload([PRELOAD, module])
-    resource_tracker.ensure_running()  # not inside the next lines: it lets SIGTERM through again
+def stand_by() -> None:
+    """Fork the process that others are forked from, multiprocessing's "forkserver", while this one has no threads and has asked
+    no GPU anything.
+
+    Started as multiprocessing does it, that process would import torch again. It waits until processes are wanted, and only then
+    imports what the launcher itself has no need of; it ends with this one. It heeds no signal, be it sent to all processes of a
+    job or of a terminal: the launcher would take its end for that of the processes.
+    """
+    ours, theirs = socket.socketpair()
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
-    forkserver.ensure_running()
+    pid = os.fork()
+    if not pid:
+        ours.close()
+        _serve(theirs)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
+    theirs.close()
+    _standing_by.append((ours, pid))
+
+
+def _serve(launcher: socket.socket) -> NoReturn:
+    try:
+        _, listeners, _, _ = socket.recv_fds(launcher, 1, 1)
+        if listeners:
+            forkserver.main(listeners[0], launcher.fileno(), [PRELOAD])
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _wake_forkserver() -> None:
+    """Have the process that stands by serve, where one does, as multiprocessing's own (its names are private, of Python 3.11 to
+    3.13)."""
+    while _standing_by:
+        server: Any = forkserver._forkserver
+        ours, pid = _standing_by.pop()
+        with socket.socket(socket.AF_UNIX) as listener:
+            address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]  # in a folder of this user's alone
+            listener.bind(address)
+            listener.listen()
+            socket.send_fds(ours, [b"."], [listener.fileno()])
+        server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, ours.detach(), pid
 
 
 def _launch_config(processes: int, scratch: str) -> LaunchConfig:

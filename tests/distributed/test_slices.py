@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_command
 from tests.distributed.slices import NETS, train_in
+from tests.forked import ranks, run_forked
 
 STEPS = "trainer.max_steps=6"
 
@@ -35,6 +35,7 @@ def test_stopped_on_four_and_resumed_on_one_and_on_eight_it_ends_as_unbroken(few
     # The hash of a checkpoint, of the record and of `evaluate` is the same one.
     (newest,) = (tmp_path / "run" / "checkpoints").glob("step-00000006")
     assert json.loads((newest / "state.json").read_text())["weights"] == unbroken
-    done = run_command("evaluate", "checkpoint=run", f"data.root={few_images}", "views=1", cwd=tmp_path)
+    words = ("checkpoint=run", f"data.root={few_images}", "views=1")
+    done = run_forked("evaluate", *words, cwd=tmp_path, environments=ranks(1))
     assert json.loads(done.stdout.splitlines()[-1])["weights"] == unbroken
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["weights"] == unbroken

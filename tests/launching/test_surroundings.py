@@ -135,17 +135,27 @@ def test_a_command_starts_without_what_only_its_processes_need(command: str, nee
 
 
 def test_what_processes_are_forked_from_asks_no_gpu_anything() -> None:
-    # CUDA does not work in processes forked from one that has begun with it.
+    # CUDA does not work in processes forked from one that has begun with it, and a lock that a thread holds is held for ever.
     program = f"""
+import sys, threading
 import torch
 
 def asked(*_):
     raise AssertionError("asked")
 
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = asked
-import {PRELOAD}
+from alexnet_dist import train
+from alexnet_dist.launching import processes
+
+def stand_by():
+    import {PRELOAD}
+    assert threading.active_count() == 1
+    sys.exit(3)
+
+processes.stand_by = stand_by
+train.main()
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 3
 
 
 def test_python_does_not_tell_of_torch_s_stream_on_a_full_disk_and_of_the_rest(

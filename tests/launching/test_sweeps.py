@@ -18,7 +18,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.launching.overrides import accepted
 from alexnet_dist.launching.processes import HANDED_ON
 from alexnet_dist.launching.side_by_side import SideBySide
-from tests.commands import LAUNCHED, read_metrics, run_command
+from tests.commands import LAUNCHED, read_metrics
 from tests.forked import run_forked
 
 SMALL = (
@@ -31,7 +31,7 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
     few_images: Path, tmp_path: Path
 ) -> None:
     words = ("-m", *SMALL, f"data.root={few_images}")
-    done = run_command("train", *words, "optimizer.lr=0.01,1e+30,-1", cwd=tmp_path)
+    done = run_forked("train", *words, "optimizer.lr=0.01,1e+30,-1", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "error: optimizer.lr: input should be greater than 0, not -1" in done.stderr.splitlines()
     last = done.stderr.splitlines()[-1]
@@ -41,7 +41,7 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
     assert not (tmp_path / "runs").exists()
 
     before = read_metrics(tmp_path / "sweep" / "0")
-    again = run_command("train", *words, "optimizer.lr=0.01,0.02,0.03", cwd=tmp_path)
+    again = run_forked("train", *words, "optimizer.lr=0.01,0.02,0.03", cwd=tmp_path)
     assert again.returncode == 1, again.stderr
     assert "job 0 optimizer.lr=0.01 is done already: sweep/0" in again.stderr
     assert "error: sweep/1 holds a job with optimizer.lr=1e+30, and this one says optimizer.lr=0.02: " in again.stderr
@@ -52,7 +52,7 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
 @pytest.mark.slow
 def test_a_failed_job_costs_none_that_runs_beside_it(few_images: Path, tmp_path: Path) -> None:
     words = ("-m", *SMALL, f"data.root={few_images}", "parallel.jobs=2", "optimizer.lr=0.01,0.001,1e+30")
-    done = run_command("train", *words, cwd=tmp_path)
+    done = run_forked("train", *words, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("2 of 3 jobs done, 1 failed: 2 optimizer.lr=1e+30; least "), done.stderr

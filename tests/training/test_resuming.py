@@ -18,7 +18,8 @@ from alexnet_dist.training.checkpoint import shapes_of
 from alexnet_dist.training.inputs import check_same_data
 from alexnet_dist.training.resuming import check_resume, check_same_run, what_differs
 from alexnet_dist.training.state import SavedState
-from tests.commands import read_metrics, run_command, train
+from tests.commands import read_metrics, train
+from tests.forked import run_forked
 
 
 def _config(*words: str) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def test_a_second_sweep_in_the_folder_of_the_first_is_refused(
 ) -> None:
     shutil.copytree(two_runs[0], tmp_path / "sweep" / "0")
     words = ("tracking=none", f"data.root={few_images}", "run.dir=sweep", "optimizer.lr=0.5", "seed=5")
-    swept = run_command("train", "-m", *words, cwd=tmp_path)
+    swept = run_forked("train", "-m", *words, cwd=tmp_path)
     assert swept.returncode == 1
     assert "sweep/0 holds a job with optimizer.lr=0.01, and this one says optimizer.lr=0.5: start the sweep with" in swept.stderr
     assert json.loads((tmp_path / "sweep" / "0" / "config.json").read_text())["seed"] == 0
