@@ -34,6 +34,14 @@ def averaged(two_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
     return folder, _evaluate([*two_runs], *words, cwd=folder, processes=2)
 
 
+@pytest.fixture(scope="module")
+def alone(two_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], Any]]:
+    """Of each net by itself its record and its predictions."""
+    folder = tmp_path_factory.mktemp("alone")
+    records = [_evaluate([run], f"predictions={run.name}.npz", "per_class=true", cwd=folder) for run in two_runs]
+    return [(record, np.load(folder / f"{run.name}.npz")) for run, record in zip(two_runs, records, strict=True)]
+
+
 def _errors(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     """Top-1, top-5 and loss in NumPy."""
     places = (probabilities > probabilities[np.arange(len(labels)), labels][:, None]).sum(axis=1)
@@ -42,24 +50,21 @@ def _errors(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float
 
 
 def test_nets_of_two_tables_are_averaged_as_numpy_averages_their_predictions(
-    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], tmp_path: Path
+    averaged: tuple[Path, dict[str, Any]], alone: list[tuple[dict[str, Any], Any]]
 ) -> None:
     folder, record = averaged
-    alone = []
-    for run, each in zip(two_runs, record["each"], strict=True):
-        own = _evaluate([run], f"predictions={run.name}.npz", "per_class=true", cwd=tmp_path)
+    for (own, saved), each in zip(alone, record["each"], strict=True):
         assert "most often taken for" in own["said"]
         assert "red-ellipse-upright" in own["said"]
-        saved = np.load(tmp_path / f"{run.name}.npz")
         top1, top5, loss = _errors(saved["probabilities"], saved["labels"])
         assert (own["top1_error"], own["top5_error"]) == (each["top1_error"], each["top5_error"]) == pytest.approx((top1, top5))
         assert own["loss"] == pytest.approx(loss, rel=1e-5)
-        alone.append(saved)
+    first, second = (saved["probabilities"] for _, saved in alone)
     both = np.load(folder / "both.npz")
     assert both["probabilities"].dtype == np.float32
     assert both["probabilities"].shape == (64, 8)
-    np.testing.assert_allclose(both["probabilities"], (alone[0]["probabilities"] + alone[1]["probabilities"]) / 2, atol=1e-6)
-    assert not np.allclose(alone[0]["probabilities"], alone[1]["probabilities"], atol=1e-2)
+    np.testing.assert_allclose(both["probabilities"], (first + second) / 2, atol=1e-6)
+    assert not np.allclose(first, second, atol=1e-2)
     top1, top5, loss = _errors(both["probabilities"], both["labels"])
     assert (record["top1_error"], record["top5_error"]) == pytest.approx((top1, top5))
     assert record["loss"] == pytest.approx(loss, rel=1e-5)
@@ -67,14 +72,10 @@ def test_nets_of_two_tables_are_averaged_as_numpy_averages_their_predictions(
 
 
 def test_weights_found_on_every_second_image_are_the_best_there_and_the_others_are_reported(
-    averaged: tuple[Path, dict[str, Any]], two_runs: tuple[Path, Path], tmp_path: Path
+    averaged: tuple[Path, dict[str, Any]], alone: list[tuple[dict[str, Any], Any]], two_runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    alone = []
-    for run in two_runs:
-        _evaluate([run], f"predictions={run.name}.npz", cwd=tmp_path)
-        alone.append(np.load(tmp_path / f"{run.name}.npz"))
-    labels, names = alone[0]["labels"], alone[0]["names"]
-    votes = np.stack([saved["probabilities"] for saved in alone]).astype(np.float64)
+    labels, names = alone[0][1]["labels"], alone[0][1]["names"]
+    votes = np.stack([saved["probabilities"] for _, saved in alone]).astype(np.float64)
     record = _evaluate([*two_runs], "ensemble=found", "predictions=found.npz", "batch_size=26", cwd=tmp_path, processes=2)
     found = record["ensemble"]["weights"]
     assert record["ensemble"]["found_on_images"] == record["images"] == 32

@@ -38,8 +38,9 @@ def take_few(data: Path, folder: Path) -> Path:
 
 
 def steps_for(kills: int) -> int:
-    """So many steps that a run cannot end before it has lost so many processes."""
-    return 60 + 10 * kills
+    """So many steps that a run cannot end before it has lost so many processes: each at most ten steps behind the one before, of
+    which the next start takes some back."""
+    return 20 + 10 * kills
 
 
 def undisturbed(data: Path, processes: int, folder: Path, *words: str) -> Path:
