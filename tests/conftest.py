@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.data import quickstart
-from alexnet_dist.launching.processes import PRELOAD
 from tests.commands import train
 from tests.reliability.kills import take_few
 
-# Processes that tests fork come from one that has imported already: to import takes longer than most of them live.
-multiprocessing.set_forkserver_preload([PRELOAD, "alexnet_dist.train"])
+# Processes that tests fork come from one that has imported already, and more: both take longer than most of them live.
+multiprocessing.set_forkserver_preload(["tests.preload"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: of several workers none is left with a long file at the end."""
+    """Files with slow tests come first, then those of whole commands: of several workers none is left with a long file at the
+    end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent != Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

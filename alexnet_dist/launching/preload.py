@@ -9,7 +9,8 @@ import gc
 from importlib import import_module
 
 gc.disable()
-for module in ("launching.processes", "data.graph", "training.tensors"):
+for module in ("launching.processes", "training.tensors"):
     import_module(f"alexnet_dist.{module}")
+import_module("alexnet_dist.data.graph").convert()
 gc.freeze()
 gc.enable()
