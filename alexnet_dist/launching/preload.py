@@ -6,11 +6,17 @@ process (as Python's gc.freeze advises).
 """
 
 import gc
+import tempfile
 from importlib import import_module
+from unittest import mock
+
+from alexnet_dist.launching.folders import SCRATCH
 
 gc.disable()
 for module in ("launching.processes", "training.tensors"):
     import_module(f"alexnet_dist.{module}")
-import_module("alexnet_dist.data.graph").convert()
+# DALI writes what it has converted to a file.
+with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder, mock.patch.object(tempfile, "tempdir", folder):
+    import_module("alexnet_dist.data.graph").convert()
 gc.freeze()
 gc.enable()
