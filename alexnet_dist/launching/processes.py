@@ -1,6 +1,7 @@
 """A command's own processes, started through torch's own launcher."""
 
 import logging
+import multiprocessing
 import os
 import select
 import signal
@@ -12,7 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any, NoReturn
 
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
@@ -49,7 +50,7 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     Raises:
         RunFailed: a process was ended by a signal, crashed, or lost the others, once more than it may.
     """
-    _wake_forkserver()
+    _wake_forkserver(entry.__module__)
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -112,10 +113,13 @@ def _serve(launcher: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _wake_forkserver() -> None:
-    """Have the process that stands by serve, where one does, as multiprocessing's own (its names are private, of Python 3.11 to
-    3.13)."""
-    while _standing_by:
+def _wake_forkserver(module: str) -> None:
+    """Have the process that stands by serve as multiprocessing's own; its names for that are private, of Python 3.11 to 3.13.
+
+    In a job that submitit started none stands by, for ranks would inherit what submitit does at a signal: there it is started as
+    multiprocessing does it.
+    """
+    if _standing_by:
         server: Any = forkserver._forkserver
         ours, pid = _standing_by.pop()
         with socket.socket(socket.AF_UNIX) as listener:
@@ -124,6 +128,11 @@ def _wake_forkserver() -> None:
             listener.listen()
             socket.send_fds(ours, [b"."], [listener.fileno()])
         server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, ours.detach(), pid
+    multiprocessing.set_forkserver_preload([PRELOAD, module])
+    resource_tracker.ensure_running()  # not inside the next lines: it lets SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+    forkserver.ensure_running()  # which does nothing where it runs
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
 
 
 def _launch_config(processes: int, scratch: str) -> LaunchConfig:
