@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from wandb.proto import wandb_internal_pb2
 
-from tests.forked import ranks, run_forked
+from tests.forked import assert_none_left, ranks, run_forked
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
 
@@ -77,21 +75,9 @@ def _run(command: list[str], cwd: Path, timeout: float) -> subprocess.CompletedP
     done = subprocess.run(
         command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
     )
-    assert_none_left(marker)
+    assert_none_marked_left(marker)
     return done
 
 
-def assert_none_left(marker: str) -> None:
-    left = [process for process in psutil.process_iter() if _marked(process, marker)]
-    _, alive = psutil.wait_procs(left, timeout=10)
-    # A zombie has ended; whoever adopted it has not asked yet.
-    running = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    if running:
-        pytest.fail(f"processes left behind: {running}")
-
-
-def _marked(process: psutil.Process, marker: str) -> bool:
-    try:
-        return process.environ().get("ALEXNET_DIST_TEST") == marker
-    except psutil.Error:
-        return False
+def assert_none_marked_left(marker: str) -> None:
+    assert_none_left(lambda process: process.environ().get("ALEXNET_DIST_TEST") == marker)

@@ -8,9 +8,12 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
+
+import psutil
+import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -37,8 +40,25 @@ def run_forked(
             process.kill()
         texts = [file.read_text() for file in said]
         assert not late, texts
+        assert_none_left(lambda process: Path(process.cwd()).is_relative_to(cwd))
         status = next((process.exitcode for process in started if process.exitcode), 0)
         return CompletedProcess([module, *words], status, *texts)
+
+
+def assert_none_left(is_one: Callable[[psutil.Process], bool]) -> None:
+    """Fails where such a process runs ten seconds from now."""
+    _, alive = psutil.wait_procs([process for process in psutil.process_iter() if _is(is_one, process)], timeout=10)
+    # A zombie has ended; whoever adopted it has not asked yet.
+    running = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    if running:
+        pytest.fail(f"processes left behind: {running}")
+
+
+def _is(is_one: Callable[[psutil.Process], bool], process: psutil.Process) -> bool:
+    try:
+        return is_one(process)
+    except (psutil.Error, OSError):
+        return False
 
 
 def ranks(processes: int) -> list[dict[str, str]]:

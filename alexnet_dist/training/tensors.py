@@ -29,9 +29,7 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 _IN_ROWS = ("net", "momentum")
 
 
-def run_tensors(
-    net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False
-) -> Tensors:
+def run_tensors(net: Net, preprocess: torch.nn.Module, optimizer: torch.optim.Optimizer | None, copy: bool = False) -> Tensors:
     """The tensors of a run by their names: of a share its rows, dimension 0, of those of the whole net.
 
     They are those of the run itself, or copies of them where they are.
@@ -46,9 +44,7 @@ def run_tensors(
         "data": {name: own(buffer) for name, buffer in preprocess.named_buffers()},
     }
     if optimizer is not None:
-        tensors["momentum"] = {
-            name: own(optimizer.state[parameter]["momentum_buffer"]) for name, parameter in named.items()
-        }
+        tensors["momentum"] = {name: own(optimizer.state[parameter]["momentum_buffer"]) for name, parameter in named.items()}
     return tensors
 
 

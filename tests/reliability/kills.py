@@ -38,8 +38,7 @@ def take_few(data: Path, folder: Path) -> Path:
 
 
 def steps_for(kills: int) -> int:
-    """So many steps that a run cannot end before it has lost so many processes: each at most ten steps behind the one before, of
-    which the next start takes some back."""
+    """So many steps that a run cannot end before it has lost so many processes: one is killed after ten steps at most."""
     return 20 + 10 * kills
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.commands import LAUNCHED, assert_none_left
+from tests.commands import LAUNCHED, assert_none_marked_left
 
 PLAIN = (sys.executable, "-m", "alexnet_dist.train")
 TORCHRUN = (
@@ -67,7 +67,7 @@ class Started:
     def end(self, timeout: float = 300) -> int:
         """Wait for the end and return its status; no process may be left."""
         status = self.process.wait(timeout)
-        assert_none_left(self.marker)
+        assert_none_marked_left(self.marker)
         return status
 
 

@@ -13,9 +13,8 @@ from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.training.bad_numbers import where_it_began
-from tests.commands import read_metrics, read_tensors, train
+from tests.commands import read_metrics, read_tensors, run_command, train
 from tests.distributed.processes import run_processes
-from tests.forked import ranks, run_forked
 from tests.reliability import kills
 
 STEPS = ("trainer.max_steps=5", "checkpoint.every=1", "checkpoint.keep=10", "run.dir=run")
@@ -54,8 +53,7 @@ def test_the_layer_and_its_tower_are_found() -> None:
 def test_the_run_stops_before_the_update_and_keeps_no_bad_checkpoint(
     rate: tuple[str, ...], kept: str, few_images: Path, tmp_path: Path
 ) -> None:
-    words = ("tracking=none", *kills.RUN, *STEPS, *rate, f"data.root={few_images}")
-    done = run_forked("train", *words, cwd=tmp_path, environments=ranks(2))
+    done = run_command("train", "tracking=none", *kills.RUN, *STEPS, *rate, f"data.root={few_images}", cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: the loss is NaN or infinite at step 2: activations first went bad in conv"), line

@@ -22,8 +22,8 @@ from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.update import MomentumSGD, Schedule
-from tests.commands import train
-from tests.forked import ranks, run_forked
+from tests.commands import run_command, train
+from tests.forked import run_forked
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, started
 
@@ -79,7 +79,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_run_whose_last_step_cannot_be_saved_is_not_done(small_disk: Path, few_images: Path, tmp_path: Path) -> None:
     words = ("tracking=none", "run.report=false", *kills.RUN, f"data.root={few_images}", f"run.dir={small_disk}/run")
-    done = run_forked("train", *words, "trainer.max_steps=12", cwd=tmp_path, environments=ranks(2))
+    done = run_command("train", *words, "trainer.max_steps=12", cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.count("warning: no checkpoint of step 12 could be written") == 2, "it was tried again"
     (said,) = done.stderr.splitlines()
@@ -153,12 +153,12 @@ def test_a_full_disk_costs_a_warning_and_not_the_run(small_disk: Path, complete:
         assert full <= run.last_step() < full + 200, "the disk was not full"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "latest", "step-00000010"]
     assert not (run.run_dir / "stopped").exists()
-    words = ("tracking=none", "run.report=false", "run.dir=run", *words, kills.SIXTY)
-    full_disk = run_forked("train", *words, cwd=small_disk, environments=ranks(2))
-    assert full_disk.returncode == 1, "it begins on the full disk as well, and cannot be saved"
+    with started(PLAIN, *words, kills.SIXTY, cwd=small_disk) as run:  # it begins on the full disk as well, and cannot be saved
+        run.wait_until(lambda: len(run.ranks()) == 2)
+        assert run.end() == 1
     assert not (run.run_dir / "stopped").exists()
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    done = train(*words, cwd=small_disk)
+    done = train(*words, kills.SIXTY, "run.dir=run", cwd=small_disk)
     assert "step-00000010: step 10" in done.stdout
     kills.same_run(complete, run.run_dir)
 
@@ -169,7 +169,7 @@ def test_by_time_and_where_the_folder_takes_none(few_images: Path, tmp_path: Pat
     (tmp_path / "run" / "checkpoints").write_text("a file in the way")
     time_only = ("checkpoint.every=null", "checkpoint.minutes=0.0001", "trainer.validate_every=1000", "trainer.max_steps=20")
     words = (*kills.RUN, f"data.root={few_images}", *time_only, "run.dir=run")
-    done = run_forked("train", "tracking=none", "run.report=false", *words, cwd=tmp_path, environments=ranks(2))
+    done = run_command("train", "tracking=none", "run.report=false", *words, cwd=tmp_path)
     assert done.returncode == 1, "its last step is not saved"
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: no checkpoint of step")]
     assert len(warnings) > 3
