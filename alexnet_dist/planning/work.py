@@ -49,7 +49,7 @@ def training_step(
         loss, _ = split_cross_entropy(logits, labels, group, net.native)
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad()
+        net.zero_grad()
 
     return step
 
