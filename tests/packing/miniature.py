@@ -179,7 +179,8 @@ def pack_here(root: Path, output: Path, **changes: Any) -> Path:
 
 
 def run_prepare(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return run_forked("prepare", *overrides, cwd=Path.cwd(), timeout=120)
+    with tempfile.TemporaryDirectory() as folder:
+        return run_forked("prepare", *overrides, cwd=Path(folder), timeout=120)
 
 
 def prepare_command(*overrides: str) -> list[str]:
