@@ -23,7 +23,7 @@ def run_forked(
 ) -> CompletedProcess[str]:
     """What `python -m alexnet_dist.<module> <words>` does and says, once for each of the environments, all at the same time.
 
-    The status is the first that is not 0.
+    The status is the first that is not 0. Nothing else runs in `cwd`, where no process may be left.
     """
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]

@@ -63,10 +63,11 @@ def test_memory_stays_flat_over_forty_epochs(drawn_images: Path) -> None:
     """The drawn images are scaled on the way, so that reading, decoding, scaling and mirroring all have their turn."""
     resident, in_use = printed(EPOCHS_OF_THE_FEED, drawn_images, WARM + EPOCHS)
     assert max(resident[WARM:]) - resident[WARM - 1] < 8 * MEGABYTE, [round(size / MEGABYTE) for size in resident]
-    # How far the feed is ahead moves a size by 1 MB either way. From the one median to the other there are 750 batches of 64
-    # images: 22 bytes an image would be seen.
-    grown = median(in_use[-10:]) - median(in_use[WARM : WARM + 10])
-    assert grown < MEGABYTE, [round(size / MEGABYTE, 1) for size in in_use]
+    # How far the feed is ahead moves a size by 1 MB either way, so that the usual ones are compared.
+    usual = median(in_use[:WARM])
+    assert max(in_use[WARM:]) - usual < 2 * MEGABYTE, [round(size / MEGABYTE, 1) for size in in_use]
+    # From the one median to the other there are 1,000 batches of 64 images: 16 bytes an image would be seen.
+    assert median(in_use[-WARM:]) - usual < MEGABYTE, [round(size / MEGABYTE, 1) for size in in_use]
 
 
 def test_a_pass_over_a_validation_set_leaves_nothing(drawn_images: Path) -> None:
