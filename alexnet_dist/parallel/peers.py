@@ -64,7 +64,12 @@ class Peers:
         """A step or another piece of work is done (`step` are in all); the next is expected within the timeout.
 
         The first two of a process may take longer, as long as _FIRST_SECONDS.
+
+        Raises:
+            DistError: a process was lost, as has been said. This one does not go on, though the other may answer again.
         """
+        if self._found.is_set():
+            raise dist.DistError("a process was lost")
         self._step = self._step if step is None else step
         self._pieces += 1
         self._expected_within = self._timeout if self._pieces > 2 else max(self._timeout, _FIRST_SECONDS)
@@ -103,7 +108,7 @@ class Peers:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
         if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
             silent = self._silent()
-            who = f"{_ranks(silent)} was lost" if silent else f"a connection broke ({one_line(error)})"
+            who = f"{_ranks(silent, 'was', 'were')} lost" if silent else f"a connection broke ({one_line(error)})"
             self._say(who)
         self._closed.set()
 
@@ -177,11 +182,11 @@ class Peers:
                 if rank in self._pidfds:  # it may be stopped, and then heeds no other signal
                     with suppress(ProcessLookupError):  # another has seen to it
                         signal.pidfd_send_signal(self._pidfds[rank], signal.SIGKILL)
-            self._end(f"{_ranks(silent)} has not answered {waited}")
+            self._end(f"{_ranks(silent, 'has', 'have')} not answered {waited}")
         else:
             pieces = {rank: int(beat.split()[1]) for rank, (beat, _) in self._beats.items()}
             behind = [rank for rank, count in pieces.items() if count == min(pieces.values())]
-            self._end(f"{_ranks(behind)} kept the others waiting {waited}")
+            self._end(f"{_ranks(behind, 'kept', 'kept')} the others waiting {waited}")
 
     def _write_recording(self) -> None:
         if self.recordings:
@@ -254,5 +259,6 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _ranks(ranks: list[int]) -> str:
-    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
+def _ranks(ranks: list[int], one: str, several: str) -> str:
+    """They and the verb that fits their number."""
+    return f"rank {ranks[0]} {one}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} {several}"

@@ -102,3 +102,19 @@ def test_the_first_process_leaves_when_the_others_have_left() -> None:
     other.leave(failed=False)
     leaving.join(5)
     assert (waits, leaving.is_alive()) == (True, False)
+
+
+def test_who_has_lost_a_process_does_not_go_on_though_it_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.05)
+    store = dist.HashStore()
+    both = [Peers(store, rank, world=2, timeout=60) for rank in range(2)]
+    both[0].progressed(7)
+    both[1]._say("rank 0 has not answered for 60 seconds (parallel.timeout)")
+    told = both[0]._found.wait(15)
+    with pytest.raises(dist.DistError) as stopped:
+        both[0].progressed(8)
+    both[0].explain(stopped.value)
+    for peers in reversed(both):  # the first waits for the others
+        peers.leave(failed=True)
+    assert told
+    assert broken_connection(stopped.value)
