@@ -1,6 +1,8 @@
-"""Where the processes of a replica may stand."""
+"""Where the processes of a replica may stand, and how their threads are scheduled."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.distributed as dist
 from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.parallel.mesh import check_place, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import pick_device
+from tests.distributed.processes import run_processes
 
 
 def _refused(
@@ -99,3 +102,18 @@ def test_what_fails_in_a_world_of_one_is_no_lost_peer() -> None:
     with pytest.raises(dist.DistBackendError, match="out of memory"), join_mesh(2, torch.device("cpu"), timeout=60):
         raise error
     dist.destroy_process_group()
+
+
+def _policies() -> dict[str, set[int]]:
+    """How the threads of a process of a mesh are scheduled, by their names."""
+    with join_mesh(2, torch.device("cpu"), timeout=60):
+        policies: dict[str, set[int]] = {}
+        for thread in Path("/proc/self/task").iterdir():
+            policies.setdefault((thread / "comm").read_text().strip(), set()).add(os.sched_getscheduler(int(thread.name)))
+        return policies
+
+
+def test_a_thread_that_may_spin_takes_the_core_from_nobody() -> None:
+    for policies in run_processes(_policies, 2):
+        assert policies.pop("gloo_tcp_loop") == {os.SCHED_BATCH}
+        assert set().union(*policies.values()) == {os.SCHED_OTHER}
