@@ -1,5 +1,6 @@
 """Data that several tests share."""
 
+import gc
 import multiprocessing
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from tests.reliability.kills import take_few
 
 # Processes that tests fork come from one that has imported already, and more: both take longer than most of them live.
 multiprocessing.set_forkserver_preload(["tests.preload"])
+
+
+gc.disable()  # until all is imported
+
+
+def pytest_collection_finish() -> None:
+    """Python looks no more through what has been imported whenever it looks for garbage."""
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
