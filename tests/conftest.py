@@ -1,7 +1,9 @@
 """Data that several tests share."""
 
+import fcntl
 import gc
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -32,9 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quick start's images, as a data.root."""
-    folder = tmp_path_factory.mktemp("images") / "quickstart"
-    quickstart.make(folder, lambda done, total: None)
+    """The quick start's images, as a data.root in which nothing is written. Several workers of pytest draw them once."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "quickstart"
+    with (shared / "quickstart.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        quickstart.make(folder, lambda done, total: None)
     return folder
 
 
