@@ -112,7 +112,10 @@ def test_a_run_leaves_nothing_in_the_temporary_folder(
 
 def test_a_ctrl_c_while_python_imports_is_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "alexnet_dist.train"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest in the background has it ignored
+    )  # fmt: skip
     while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
