@@ -124,7 +124,7 @@ def test_optuna_s_sweeper_ends_with_its_best(at_once: int, few_images: Path, tmp
 def test_the_command_line_of_wandb_s_agent_trains_the_run_that_the_agent_names(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # not at the top: every worker of pytest would wait for it
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # not at the top, where it delays all of pytest's workers
 
     chosen = {"optimizer.lr": {"value": 0.005}, "trainer.deterministic": {"value": True}, "model": {"value": "tiny"}}
     for name, value in {"WANDB_SWEEP_ID": "asweep", "WANDB_RUN_ID": "arun", "WANDB_MODE": "offline"}.items():
