@@ -236,6 +236,8 @@ def _write_flight(folder: Path, rank: int) -> None:
         dump = getattr(_distributed_c10d, "_dump_nccl_trace" if torch.cuda.is_initialized() else "_dump_fr_trace")
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
+            (folder / f"rank_{rank}").write_bytes(dump(includeStackTraces=False))
+            # With the stacks, if there is time: for them torch imports its compiler, which takes a second or more.
             (folder / f"rank_{rank}").write_bytes(dump())
 
     writing = threading.Thread(target=write, name="flight recorder", daemon=True)
