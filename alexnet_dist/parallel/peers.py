@@ -186,7 +186,7 @@ class Peers:
         else:
             pieces = {rank: int(beat.split()[1]) for rank, (beat, _) in self._beats.items()}
             behind = [rank for rank, count in pieces.items() if count == min(pieces.values())]
-            self._end(f"{_ranks(behind, 'kept', 'kept')} the others waiting {waited}")
+            self._end(f"{_ranks(behind, 'kept')} the others waiting {waited}")
 
     def _write_recording(self) -> None:
         if self.recordings:
@@ -261,6 +261,6 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _ranks(ranks: list[int], one: str, several: str) -> str:
-    """They and the verb that fits their number."""
-    return f"rank {ranks[0]} {one}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} {several}"
+def _ranks(ranks: list[int], verb: str, of_several: str = "") -> str:
+    """They and the verb, which may be another for several."""
+    return f"rank {ranks[0]} {verb}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} {of_several or verb}"
