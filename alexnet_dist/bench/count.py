@@ -5,6 +5,7 @@ python -m alexnet_dist.bench count model=paper precision=bf16 batch_size=128 dev
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -123,20 +124,18 @@ def meta_as_gpu(precision: str) -> Iterator[None]:
 
 def summed(counts: dict[str, Count], images: int) -> dict[str, Any]:
     """The figures of a step over so many images: of all of it, and of each layer, forward and backward."""
-    layers: dict[str, Count] = {}
+    layers: defaultdict[str, Count] = defaultdict(Counter)
     for part, count in counts.items():
-        layers.setdefault(part.partition(" ")[0], Count()).add(count)
+        layers[part.partition(" ")[0]].update(count)
 
     def figures(count: Count) -> dict[str, Any]:
         return {
-            "launches": count.launches,
-            "bytes_per_image": round(count.bytes / images),
-            "synchronisations": count.synchronisations,
+            "launches": count["launches"],
+            "bytes_per_image": round(count["bytes"] / images),
+            "synchronisations": count["synchronisations"],
         }
 
-    whole = Count()
-    for count in counts.values():
-        whole.add(count)
+    whole = sum(counts.values(), Counter())
     return {**figures(whole), "layers": {layer: figures(count) for layer, count in layers.items()}}
 
 

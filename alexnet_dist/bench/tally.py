@@ -1,7 +1,7 @@
 """What a step asks of its device, counted operation by operation: launches, memory traffic, times that the host waits for it."""
 
 import math
-from dataclasses import dataclass
+from collections import Counter, defaultdict
 from typing import Any
 
 import torch
@@ -21,18 +21,9 @@ _READ_BY_HOST = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.equal", "a
 _FOREACH_CHUNK, _FOREACH_BLOCKS = 65536, 320
 
 
-@dataclass
-class Count:
-    """`bytes` are those of each operation's inputs and outputs, of which a broadcast value counts once."""
-
-    launches: int = 0
-    bytes: int = 0
-    synchronisations: int = 0
-
-    def add(self, other: "Count") -> None:
-        self.launches += other.launches
-        self.bytes += other.bytes
-        self.synchronisations += other.synchronisations
+# By name: `launches`, `synchronisations` and `bytes`, those of each operation's inputs and outputs, of which a broadcast value
+# counts once.
+Count = Counter[str]
 
 
 class Tally(TorchDispatchMode):
@@ -45,7 +36,7 @@ class Tally(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._parts = [PREPROCESSING]
-        self.counts: dict[str, Count] = {}
+        self.counts: defaultdict[str, Count] = defaultdict(Counter)
 
     def begin(self, part: str) -> None:
         """What follows is of this part, until its `end`; beside the parts it is PREPROCESSING before the first, and then LOSS."""
@@ -58,10 +49,10 @@ class Tally(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(function)
-        count = self.counts.setdefault(self._parts[-1], Count())
+        count = self.counts[self._parts[-1]]
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if (_host_reads(name, inputs, kwargs) or _host_writes(name, inputs, kwargs)) and not kwargs.get("non_blocking"):
-            count.synchronisations += 1
+            count["synchronisations"] += 1
         if _host_reads(name, inputs, kwargs):
             return _as_read(name, inputs, kwargs)
         made = _laid_out(name, args, function(*args, **kwargs))
@@ -73,9 +64,9 @@ class Tally(TorchDispatchMode):
         made_by = _launches(function, name, args)
         read = inputs[1:] if name.startswith(_WRITE_ONLY) else inputs
         written = _written(function, args) if made is None else outputs
-        count.launches += made_by.kernels + len(made_by.copied)
-        count.bytes += sum(map(_bytes, [*read, *written, *made_by.copied, *made_by.copied]))
-        count.bytes -= sum(map(_bytes, made_by.unread))
+        count["launches"] += made_by.kernels + len(made_by.copied)
+        count["bytes"] += sum(map(_bytes, [*read, *written, *made_by.copied, *made_by.copied]))
+        count["bytes"] -= sum(map(_bytes, made_by.unread))
         return made
 
 

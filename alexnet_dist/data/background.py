@@ -1,8 +1,8 @@
 """A generator that runs ahead of its consumer in a thread."""
 
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,62 +16,21 @@ class Background(Generic[Item]):
 
     def __init__(self, items: Generator[Item, None, None], *, ahead: int, name: str) -> None:
         self._items = items
-        self._wanted = ahead
-        self._made = 0
-        self._ready: deque[Item] = deque()
-        self._end: BaseException | None = None
-        self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._asked: deque[Future[Item]] = deque(self._thread.submit(next, items) for _ in range(ahead))
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("next() on a feed that is closed")
-            self._wanted += 1
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._ready or self._end)
-            if self._ready:
-                return self._ready.popleft()
-            assert self._end is not None
-            if isinstance(self._end, StopIteration):
-                raise StopIteration  # a new one: a kept one's traceback would keep the frames, and they this object
-            raise self._end
+        try:
+            self._asked.append(self._thread.submit(next, self._items))
+        except RuntimeError:
+            raise RuntimeError("next() on a feed that is closed") from None
+        return self._asked.popleft().result()
 
     def close(self) -> None:
         """End the thread and close the generator; waits for the item that it has begun. May be called twice."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
-        self._ready.clear()
-
-    def _run(self) -> None:
-        try:
-            while self._may_go_on():
-                item = next(self._items)
-                with self._changed:
-                    self._ready.append(item)
-                    self._made += 1
-                    self._changed.notify_all()
-        except StopIteration:
-            self._finish(StopIteration())
-        except BaseException as error:
-            self._finish(error)
-        finally:
-            self._items.close()
-
-    def _finish(self, error: BaseException) -> None:
-        with self._changed:
-            self._end = error
-            self._changed.notify_all()
-
-    def _may_go_on(self) -> bool:
-        """Waits for a wish; false when there will be none."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._made < self._wanted or self._closed)
-            return not self._closed
+        self._thread.shutdown(cancel_futures=True)
+        self._asked.clear()
+        self._items.close()

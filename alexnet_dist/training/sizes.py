@@ -1,6 +1,5 @@
 """How large a net's weights are and how far the last update moved them, as the authors' program prints at every test."""
 
-
 import torch
 
 from alexnet_dist.model.layers import TowerLayer

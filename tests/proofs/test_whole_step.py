@@ -30,7 +30,7 @@ def table(model: str = "tiny") -> Table:
 
 
 def synchronisations(counts: dict[str, Count]) -> int:
-    return sum(count.synchronisations for count in counts.values())
+    return sum(count["synchronisations"] for count in counts.values())
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 1), Layout(1, 2), Layout(2, 2)], ids=["one process", "towers", "replicas"])
