@@ -22,6 +22,7 @@ from alexnet_dist.data.feed import TrainFeed
 from alexnet_dist.data.images import Images, open_split
 from alexnet_dist.data.packed import is_packed, open_packed
 from alexnet_dist.parallel.pinning import name_cores
+from alexnet_dist.parallel.process import keep_freed_memory
 
 Reader = Generator[int, None, None]
 
@@ -48,6 +49,7 @@ class Asked:
 
 def this_feed(asked: Asked) -> Reader:
     """The feed of a training process that has no peer."""
+    _keep_memory(asked)
     feed = TrainFeed(
         asked.images(),
         seed=0,
@@ -69,7 +71,9 @@ def this_feed(asked: Asked) -> Reader:
 
 
 def bare_decoder(asked: Asked) -> Reader:
-    """DALI's decoder alone, of whole images whose bytes are in memory. Its threads are pinned as the feed's are."""
+    """DALI's decoder alone, of whole images whose bytes are in memory. Its threads are pinned, and its memory kept, as the feed's
+    are."""
+    _keep_memory(asked)
     images, size = asked.images(), asked.batch_size
     encoded = [np.array(images.read(index)) for index in range(min(len(images), 4096))]
     batches = itertools.cycle([encoded[i : i + size] for i in range(0, len(encoded) - size + 1, size)])
@@ -133,6 +137,12 @@ READERS = {
     "DataLoader, Pillow, floats": torchvision_floats,
     "DataLoader, libjpeg-turbo": torchvision_turbo,
 }
+
+
+def _keep_memory(asked: Asked) -> None:
+    """As a process that trains does."""
+    if asked.device.type == "cpu":
+        keep_freed_memory()
 
 
 def _decoding_device(asked: Asked) -> str:
