@@ -102,7 +102,7 @@ def test_a_command_keeps_the_values_of_the_choices_that_it_is_given(command: str
     for number in range(max(map(len, files.values()), default=0)):
         chosen = {group: paths[number % len(paths)] for group, paths in files.items()}
         words = {group: path.relative_to(CONF / group).with_suffix("") for group, path in chosen.items()}
-        got = composed(command, *(f"{group}={choice}" for group, choice in words.items()))
+        got = hydra.compose(command, overrides=[f"{group}={choice}" for group, choice in words.items()])
         for group, path in chosen.items():
             assert got[group] == _values_of(path), (group, words[group])
 
