@@ -51,6 +51,8 @@ def run(config: dict[str, Any]) -> None:
     if (launcher := outer_launcher()) is not None:
         raise UserError(f"alexnet_dist.plan is one process, which starts others for machine=here: start it without {launcher}")
     settings = check(PlanSettings, config)
+    if settings.batch_size % settings.slices:
+        raise UserError(f"batch_size={settings.batch_size} cannot be cut into slices={settings.slices}: take fewer slices")
     table = build_table(settings.model)
     machine = find_machine(settings, table)
     job = Job.of(table, settings.batch_size, settings.precision.kind, settings.parallel.wire, settings.slices)
@@ -152,8 +154,9 @@ def advice(machine: Machine, predictions: list[Prediction], settings: PlanSettin
         start = f"parallel.processes={processes}"
         if processes > machine.devices:
             start = _torchrun(best.layout, machine)
+        slices = "" if settings.slices == 1 else f" trainer.slices={settings.slices}"
         overlap = "" if best.layout.shares == 1 else f" parallel.overlap={'true' if best.overlap == 'split' else 'false'}"
-        lines.append(f"start it with {start}, trainer.batch_size={settings.batch_size}{overlap}")
+        lines.append(f"start it with {start}, trainer.batch_size={settings.batch_size}{slices}{overlap}")
     return lines
 
 

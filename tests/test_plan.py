@@ -37,6 +37,7 @@ def test_a_plan_names_the_best_layout_and_how_to_start_it(tmp_path: Path) -> Non
         (("machine.nodes=2", "machine.devices=6"), "torchrun --nnodes 2 --nproc-per-node 4,"),
         (("machine.nodes=2", "machine.devices=3", "model.towers=1"), "torchrun --nnodes 2 --nproc-per-node 2,"),
         (("machine.nodes=4", "machine.devices=1"), "torchrun --nnodes 4 --nproc-per-node 1,"),
+        (("slices=4", "machine.nodes=1"), "parallel.processes=8, trainer.batch_size=128 trainer.slices=4 parallel.overlap="),
     ],
 )
 def test_on_several_nodes_the_processes_are_those_of_the_layout(words: tuple[str, ...], start: str, tmp_path: Path) -> None:
@@ -61,6 +62,8 @@ def test_this_machine_is_probed(tmp_path: Path) -> None:
     [
         (["machine=abacus"], ["machine/abacus", "gtx580"]),
         (["batch_size=0"], ["batch_size", "greater than 0"]),
+        (["slices=256"], ["batch_size=128", "slices=256"]),
+        (["model=null"], ["group of settings", "null", "model=paper"]),
         (["precision=bf16"], ["GTX 580", "bf16", "precision=fp32"]),
         (["machine.device.memory=1e8"], ["memory", "batch_size"]),
         (["machine.link=null"], ["machine.link", "2 devices"]),

@@ -89,6 +89,8 @@ def read_run(folder: Path) -> RunFiles:
     """
     try:
         config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise ValueError("it is not a run's")
     except FileNotFoundError:
         raise UserError(f"{folder} is no run folder (it has no config.json): name one that a training has left") from None
     except (OSError, ValueError) as error:

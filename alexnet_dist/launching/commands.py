@@ -111,9 +111,17 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def _suggesting(config_name: str) -> Iterator[None]:
-    """Raises UserError for an override of what is no setting, with the setting that may have been meant."""
+    """Raises UserError for an override of what is no setting, with the setting that may have been meant, and for a group that is
+    given no choice."""
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):
+            raise
+        raise UserError(
+            "a group of settings, such as model or data, is given null or a number: give it one of its choices, as in "
+            "model=paper, or leave it out"
+        ) from None
     except ConfigCompositionException as error:
         named = re.match(r"Could not override '([^'@]+)'", str(error))
         if not named:

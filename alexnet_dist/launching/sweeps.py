@@ -81,8 +81,8 @@ class Sweep:
         """The job's status; None where it has only begun."""
         if "run" not in config:  # of another command than train
             return start(config)
-        at_once = config["parallel"].pop("jobs")
         folder = self._folders[number] = _place(config, self._names[number], number)
+        at_once = config["parallel"].pop("jobs")
         self._figure = config["tracking"]["objective"]
         if _done_before(folder, config):
             tell(f"job {self._names[number]} is done already: {folder}")

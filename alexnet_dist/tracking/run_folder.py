@@ -57,7 +57,8 @@ class RunFolder:
                 holding.enter_context(locked_folder(self.path))
             except BlockingIOError:
                 raise UserError(
-                    f"the run folder {self.path} is in use by a live run: stop that run or set run.dir to another"
+                    f"the run folder {self.path} is in use by a live run: stop it or wait for its end; another run takes another "
+                    "run.dir"
                 ) from None
             except OSError as error:
                 raise _unusable(self.path, error) from None

@@ -48,6 +48,13 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
     assert read_metrics(tmp_path / "sweep" / "0") == before
 
 
+def test_as_many_jobs_at_once_as_cannot_be_are_refused(few_images: Path, tmp_path: Path) -> None:
+    done = run_forked("train", "-m", *SMALL, f"data.root={few_images}", "parallel.jobs=0", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("error: parallel.jobs: input should be greater than 0, not 0\n") == 2
+    assert "0 of 2 jobs done, 2 failed" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_failed_job_costs_none_that_runs_beside_it(few_images: Path, tmp_path: Path) -> None:
     words = ("-m", *SMALL, f"data.root={few_images}", "parallel.jobs=2", "optimizer.lr=0.01,0.001,1e+30")

@@ -16,7 +16,7 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.training.checkpoint import shapes_of
 from alexnet_dist.training.inputs import check_same_data
-from alexnet_dist.training.resuming import check_resume, check_same_run, what_differs
+from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
 from alexnet_dist.training.state import SavedState
 from tests.commands import read_metrics, train
 from tests.forked import run_forked
@@ -94,6 +94,29 @@ def test_a_checkpoint_named_in_the_folder_of_another_run_is_refused(saved: Saved
     for resume, folder in ((other, "a"), (tmp_path / "b", "a"), (one, "a")):
         with pytest.raises(UserError, match=r"holds a run \(step-00000001\) that did not begin from resume="):
             check(resume, folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"config.json": '{"my": 1}', "metrics.jsonl": "mine"}, "config.json is not a run's"),
+        ({"metrics.jsonl": "mine"}, "metrics.jsonl is not a run's"),
+        ({"config.json": "["}, "config.json is not a run's"),
+        ({"config.json": '{"trainer": {}}', "metrics.jsonl": "{}", "stopped": "done"}, "a run that is done"),
+    ],
+)
+def test_nothing_in_a_folder_without_a_checkpoint_is_written_over(files: dict[str, str], said: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        choose_checkpoint(check_settings(_config()), tmp_path, print)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    for name, text in {"config.json": '{"trainer": {}}', "metrics.jsonl": "{}", "stopped": "signal"}.items():
+        (tmp_path / name).write_text(text)
+    assert choose_checkpoint(check_settings(_config()), tmp_path, print) is None
 
 
 @pytest.mark.parametrize("size", [8, 48, 80])
