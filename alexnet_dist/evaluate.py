@@ -117,6 +117,8 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
         raise UserError("checkpoint is not set: name a run folder or one of its checkpoints with checkpoint=...")
     if wanted.submission and wanted.ensemble == "found":
         raise UserError("ensemble=found leaves out every second image, and a submission needs all: give it what was found")
+    if wanted.devkit and not wanted.submission:
+        raise UserError("devkit numbers the classes of a submission: name its file with submission=..., or leave devkit out")
     if isinstance(wanted.per_class, str):
         check_new("per_class", wanted.per_class, ".csv")
     if wanted.predictions is not None:

@@ -46,7 +46,7 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
         if first["input"] is None or (first["type"] == "missing" and isinstance(first["input"], Mapping)):
-            raise UserError(f"{where} is not set: give it a value, as in {where}=...") from None
+            raise UserError(f"{where}: a value is needed: give {where}=...") from None
         plain = {
             "missing": "has too few values",
             "unexpected_keyword_argument": f"is not a setting of this program{_suggestion(where, config)}",

@@ -91,6 +91,9 @@ def prepare(settings: PrepareSettings, display: Display) -> None:
     began = time.monotonic()
     output, root = settings.output_folder, Path(settings.root).expanduser()
     refuse_foreign_folder(output)
+    for split in (root / "train", root / "val"):
+        if split.is_dir() and output.resolve().is_relative_to(split.resolve()):
+            raise UserError(f"output={output} lies among the source's images in {split}: name a folder outside of it")
     form = recognise(root) if settings.source == "auto" else settings.source
     if form != settings.source:
         settings = replace(settings, source=form)

@@ -206,6 +206,7 @@ def test_what_cannot_be_averaged_or_written_is_refused(
         (["checkpoint=[same,same]", "ensemble=[0,0]"], "ensemble holds a weight below 0"),
         (["checkpoint=[same,same]", "ensemble=[2,-1]"], "ensemble holds a weight below 0"),
         (["checkpoint=[same,same]", "ensemble=found", "submission=s.txt"], "a submission needs all"),
+        (["checkpoint=same", "devkit=devkit.tar.gz"], "devkit numbers the classes of a submission"),
         (["checkpoint=same", "predictions=there.npz"], "there.npz is there already"),
         (["checkpoint=same", "predictions=p.csv"], "must end in .npz"),
         (["checkpoint=same", "per_class=yes.txt"], "must end in .csv"),

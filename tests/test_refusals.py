@@ -51,7 +51,7 @@ def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (["+optimizer.lrr=1"], ["optimizer.lrr", "not a setting"]),
         (["model=alexnot"], ["model/alexnot", "paper"]),
         (["precision=1"], ["group of settings", "number", "model=paper"]),
-        (["optimizer.lr=null"], ["optimizer.lr is not set"]),
+        (["optimizer.lr=null"], ["optimizer.lr: a value is needed"]),
         (["trainer.profile=[1]"], ["trainer.profile", "too few"]),
         (["experiment=alexnot"], ["experiment/alexnot"]),
         (["seed=[1"], ["[1"]),

@@ -95,7 +95,7 @@ def imagined_step(
     """
     meta = torch.device("meta")
     if batch_size % layout.processes:
-        raise UserError(f"batch_size={batch_size} cannot be shared by {layout.processes} processes: take a multiple of it")
+        raise UserError(f"batch_size={batch_size} cannot be shared by {layout.processes} processes: take a multiple of that")
     with imagined_mesh(layout, rank, meta) as mesh, meta_as_gpu(precision):
         net = Net(table, Share(mesh.share, layout.shares), mesh.crossing, native).to(meta)
         copies = narrow_copies(net, precision, native, added=layout.replicas * slices > 1)

@@ -57,7 +57,7 @@ class StepSettings:
         pick_device(self.device, layout.processes - 1)
         if self.batch_size % layout.processes:
             raise UserError(
-                f"batch_size={self.batch_size} cannot be shared by {layout.processes} processes: take a multiple of it"
+                f"batch_size={self.batch_size} cannot be shared by {layout.processes} processes: take a multiple of that"
             )
         return layout
 

@@ -83,12 +83,19 @@ def with_layers_added(words: Sequence[str]) -> list[str]:
 
 
 def with_sweep_folder(words: Sequence[str]) -> list[str]:
-    """A sweep's words, with a `run.dir` of all jobs as Hydra's folder too: what Hydra leaves of the sweep is then beside them."""
+    """A sweep's words, with a `run.dir` of all jobs as Hydra's folder too: what Hydra leaves of the sweep is then beside them.
+
+    Raises UserError where that is a file.
+    """
     folders = [word for word in words if word.startswith("run.dir=")]
     if not {"-m", "--multirun"} & set(words) or not folders:
         return list(words)
-    swept = OverridesParser.create().parse_override(folders[-1]).is_sweep_override()
-    return list(words) if swept else [*words, f"hydra.sweep.dir={folders[-1].partition('=')[2]}"]
+    if OverridesParser.create().parse_override(folders[-1]).is_sweep_override():
+        return list(words)
+    folder = folders[-1].partition("=")[2]
+    if Path(folder).is_file():
+        raise UserError(f"run.dir={folder} is a file: name a folder for the sweep's runs")
+    return [*words, f"hydra.sweep.dir={folder}"]
 
 
 def overrides_under(launcher: str) -> list[str]:

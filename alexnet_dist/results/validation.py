@@ -1,5 +1,6 @@
 """Error rates over a validation set, of one net or several averaged, from one view or ten, every image counted once."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ class Validation:
             voter = Voter(state.net, state.preprocess.views(views), self.autocast)
             figures = measure([voter], self.batches, self.mesh, self.display, self.between_batches)
             figures["layers"] = layer_sizes(state.net, state.optimizer, self.mesh)
+        if not math.isfinite(figures["loss"]):
+            self.display.say("warning: the validation loss is NaN or infinite: the net has diverged, take a lower optimizer.lr")
         figures = {"kind": "val", "step": state.step, "epoch": state.epochs_done, **figures}
         self.record.validation(figures)
         return figures

@@ -101,6 +101,9 @@ def test_a_refused_sweep_leaves_no_folder(tmp_path: Path) -> None:
     done = run_forked("train", "data.root=.", cwd=tmp_path)
     assert done.stderr.startswith("error: ")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("mine")
+    done = run_forked("train", "-m", "optimizer.lr=0.1,0.2", "run.dir=file", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: run.dir=file is a file: name a folder for the sweep's runs\n")
 
 
 def test_the_scripts_for_slurm_are_written_where_the_user_works(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def test_the_run_stops_before_the_update_and_keeps_no_bad_checkpoint(
         assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_a_net_that_diverges_in_its_last_step_is_told(few_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, *TOO_FAST, "trainer.max_steps=1", "parallel.processes=1", "run.dir=run")
+    done = train(*words, f"data.root={few_images}", cwd=tmp_path)
+    assert "warning: the validation loss is NaN or infinite: the net has diverged" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_an_update_that_is_skipped_is_counted_and_changes_nothing(processes: int, few_images: Path, tmp_path: Path) -> None:
