@@ -23,8 +23,8 @@ def decode(
     """Decode one image file of any of `formats` (None: all that Pillow opens), whatever its name says.
 
     The image comes upright (EXIF orientation applied), in mode RGB: CMYK and YCCK by Adobe's convention, the high byte of
-    16-bit grey levels, transparent parts over white. With `draft_size` a JPEG whose shorter side is at least twice that
-    is decoded at 1/2, 1/4 or 1/8 of its size, still at least twice `draft_size`.
+    16-bit grey levels, transparent parts over white. With `draft_size` a JPEG whose shorter side is at least four times
+    that is decoded at 1/2, 1/4 or 1/8 of its size, still at least twice `draft_size`.
 
     Returns the image and whether the bytes themselves are a JPEG that every decoder shows the same way: RGB or greyscale,
     Huffman-coded, needing no turn. Raises UnusableImageError with the reason.
