@@ -9,7 +9,7 @@ The authors' program had it as shownet.py --write-features, and read it with fin
 import csv
 import io
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,8 +88,6 @@ def compute(trained: Trained, layer: str, split: str) -> Features:
     torch.set_num_threads(threads)
     with join_mesh(trained.table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
         images = open_root(Path(settings.data.root or QUICKSTART_FOLDER), settings.data)[split == "val"]
-        evaluation = replace(settings.evaluation, batch_size=min(settings.evaluation.batch_size, len(images)))
-        settings = replace(settings, evaluation=evaluation)
         net, preprocess = load_trained(trained, device)
         handed_on: list[torch.Tensor] = []
         net.get_submodule(layer).register_forward_hook(

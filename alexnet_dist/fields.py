@@ -45,14 +45,14 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if str(part) in _names(config, first["loc"]))
-        if first["input"] is None or (first["type"] == "missing" and isinstance(first["input"], Mapping)):
-            raise UserError(f"{where}: a value is needed: give {where}=...") from None
+        needed = f"a value is needed: give {where}=..."
         plain = {
-            "missing": "has too few values",
+            "missing": needed if isinstance(first["input"], Mapping) else "has too few values",
             "unexpected_keyword_argument": f"is not a setting of this program{_suggestion(where, config)}",
             "empty": first["msg"],
         }
-        message = plain.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        wrong = needed if first["input"] is None else f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        message = plain.get(first["type"], wrong)
         raise UserError(f"{where}: {message}") from None
 
 

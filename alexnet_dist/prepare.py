@@ -90,10 +90,7 @@ def prepare(settings: PrepareSettings, display: Display) -> None:
     """Pack a source. Raises UserError; what is done by then is kept for the next start."""
     began = time.monotonic()
     output, root = settings.output_folder, Path(settings.root).expanduser()
-    refuse_foreign_folder(output)
-    for split in (root / "train", root / "val"):
-        if split.is_dir() and output.resolve().is_relative_to(split.resolve()):
-            raise UserError(f"output={output} lies among the source's images in {split}: name a folder outside of it")
+    refuse_foreign_folder(output, root)
     form = recognise(root) if settings.source == "auto" else settings.source
     if form != settings.source:
         settings = replace(settings, source=form)

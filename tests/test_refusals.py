@@ -52,6 +52,7 @@ def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (["model=alexnot"], ["model/alexnot", "paper"]),
         (["precision=1"], ["group of settings", "number", "model=paper"]),
         (["optimizer.lr=null"], ["optimizer.lr: a value is needed"]),
+        (["+optimizer.lrr=null"], ["optimizer.lrr", "not a setting"]),
         (["trainer.profile=[1]"], ["trainer.profile", "too few"]),
         (["experiment=alexnot"], ["experiment/alexnot"]),
         (["seed=[1"], ["[1"]),

@@ -164,7 +164,8 @@ class ValidationFeed:
     """Each iteration is one pass over a split: (pixels uint8 [b, 3, size, size], labels int64 [b], samples int64 [b]).
 
     Every image is in exactly one batch of exactly one replica. All replicas yield len(feed) batches of the same shape; rows
-    that pad them have label and sample -1 and black pixels. b is batch_size / replicas, rounded up to a multiple of `parts`.
+    that pad them have label and sample -1 and black pixels. b is batch_size / replicas, rounded up to a multiple of `parts`; of
+    fewer images than a batch has, their number is the batch's.
     Pixels are channels last in memory. A pass in which this process has met a bad image ends with a BadImageError.
     """
 
@@ -186,7 +187,7 @@ class ValidationFeed:
         if (exchange is None) != (parts == 1):
             raise ValueError("an exchange is needed where there are parts, and only there")
         self._images = images
-        self._part_size = -(-batch_size // (replicas * parts))
+        self._part_size = -(-min(batch_size, max(1, len(images))) // (replicas * parts))
         replica_size = self._part_size * parts
         self._whole_size = replica_size * replicas
         self._rows = _rows(replica_size, replica)

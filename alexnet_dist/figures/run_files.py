@@ -10,7 +10,7 @@ from typing import Any
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.tracking.record import TIMELINE
-from alexnet_dist.tracking.run_folder import read_outcome
+from alexnet_dist.tracking.run_folder import read_config, read_outcome
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint
 from alexnet_dist.training.state import SavedState
@@ -87,14 +87,9 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         UserError: it is not a run folder, or a file of it cannot be read.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        if not isinstance(config, dict):
-            raise ValueError("it is not a run's")
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no run folder (it has no config.json): name one that a training has left") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error}): restore it or name another run") from None
+    config = read_config(folder)
+    if config is None:
+        raise UserError(f"{folder} is no run folder (it has no config.json): name one that a training has left")
     checkpoint = find_checkpoint(folder)
     return RunFiles(
         folder=folder,

@@ -90,12 +90,12 @@ def with_sweep_folder(words: Sequence[str]) -> list[str]:
     folders = [word for word in words if word.startswith("run.dir=")]
     if not {"-m", "--multirun"} & set(words) or not folders:
         return list(words)
-    if OverridesParser.create().parse_override(folders[-1]).is_sweep_override():
+    given = OverridesParser.create().parse_override(folders[-1])
+    if given.is_sweep_override():
         return list(words)
-    folder = folders[-1].partition("=")[2]
-    if Path(folder).is_file():
-        raise UserError(f"run.dir={folder} is a file: name a folder for the sweep's runs")
-    return [*words, f"hydra.sweep.dir={folder}"]
+    if Path(str(given.value())).is_file():
+        raise UserError(f"{folders[-1]} is a file: name a folder for the sweep's runs")
+    return [*words, f"hydra.sweep.dir={folders[-1].partition('=')[2]}"]
 
 
 def overrides_under(launcher: str) -> list[str]:

@@ -1,6 +1,5 @@
 """The jobs of a sweep: where each is kept, what it is called, how it ends, and what Hydra's sweeper is told of it."""
 
-import json
 import math
 import signal
 import sys
@@ -19,7 +18,7 @@ from alexnet_dist.launching.side_by_side import SideBySide, visible_gpus
 from alexnet_dist.launching.wandb_account import unless_set
 from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.metrics import last_validation
-from alexnet_dist.tracking.run_folder import read_outcome
+from alexnet_dist.tracking.run_folder import read_config, read_outcome
 from alexnet_dist.training.resuming import what_differs
 
 # Groups of settings with which a job may go on in other words.
@@ -157,10 +156,10 @@ def _place(config: dict[str, Any], name: str, number: int) -> Path:
 
 
 def _done_before(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether a complete run of this job is in its folder. Raises UserError where one of another job is, complete or not."""
-    try:
-        before = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+    """Whether a complete run of this job is in its folder. Raises UserError where one of another job is, complete or not, or
+    something else."""
+    before = read_config(folder)
+    if before is None:
         return False
     for key, (was, now) in what_differs(before, config).items():
         if key.partition(".")[0] not in _MAY_DIFFER:

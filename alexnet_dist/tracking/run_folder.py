@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet_dist.errors import UserError, tell
 from alexnet_dist.files import LOCK, locked_folder, make_new_folder, remove_folder
@@ -87,12 +87,28 @@ class RunFolder:
 
 
 def _overrides_in(folder: Path) -> list[str] | None:
-    """Those of the run in a folder; None where there is none."""
+    """Those of the run in a folder; None where there is none. Raises UserError as `read_config`."""
+    config = read_config(folder)
+    return None if config is None else config["run"].get("overrides")
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration of the run in a folder; None where there is none.
+
+    Raises:
+        UserError: its config.json cannot be read, or is not a run's.
+    """
+    file = folder / "config.json"
     try:
-        overrides: list[str] | None = json.loads((folder / "config.json").read_text())["run"].get("overrides")
+        config = json.loads(file.read_text())
     except FileNotFoundError:
         return None
-    return overrides
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file} cannot be read ({reason}): restore it, or name another folder") from None
+    if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
+        raise UserError(f"{file} is not a run's: restore it, or name another folder")
+    return config
 
 
 def read_outcome(folder: Path) -> str | None:

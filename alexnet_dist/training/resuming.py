@@ -1,6 +1,5 @@
 """What a run goes on from: its own newest sound checkpoint, one that is named, or nothing; and that it stays the same run."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import flat
 from alexnet_dist.settings import Settings
-from alexnet_dist.tracking.run_folder import read_outcome
+from alexnet_dist.tracking.run_folder import read_config, read_outcome
 from alexnet_dist.training.checkpoint import check_same_net, check_sound, damage_of, find_checkpoint, list_checkpoints
 from alexnet_dist.training.state import SavedState
 
@@ -69,16 +68,9 @@ def choose_checkpoint(settings: Settings, run_dir: Path, warn: Callable[[str], N
 def _check_no_record_is_lost(run_dir: Path) -> None:
     """Raises UserError where a folder without a checkpoint has files that a new run would write over, of a run that is done or of
     something else. A run that ended before its first checkpoint begins anew in its folder."""
-    config, metrics = run_dir / "config.json", run_dir / "metrics.jsonl"
-    try:
-        of_a_run = "trainer" in json.loads(config.read_text())
-    except FileNotFoundError:
-        of_a_run = False
-    except (OSError, ValueError, TypeError):
-        of_a_run = None
-    foreign = next((file for file in (config, metrics) if file.exists() and not of_a_run), None)
-    if foreign:
-        raise UserError(f"{foreign} is not a run's, and a run here would write over it: set run.dir to another folder")
+    metrics = run_dir / "metrics.jsonl"
+    if read_config(run_dir) is None and metrics.exists() and metrics.stat().st_size:
+        raise UserError(f"{metrics} is not a run's, and a run here would write over it: set run.dir to another folder")
     if read_outcome(run_dir) == "done":
         raise UserError(
             f"{run_dir} holds the record of a run that is done, and its checkpoints are gone: set run.dir to another folder"

@@ -101,8 +101,9 @@ def test_a_checkpoint_named_in_the_folder_of_another_run_is_refused(saved: Saved
     [
         ({"config.json": '{"my": 1}', "metrics.jsonl": "mine"}, "config.json is not a run's"),
         ({"metrics.jsonl": "mine"}, "metrics.jsonl is not a run's"),
-        ({"config.json": "["}, "config.json is not a run's"),
-        ({"config.json": '{"trainer": {}}', "metrics.jsonl": "{}", "stopped": "done"}, "a run that is done"),
+        ({"config.json": "["}, "config.json cannot be read"),
+        ({"config.json": "[1]"}, "config.json is not a run's"),
+        ({"config.json": '{"run": {}}', "metrics.jsonl": "{}", "stopped": "done"}, "a run that is done"),
     ],
 )
 def test_nothing_in_a_folder_without_a_checkpoint_is_written_over(files: dict[str, str], said: str, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_nothing_in_a_folder_without_a_checkpoint_is_written_over(files: dict[st
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    for name, text in {"config.json": '{"trainer": {}}', "metrics.jsonl": "{}", "stopped": "signal"}.items():
+    for name, text in {"config.json": '{"run": {}}', "metrics.jsonl": "{}", "stopped": "signal"}.items():
         (tmp_path / name).write_text(text)
     assert choose_checkpoint(check_settings(_config()), tmp_path, print) is None
 
