@@ -13,7 +13,6 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import psutil
-import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -47,11 +46,24 @@ def run_forked(
 
 def assert_none_left(is_one: Callable[[psutil.Process], bool]) -> None:
     """Fails where such a process runs ten seconds from now."""
-    _, alive = psutil.wait_procs([process for process in psutil.process_iter() if _is(is_one, process)], timeout=10)
-    # A zombie has ended; whoever adopted it has not asked yet.
-    running = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    if running:
-        pytest.fail(f"processes left behind: {running}")
+    left = still_running([process for process in psutil.process_iter() if _is(is_one, process)], seconds=10)
+    assert not left, f"processes left behind: {left}"
+
+
+def still_running(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that have not ended by then."""
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    """A zombie has ended; whoever adopted it, who may take a second or two, has not asked yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is(is_one: Callable[[psutil.Process], bool], process: psutil.Process) -> bool:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.commands import run_command
-from tests.forked import run_forked
+from tests.forked import run_forked, still_running
 
 
 def test_the_bench_measures_every_reader_on_files_and_packed(drawn_images: Path, tmp_path: Path) -> None:
@@ -79,8 +79,7 @@ def test_its_processes_end_with_it_in_the_middle_of_a_turn(
     else:
         bench.send_signal(signum)
     assert bench.wait(60) == status
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    assert [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    assert not still_running(processes, seconds=20)
     said_at_the_end = (tmp_path / "said").read_text().splitlines()[-1]
     assert "Traceback" not in (tmp_path / "said").read_text()
     assert signum == signal.SIGKILL or said_at_the_end == "interrupted"

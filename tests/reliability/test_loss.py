@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.forked import still_running
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, TORCHRUN, started
 
@@ -55,7 +56,7 @@ def test_when_the_launcher_is_killed_its_processes_end(processes: int, few_image
         ranks = run.ranks()
         assert len(ranks) == processes
         run.process.kill()
-        psutil.wait_procs(ranks, timeout=100)
+        assert not still_running(ranks, seconds=100)
         assert run.end() == -signal.SIGKILL
         # Where all met at the launcher the processes cannot agree on who says it.
         lines = [line for line in run.said().splitlines() if line.startswith("error: ")]

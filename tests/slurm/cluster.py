@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.forked import still_running
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 NODES = ("127.0.0.2", "127.0.0.3")  # names that every node can resolve, with nothing written into /etc/hosts
 
@@ -185,7 +187,7 @@ def _end_what_is_left(configuration: str) -> None:
                 process.kill()
         except psutil.Error:
             continue
-    psutil.wait_procs(left, timeout=10)
+    still_running(left, seconds=10)
 
 
 def _free_ports() -> list[int]:
