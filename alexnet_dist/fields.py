@@ -13,6 +13,8 @@ strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Checked = TypeVar("Checked")
 Positive = Annotated[int, Field(gt=0)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+Pixels = Annotated[int, Field(gt=0, le=4096)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from alexnet_dist.fields import AboveZero, FilePath, Fraction, NotNegative, Positive, PowerOfTwo, strict
+from alexnet_dist.fields import AboveZero, FilePath, Fraction, NotNegative, Pixels, Positive, PowerOfTwo, Threads, strict
 from alexnet_dist.model.table import Table, build_table
 
 
@@ -30,7 +30,7 @@ class OtherImages:
 
     root: FilePath | None = None
     val_every: int | None = None
-    threads: Positive | None = None
+    threads: Threads | None = None
 
     def in_place_of(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """A run's `data` settings with these in their place. Another root may hold files or a packed set."""
@@ -58,11 +58,11 @@ class DataSettings:
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
     root: FilePath | None
     val_every: Annotated[int, Field(ge=2)] | None
-    size: Positive
+    size: Pixels
     mirror: bool
     colour: bool
     share_decoding: bool
-    threads: Positive | None
+    threads: Threads | None
     statistics_images: Positive
     hardware_decoder: Annotated[float, Field(ge=0, le=1)] | None = None
     device_memory_padding: Positive | None = None
@@ -164,7 +164,7 @@ class ParallelSettings:
     """
 
     processes: Positive | Literal["auto"]
-    threads: Positive | Literal["auto"]
+    threads: Threads | Literal["auto"]
     timeout: Annotated[float, Field(gt=0)]
     max_restarts: Annotated[int, Field(ge=0)]
     wire: Literal["auto", "fp32", "bf16"]

@@ -18,7 +18,7 @@ from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, writ
 from alexnet_dist.data.images import open_split
 from alexnet_dist.data.packed import PackedImages, open_packed
 from alexnet_dist.errors import UserError
-from alexnet_dist.fields import FilePath, Positive, check, strict
+from alexnet_dist.fields import FilePath, Pixels, Positive, Threads, check, strict
 from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.prepare import PrepareSettings, prepare
@@ -30,12 +30,12 @@ class BenchDataSettings:
     """conf/bench_data.yaml, checked."""
 
     root: FilePath | None
-    size: Positive
+    size: Pixels
     crop: Positive
     batch_size: Positive
     rounds: Positive
     seconds: Annotated[float, Field(gt=0)]
-    threads: Positive | Literal["auto"]
+    threads: Threads | Literal["auto"]
     device: Literal["auto", "cpu", "cuda"]
     output: FilePath | None
 

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_dist.dali import dali_package
-from alexnet_dist.errors import USER_ERROR_STATUS, RunFailed, UserError, leave_out_decoder_lines, tell
+from alexnet_dist.errors import RunFailed, UserError, leave_out_decoder_lines, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
@@ -137,10 +137,12 @@ def start(module: str, config: dict[str, Any]) -> int:
 
     processes, config = importlib.import_module(module).prepare_start(config)
     restarts = config["parallel"].get("max_restarts", 0)
-    status = start_processes(worker, processes, restarts, module, config)
     run_dir = config.get("run", {}).get("dir")
-    if status == USER_ERROR_STATUS and run_dir:
-        RunFolder(Path(run_dir)).remove_if_bare()
+    try:
+        status = start_processes(worker, processes, restarts, module, config)
+    finally:
+        if run_dir:  # it was refused, or stopped before anything was in it
+            RunFolder(Path(run_dir)).remove_if_bare()
     if status > 128 and not (run_dir and read_outcome(Path(run_dir)) == "signal"):
         tell(f"ended by {signal.Signals(status - 128).name}")
     return status

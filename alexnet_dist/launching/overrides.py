@@ -23,8 +23,8 @@ _FLAGS = ("--config-path", "--config-name", "--package", "--info", "--experiment
 
 
 def accepted(words: Sequence[str]) -> list[str]:
-    """A command line as Hydra wants it: `--seed=1`, as W&B's agent gives it, without the dashes, and what no file names,
-    `optimizer.layers.conv1.lr=0.1`, with ++ before it. Raises UserError for a setting that has another name now."""
+    """A command line as Hydra wants it: flags first; `--seed=1`, as W&B's agent gives it, without the dashes; and what no file
+    names, `optimizer.layers.conv1.lr=0.1`, with ++ before it. Raises UserError for a setting that has another name now."""
     plain = [
         word[2:] if word.startswith("--") and "=" in word and word.partition("=")[0] not in _FLAGS else word
         for word in _with_search_path(words)
@@ -32,10 +32,15 @@ def accepted(words: Sequence[str]) -> list[str]:
     refuse_old_names(plain)
     if "hydra/launcher=submitit_slurm" in plain and not shutil.which("srun"):
         raise UserError("hydra/launcher=submitit_slurm: there is no srun here: start it where sbatch works, or leave it out")
-    for word in plain:
-        if "=" in word and not word.startswith("-"):
+    for word in filter(_is_override, plain):
+        if "=" in word:
             _refuse_what_hydra_cannot_read(word)
-    return with_layers_added(plain)
+    # argparse, which Hydra reads the line with, takes no overrides on both sides of a flag.
+    return with_layers_added(sorted(plain, key=_is_override))
+
+
+def _is_override(word: str) -> bool:
+    return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
 def _with_search_path(words: Sequence[str]) -> list[str]:
@@ -114,6 +119,6 @@ def overrides_under(launcher: str) -> list[str]:
 def swept_overrides(overrides: Sequence[str]) -> list[str]:
     """Of a sweep job's overrides those to which the command line gives several values; all, where it was started by another
     (submitit) and names none."""
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    swept = {word.key_or_group for word in OverridesParser.create().parse_overrides(words) if word.is_sweep_override()}
+    words = OverridesParser.create().parse_overrides(list(filter(_is_override, sys.argv[1:])))
+    swept = {word.key_or_group for word in words if word.is_sweep_override()}
     return [word for word in overrides if word.lstrip("+~").partition("=")[0] in swept] or list(overrides)

@@ -64,7 +64,7 @@ class RunFolder:
                 raise _unusable(self.path, error) from None
             try:
                 yield
-            except UserError:
+            except (UserError, KeyboardInterrupt):
                 self.remove_if_bare()
                 raise
 

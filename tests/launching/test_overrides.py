@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from alexnet_dist import evaluate, train
+from alexnet_dist.launching.overrides import accepted
 from alexnet_dist.text import as_word
 from tests.forked import run_forked
 
@@ -83,6 +85,16 @@ def test_a_folder_of_one_s_own_configuration_is_read_under_every_launcher(tmp_pa
     *kept, handed_on = done.stdout.splitlines()
     assert kept == ["experiment=mine", "seed=2"]
     assert OverridesParser.create().parse_override(handed_on).value() == [f"file://{tmp_path}/my conf"]
+
+
+def test_flags_stand_anywhere_between_overrides(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    done = run_forked("train", "seed=7", "--config-dir", "mine", "~tracking", "--cfg", "job", "model=figure1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    composed = OmegaConf.create(done.stdout)
+    assert (composed.seed, composed.model.name) == (7, "figure1")
+    assert "tracking" not in composed
+    assert accepted(["seed=1,2", "-m", "optimizer.lr=1"]) == ["-m", "seed=1,2", "optimizer.lr=1"]
 
 
 def test_submitit_without_slurm_is_a_sentence(tmp_path: Path) -> None:
