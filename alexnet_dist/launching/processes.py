@@ -14,11 +14,13 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import connection, forkserver, resource_tracker
+from types import FrameType
 from typing import Any, NoReturn
 
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import start_processes as start_torch_processes
 
 from alexnet_dist.errors import CRASHED, LOST, RunFailed, tell
 from alexnet_dist.launching.folders import SCRATCH
@@ -54,9 +56,12 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     # The processes say themselves what went wrong; the launcher's own account of it is a page of tracebacks.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Torch's handlers raise and stay: a second signal, as of SLURM when it queues the job again, would be a traceback.
+    # Left as they are at the end, a second signal, as of SLURM when it queues the job again, would be a traceback.
     heard = {signum: signal.getsignal(signum) for signum in HANDED_ON}
     try:
+        for signum in HANDED_ON:
+            if not _ignored_hangup(signum):
+                signal.signal(signum, _end_processes)
         # What they leave in the temporary folder goes with them.
         with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
             return _run(processes, restarts, scratch, entry, *arguments)
@@ -65,6 +70,19 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     finally:
         for signum, handler in heard.items():
             signal.signal(signum, handler)
+
+
+def _end_processes(signum: int, frame: FrameType | None) -> None:
+    """Raise what torch's launcher takes as word to hand the signal on to its processes and to wait for their end.
+
+    Not while it starts them: it would forget those that it has begun, which would wait for the others, and it for them.
+    """
+    if any(outer.f_code is start_torch_processes.__code__ for outer, _ in traceback.walk_stack(frame)):
+        again = threading.Timer(0.1, os.kill, (os.getpid(), signum))
+        again.daemon = True
+        again.start()
+    else:
+        raise SignalException(signal.strsignal(signum) or "", signal.Signals(signum))
 
 
 def _run(processes: int, restarts: int, scratch: str, entry: Callable[..., Any], *arguments: Any) -> int:
@@ -148,7 +166,7 @@ def _launch_config(processes: int, scratch: str) -> LaunchConfig:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(scratch),
         start_method="forkserver",
-        signals_to_handle=",".join(signum.name for signum in HANDED_ON if not _ignored_hangup(signum)),
+        signals_to_handle="",  # torch would take them from `_end_processes`
     )
     # Set, not given: the first of the supported versions of torch may not have it, and wait for 30 seconds.
     config.shutdown_timeout = SHUTDOWN_SECONDS
@@ -163,6 +181,7 @@ def _in_own_session(launcher: int, scratch: str, entry: Callable[..., Any], *arg
     """Away from the terminal, whose Ctrl-C would come a second time beside the one that the launcher hands on; and in no need of
     the machine's name, which may not resolve."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # not a KeyboardInterrupt, before anything hears it
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ["TMPDIR"] = tempfile.tempdir = scratch
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)

@@ -51,6 +51,17 @@ def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(few_images: Pa
         assert run.last_step() == 0
 
 
+def test_ctrl_c_while_processes_are_started_ends_all_of_them_without_a_word_too_many(few_images: Path, tmp_path: Path) -> None:
+    with started(PLAIN, *kills.RUN, f"data.root={few_images}", "parallel.processes=8", cwd=tmp_path) as run:
+        run.wait_until(run.ranks)
+        run.press_ctrl_c()
+        assert run.end(60) == 130
+        (said,) = (line for line in run.said().splitlines() if "SIGINT" in line)
+        assert said == "ended by SIGINT" or said.startswith("stopped by SIGINT before the first step")
+        assert "Traceback" not in run.said()
+        assert run.last_step() == 0
+
+
 def test_when_the_processes_have_ended_signals_are_heard_as_before(tmp_path: Path) -> None:
     program = """
 import signal
