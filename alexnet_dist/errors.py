@@ -15,6 +15,9 @@ CRASHED = 70
 # Of one that lost another (EX_TEMPFAIL): the same command may succeed when it is started again.
 LOST = 75
 
+# What the system says of a file that is not to be had; the user can mend that too.
+UNREACHABLE = (PermissionError, IsADirectoryError, NotADirectoryError)
+
 
 class _OneLine(Exception):  # noqa: N818 - what its kinds have in common
     """`said_by_another`: whether another process says it; None where they could not agree on that."""

@@ -54,6 +54,8 @@ def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (["optimizer.lr=null"], ["optimizer.lr: a value is needed"]),
         (["+optimizer.lrr=null"], ["optimizer.lrr", "not a setting"]),
         (["trainer.profile=[1]"], ["trainer.profile", "too few"]),
+        (["trainer.profile=5"], ["trainer.profile", "a list in brackets", "not 5"]),
+        (["run=5"], ["run: is a group of settings, not 5"]),
         (["experiment=alexnot"], ["experiment/alexnot"]),
         (["seed=[1"], ["[1"]),
         (["trainer.max_steps=1.5"], ["trainer.max_steps", "1.5"]),

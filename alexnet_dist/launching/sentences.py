@@ -14,6 +14,7 @@ from rich.console import Console
 from alexnet_dist.errors import (
     CRASHED,
     LOST,
+    UNREACHABLE,
     USER_ERROR_STATUS,
     LostPeerError,
     RunFailed,
@@ -35,7 +36,7 @@ def errors_as_sentences() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _tell_once(error, _sentence(error))
         sys.exit(USER_ERROR_STATUS)
-    except PermissionError as error:
+    except UNREACHABLE as error:
         _tell_once(error, f"{error.filename or 'a file'} cannot be reached ({error.strerror}): ask its owner, or name another")
         sys.exit(USER_ERROR_STATUS)
     except KeyboardInterrupt:

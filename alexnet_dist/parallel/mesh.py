@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from alexnet_dist.errors import LostPeerError, RunFailed, Stopped, UserError
+from alexnet_dist.errors import UNREACHABLE, LostPeerError, RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.gloo import shared_gloo
 from alexnet_dist.parallel.ordered_sum import OrderedSum
@@ -24,7 +24,7 @@ from alexnet_dist.parallel.process import world_size
 SETUP_SECONDS = 1800.0
 
 # What the user can mend, and one process alone may meet.
-_MENDABLE = (UserError, PermissionError)
+_MENDABLE = (UserError, *UNREACHABLE)
 
 
 @dataclass(frozen=True)
