@@ -112,7 +112,7 @@ def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch
     net = new_net(table, mesh, native)
     optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
     parallel = DistributedDataParallel(net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
-    key = DropoutKey(0, 0, mesh.replica * len(batch.labels))
+    key = DropoutKey(0, torch.zeros((), dtype=torch.int64, device=mesh.device), mesh.replica * len(batch.labels))
 
     def step() -> None:
         images = preprocess.of_training(batch, True, native)

@@ -41,11 +41,12 @@ def training_step(
     net.initialise(0)
     copies = narrow_copies(net, precision, net.native, added=False)
     optimizer = MomentumSGD(net, UPDATE, group, net.towers_held, copies, net.native)
+    key = DropoutKey(0, torch.zeros((), dtype=torch.int64, device=images.device))  # as the trainer's: no copy in a step
 
     def step() -> None:
         autocast = set_precision(precision, images.device)
         with autocast():
-            logits = net(images, DropoutKey(0, 0))
+            logits = net(images, key)
         loss, _ = split_cross_entropy(logits, labels, group, net.native)
         loss.backward()
         optimizer.step()

@@ -232,6 +232,7 @@ def _stream_of_its_own(device: torch.device, copied: torch.cuda.Event | None) ->
     if copied is None:
         yield
         return
-    copied.synchronize()
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
-        yield
+    with torch.cuda.device(device):
+        copied.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            yield

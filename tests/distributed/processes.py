@@ -11,6 +11,9 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+# Ranks on one GPU: NCCL is told that they are several machines', over the loopback.
+ONE_GPU = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_NVLS_ENABLE": "0", "NCCL_SOCKET_IFNAME": "lo"}
+
 
 def run_processes(entry: Callable[..., Any], processes: int, *arguments: Any) -> list[Any]:
     """`entry(*arguments)` in so many processes with RANK, WORLD_SIZE and a rendezvous set; their results by rank.

@@ -17,16 +17,12 @@ from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import pick_device, repeat_bits, set_precision
 from alexnet_dist.training.step import loss_of
-from tests.distributed.processes import run_processes
+from tests.distributed.processes import ONE_GPU, run_processes
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
 ]
-
-
-# Ranks on one GPU: NCCL is told that they are several machines', over the loopback.
-ONE_GPU = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_NVLS_ENABLE": "0", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def _device() -> torch.device:

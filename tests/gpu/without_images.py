@@ -23,8 +23,7 @@ from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.planning.work import random_batch, training_step
 from alexnet_dist.training.step import load_kernels
-from tests.distributed.processes import run_processes
-from tests.gpu.test_gpu import ONE_GPU
+from tests.distributed.processes import ONE_GPU, run_processes
 
 KINDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 

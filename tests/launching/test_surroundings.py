@@ -137,7 +137,8 @@ def test_a_command_starts_without_what_only_its_processes_need(command: str, nee
     assert not needless & set(done.stdout.split())
 
 
-def test_what_processes_are_forked_from_asks_no_gpu_anything() -> None:
+@pytest.mark.parametrize("stages", ["json", "tests.gpu.stages"])  # those of the GPU's day are forked too
+def test_what_processes_are_forked_from_asks_no_gpu_anything(stages: str) -> None:
     # CUDA does not work in processes forked from one that has begun with it, and a lock that a thread holds is held for ever.
     program = f"""
 import sys, threading
@@ -151,7 +152,7 @@ from alexnet_dist import train
 from alexnet_dist.launching import processes
 
 def stand_by():
-    import {PRELOAD}
+    import {PRELOAD}, {stages}
     assert threading.active_count() == 1
     sys.exit(3)
 

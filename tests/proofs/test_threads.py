@@ -36,13 +36,18 @@ class Recorder:
 
 
 class Copied:
+    """Stands in for an event; what waits for one opens the thread's device where it is not open yet."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
     def synchronize(self) -> None:
-        pass
+        assert self.recorder.entered[-1] == torch.device("cuda", 1)
 
 
 def test_the_thread_that_writes_checkpoints_enters_its_rank_s_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, own = Recorder(monkeypatch), torch.device("cuda", 1)
-    copied: Any = Copied()
+    copied: Any = Copied(recorder)
 
     def write() -> None:
         with saving._stream_of_its_own(own, copied):
