@@ -1,10 +1,11 @@
 """One job of a sweep, for a job array in which each task runs one: the overrides that `-m` would give to the job of a number.
 
 python -m alexnet_dist.launching.sweep_job 2 optimizer.lr=0.005,0.01,0.02 seed=0
-    prints optimizer.lr=0.02 and seed=0, one a line
+    prints optimizer.lr=0.02 and seed=0, one a line. With run.dir it is an error if the job's folder there is of another.
 """
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.launching.commands import CONFIGURATION
+from alexnet_dist.launching.commands import CONFIGURATION, compose
 from alexnet_dist.launching.overrides import accepted
 from alexnet_dist.launching.sentences import errors_as_sentences
 
@@ -37,6 +38,11 @@ def main() -> None:
         if number >= len(jobs):
             last = len(jobs) - 1
             raise UserError(f"the sweep has no job {number}, its jobs are 0 to {last}: submit it with --array=0-{last}")
+        for word in OverridesParser.create().parse_overrides(jobs[number]):
+            if word.key_or_group == "run.dir":
+                from alexnet_dist.launching.sweeps import done_before  # not at the top: it imports torch
+
+                done_before(Path(str(word.value())) / str(number), compose("train", jobs[number]))
         print(*jobs[number], sep="\n")
 
 

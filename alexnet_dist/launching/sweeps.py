@@ -83,7 +83,7 @@ class Sweep:
         folder = self._folders[number] = _place(config, self._names[number], number)
         at_once = config["parallel"].pop("jobs")
         self._figure = config["tracking"]["objective"]
-        if _done_before(folder, config):
+        if done_before(folder, config):
             tell(f"job {self._names[number]} is done already: {folder}")
             return 0
         if at_once == 1:
@@ -155,7 +155,7 @@ def _place(config: dict[str, Any], name: str, number: int) -> Path:
     return sweep / str(number)
 
 
-def _done_before(folder: Path, config: dict[str, Any]) -> bool:
+def done_before(folder: Path, config: dict[str, Any]) -> bool:
     """Whether a complete run of this job is in its folder. Raises UserError where one of another job is, complete or not, or
     something else."""
     before = read_config(folder)

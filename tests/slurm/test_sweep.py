@@ -1,6 +1,7 @@
 """Sweeps as job arrays: slurm/sweep.sbatch on a real SLURM, and the split of a sweep into its jobs."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -35,16 +36,26 @@ def test_a_number_beyond_the_sweep_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    words = (*SMALL, *own_experiment(tmp_path), f"data.root={few_images}", "optimizer.lr=0.005,0.01")
+    words = ("--array=0-1", "slurm/sweep.sbatch", *SMALL, *own_experiment(tmp_path), f"data.root={few_images}")
     (tmp_path / "slurm").symlink_to(SCRIPT.parent)
-    array = cluster.submit("--array=0-1", "slurm/sweep.sbatch", *words, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
-    logs = [tmp_path / f"slurm-{array}_{task}.log" for task in range(2)]
-    for task, log in enumerate(logs):
-        assert cluster.wait_until_over(f"{array}_{task}", timeout=900) == "COMPLETED", log.read_text()
+
+    def submit(*more: str) -> tuple[str, list[str], list[str]]:
+        array = cluster.submit(*words, *more, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
+        states = [cluster.wait_until_over(f"{array}_{task}", timeout=900) for task in range(2)]
+        return array, states, [(tmp_path / f"slurm-{array}_{task}.log").read_text() for task in range(2)]
+
+    array, states, said = submit("optimizer.lr=0.005,0.01")
+    assert states == ["COMPLETED", "COMPLETED"], said
     sweep = tmp_path / "runs" / f"sweep-slurm-{array}"
     assert [read_metrics(sweep / str(task))[0]["lr"] for task in range(2)] == [0.005, 0.01]
     configs = [json.loads((sweep / str(task) / "config.json").read_text()) for task in range(2)]
     assert {config["tracking"]["group"] for config in configs} == {sweep.name}
+
+    shutil.copytree(sweep / "1", tmp_path / "runs" / "a=b" / "1")
+    _, states, said = submit("optimizer.lr=0.005,0.02", 'run.dir="runs/a=b"')
+    assert states == ["COMPLETED", "FAILED"], said
+    assert read_metrics(tmp_path / "runs" / "a=b" / "0")[0]["lr"] == 0.005
+    assert said[1].startswith("error: runs/a=b/1 holds a job with optimizer.lr=0.01, and this one says optimizer.lr=0.02: ")
 
 
 @pytest.mark.slow

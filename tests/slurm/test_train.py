@@ -32,8 +32,9 @@ def _submit(cluster: Cluster, cwd: Path, images: Path, *words: str, options: tup
     return cluster.submit(*options, SCRIPT, *overrides, cwd=cwd, PYTHON=sys.executable, WANDB_MODE="offline", **variables)
 
 
-def _run_dir(cwd: Path, job: str) -> Path:
-    return cwd / "runs" / f"tiny-slurm-{job}"
+def _run_dir(cwd: Path) -> Path:
+    """The folder of the one run there, once it is made."""
+    return next((cwd / "runs").glob("*"), cwd / "runs")
 
 
 def _said(cwd: Path, job: str) -> str:
@@ -49,7 +50,7 @@ def _state(run_dir: Path) -> dict[str, Any]:
 def test_it_trains_and_two_nodes_hold_two_replicas(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
     job = _submit(cluster, tmp_path, few_images, *own_experiment(tmp_path), "run.report=true", options=("--nodes=2",))
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
-    run_dir = _run_dir(tmp_path, job)
+    run_dir = tmp_path / "runs" / f"tiny-slurm-{job}"
     assert [record["step"] for record in read_metrics(run_dir)] == [1, 2, 3, 3]
     assert "2 towers in 2 processes, replicas: 2" in _said(tmp_path, job)
     assert (run_dir / "report.html").is_file()
@@ -64,6 +65,17 @@ def test_a_python_without_the_package_is_a_sentence(cluster: Cluster, tmp_path: 
     assert "PYTHON=" in said
     assert len(said.splitlines()) == 1
     assert cluster.field(job, "ExitCode") == "2:0"
+
+
+@pytest.mark.slow
+def test_the_word_of_an_earlier_start_is_not_taken_for_that_of_one_that_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stopped").write_text("done\n")
+    job = _submit(cluster, tmp_path, tmp_path / "nowhere", "run.dir=run", PROCESSES="1")
+    assert cluster.wait_until_over(job, timeout=LIMIT) == "FAILED", _said(tmp_path, job)
+    assert f"error: data.root={tmp_path}/nowhere is not a folder" in _said(tmp_path, job)
+    assert cluster.field(job, "Restarts") == "0"
+    assert (tmp_path / "run" / "stopped").read_text() == "done\n"
 
 
 @pytest.mark.slow
@@ -98,7 +110,7 @@ def test_before_its_time_is_up_it_saves_and_goes_on_and_loses_no_step(
 
 @pytest.mark.slow
 def test_preempted_it_saves_and_goes_on_and_loses_no_step(cluster: Cluster, few_images: Path, tmp_path: Path) -> None:
-    words = (STEPS, "parallel.timeout=600")
+    words = (STEPS, "parallel.timeout=600", 'run.dir="runs/lr=0.005"')
     job = _submit(cluster, tmp_path, few_images, *words, options=("--partition=grace", "--nodelist=127.0.0.2"))
     with _held_up(cluster, job, tmp_path, "Received 15 death signal"):
         urgent = _submit_urgent(cluster, tmp_path)
@@ -116,7 +128,7 @@ def test_preempted_while_it_starts_it_is_queued_again(cluster: Cluster, few_imag
     assert cluster.wait_until_over(urgent, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     assert cluster.wait_until_over(job, timeout=LIMIT) == "COMPLETED", _said(tmp_path, job)
     assert cluster.field(job, "Restarts") == "1"
-    assert [record["step"] for record in read_metrics(_run_dir(tmp_path, job))] == [1, 2, 3, 3]
+    assert [record["step"] for record in read_metrics(_run_dir(tmp_path))] == [1, 2, 3, 3]
 
 
 @pytest.mark.slow
@@ -126,7 +138,7 @@ def test_scancel_leaves_a_usable_checkpoint_and_ends_the_job(cluster: Cluster, f
     cluster.command("scancel", job)
     assert cluster.wait_until_over(job, timeout=LIMIT) == "CANCELLED"
     assert cluster.field(job, "Restarts") == "0"
-    run_dir = _run_dir(tmp_path, job)
+    run_dir = _run_dir(tmp_path)
     stopped = re.search(r"stopped by SIGTERM at step (\d+)", _said(tmp_path, job))
     assert stopped, _said(tmp_path, job)
     assert _state(run_dir)["step"] == int(stopped[1]) == read_metrics(run_dir)[-1]["step"]
@@ -162,9 +174,12 @@ def _is_rank(process: psutil.Process, job: str, rank: str) -> bool:
 
 
 def _wait_until_it_trains(cluster: Cluster, job: str, cwd: Path) -> None:
-    metrics = _run_dir(cwd, job) / "metrics.jsonl"
+    def trains() -> bool:
+        metrics = _run_dir(cwd) / "metrics.jsonl"
+        return metrics.exists() and len(metrics.read_text().splitlines()) > 10
+
     cluster.wait(job, "RUNNING", timeout=LIMIT)
-    _wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10, cwd, job)
+    _wait_until(trains, cwd, job)
 
 
 def _wait_until(happened: Callable[[], bool], cwd: Path, job: str) -> None:
@@ -176,7 +191,7 @@ def _wait_until(happened: Callable[[], bool], cwd: Path, job: str) -> None:
 
 def _assert_no_step_was_lost(cwd: Path, job: str, said: str) -> None:
     """The run stopped once and went on at the same step, and its record is that of one run."""
-    log, run_dir = _said(cwd, job), _run_dir(cwd, job)
+    log, run_dir = _said(cwd, job), _run_dir(cwd)
     (stopped,) = re.findall(rf"{said} at step (\d+)", log)
     assert re.findall(r"resumed from .*: step (\d+)", log) == [stopped]
     assert [record["step"] for record in read_metrics(run_dir) if record["kind"] == "train"] == list(range(1, 41))
