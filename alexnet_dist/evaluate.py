@@ -66,7 +66,7 @@ def run(config: dict[str, Any]) -> None:
     with ExitStack() as at_end:
         mesh = at_end.enter_context(join_mesh(nets[0].table.towers, process.device, wanted.parallel.timeout))
         display = at_end.enter_context(Display(mesh.rank))
-        _, images = open_images(first, mesh, display)
+        _, images = open_images(first, mesh, display, trains=False)
         devkit = Path(wanted.devkit) if wanted.devkit else None
         submission = plan_submission(images, devkit, display.say) if wanted.submission else None
         images = number_as(nets[0], images)
@@ -211,7 +211,7 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     processes = wanted.parallel.processes
     check_layouts(nets, processes)
     pick_device(wanted.device, processes - 1, nets[0].settings.precision.kind)
-    check_data(nets[0].settings)
+    check_data(nets[0].settings, trains=False)
     return processes, config
 
 

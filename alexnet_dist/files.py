@@ -89,6 +89,18 @@ def remove_folder(folder: Path, *files: str) -> None:
                 folder.parent.rmdir()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder."""
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Make the folder if it is not there, and hold it until the end; the lock goes with the process, whatever ends it.

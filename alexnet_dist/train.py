@@ -35,7 +35,7 @@ from alexnet_dist.settings import Settings
 from alexnet_dist.text import as_word
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
-from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder
+from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder, read_outcome
 from alexnet_dist.training.bad_images import GoodBatches, leave_out
 from alexnet_dist.training.bad_numbers import Inputs, leave_out_or_stop
 from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
@@ -50,7 +50,7 @@ from alexnet_dist.training.inputs import (
 )
 from alexnet_dist.training.later import Later
 from alexnet_dist.training.meter import ErrorCount, Meter, Stretch
-from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
+from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, have_other_images, what_differs
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.step import WIRES, Step, load_kernels, narrow_copies, same_bits
@@ -102,8 +102,7 @@ def run(config: dict[str, Any]) -> None:
         trained_before = own if own and state.step >= last_step else None
 
         # ------------------------------------------------------------------------------ what is kept of it
-        record = Record(folder, settings.tracking, trained_before.config if trained_before else config, display)
-        at_end.enter_context(record)
+        record = at_end.enter_context(Record(folder, settings.tracking, (trained_before or origin).config, display))
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
         meter = Meter(mesh, trainer.batch_size, table, kind)
         watchers = at_end.enter_context(Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes)))
@@ -227,9 +226,9 @@ def begin(
     """Bring the state to where this start begins, a checkpoint or a new run. Returns what the checkpoint says, if it is one of
     this folder; and what those from here on say beside their numbers."""
     checkpoint = mesh.from_first(None if mesh.rank else choose_checkpoint(settings, folder.path, display.say))
-    folder.leave(None)
     origin = SavedState(shapes_of(state.net.table), config, list(images.classes), list(images.class_ids), len(images))
     if checkpoint is None:
+        folder.take(anew=True)
         if settings.init_from:
             display.say(take_layers(settings.init_from, settings.init_layers, state.net, state.preprocess, mesh))
         left = partial(leave_out, state=state, settings=settings, folder=folder, mesh=mesh, display=display)
@@ -241,15 +240,15 @@ def begin(
     check_same_run(checkpoint, saved, settings, config)
     check_same_data(checkpoint, saved, images, settings.resume_allow)
     load_checkpoint(checkpoint, saved, mesh, state.net, state.preprocess, state.optimizer)
-    state.go_on_from(saved)
+    own = checkpoint.parent.parent.resolve() == folder.path.resolve()
+    folder.take(anew=not own)
+    state.go_on_from(saved, have_other_images(saved, config))
     state.stand_at_a_batch(settings.trainer.batch_size)
     display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
     differs = [f"{name}={now} (was {was})" for name, (was, now) in what_differs(saved.config, config).items()]
     if differs:
         display.say(f"not as the checkpoint was made: {', '.join(differs)}")
-    if checkpoint.parent.parent.resolve() == folder.path.resolve():
-        return saved, replace(origin, resumed_from=saved.resumed_from)
-    return None, replace(origin, resumed_from=str(checkpoint.resolve()))
+    return (saved if own else None), replace(origin, resumed_from=saved.resumed_from if own else str(checkpoint.resolve()))
 
 
 def check_batch(settings: Settings, layout: Layout) -> None:
@@ -287,7 +286,8 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     folder = RunFolder(run_path(settings))
     with folder.held():
         check_resume(settings, config, folder.path)
-        folder.leave(None)
+        if read_outcome(folder.path) == "signal":
+            folder.leave(None)
     config["run"]["dir"] = str(folder.path)
     return processes, config
 

@@ -206,6 +206,9 @@ def test_evaluation_without_a_checkpoint_of_nothing_and_with_other_classes(
         (tmp_path / "images" / split / "blue-ellipse-flat").rename(tmp_path / "images" / split / "green-ellipse-flat")
     words = (f"checkpoint={some_run}", "data.root=images")
     _assert_sentence(_as_rank("evaluate", *words, cwd=tmp_path), "classes")
+    for split in ("train", "val"):
+        shutil.copytree(tmp_path / "images" / split / "green-ellipse-flat", tmp_path / "images" / split / "zebra")
+    _assert_sentence(_as_rank("evaluate", *words, cwd=tmp_path), "8 classes", "the images' 9 are others: set data.root")
 
 
 def test_a_sweep_under_torchrun(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def tiles(run: RunFiles) -> list[Tile]:
     if peak := run.most("peak_memory_bytes"):
         shown.append(Tile(text.byte_size(peak), "peak memory", "of the process that held most"))
     if spent := run.seconds():
-        shown.append(Tile(text.duration(spent), "spent", "over all starts" if len(run.starts) > 1 else ""))
+        over = "over all starts" if all(start["end"] for start in run.starts) else "over the starts whose end is known"
+        shown.append(Tile(text.duration(spent), "spent", over if len(run.starts) > 1 else ""))
     return shown
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, build_table
-from alexnet_dist.tracking.record import TIMELINE
-from alexnet_dist.tracking.run_folder import read_config, read_outcome
+from alexnet_dist.tracking.run_folder import TIMELINE, read_config, read_outcome
 from alexnet_dist.tracking.starts import read_starts
 from alexnet_dist.training.checkpoint import find_checkpoint
 from alexnet_dist.training.state import SavedState

@@ -43,11 +43,12 @@ def plan_submission(images: Images, devkit: Path | None, say: Callable[[str], No
         UserError: fewer than five classes, classes that the devkit does not know or whose numbers it alone knows, a numbered
             image that is missing.
     """
-    ids = images.class_ids
+    ids, expected = images.class_ids, 0
     if len(ids) < LABELS:
         raise UserError(f"a submission names {LABELS} classes an image and there are {len(ids)}: leave submission= out")
     if devkit is not None:
-        known = {entry.id: number for number, entry in enumerate(read_devkit(devkit)[0], 1)}
+        classes, truth = read_devkit(devkit)
+        known, expected = {entry.id: number for number, entry in enumerate(classes, 1)}, len(truth)
         if unknown := [name for name in ids if name not in known]:
             raise UserError(f"the class {unknown[0]} is not in {devkit}: leave devkit= out, or take the challenge's images")
         numbers = {name: known[name] for name in ids}
@@ -60,16 +61,16 @@ def plan_submission(images: Images, devkit: Path | None, say: Callable[[str], No
         numbers = {name: number for number, name in enumerate(ids, 1)}
         if not packed:
             say("submission: these are not the challenge's classes; they are numbered from 1 in their own order")
-    return SubmissionPlan(_order(images), numbers)
+    return SubmissionPlan(_order(images, expected), numbers)
 
 
-def _order(images: Images) -> np.ndarray:
+def _order(images: Images, expected: int) -> np.ndarray:
     found = [_NUMBERED_IMAGE.search(images.name(index)) for index in range(len(images))]
     numbers = [int(match[1]) for match in found if match]
     if len(numbers) < len(images):
         return np.arange(len(images))
     present = set(numbers)
-    missing = next((number for number in range(1, len(numbers) + 1) if number not in present), None)
+    missing = next((number for number in range(1, max([expected, *numbers]) + 1) if number not in present), None)
     if missing is not None:
         raise UserError(
             f"image {missing} of the challenge is missing, and a submission has a line for each: "

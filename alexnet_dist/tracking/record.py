@@ -14,13 +14,12 @@ from alexnet_dist.settings import TrackingSettings
 from alexnet_dist.tracking import starts
 from alexnet_dist.tracking.display import Display, training_figures, validation_figures
 from alexnet_dist.tracking.metrics import MetricsFile
-from alexnet_dist.tracking.run_folder import RunFolder
+from alexnet_dist.tracking.run_folder import TIMELINE, RunFolder
 
 if TYPE_CHECKING:
     from alexnet_dist.tracking.wandb_run import WandbRun
 
 
-TIMELINE = "timeline.json"
 _FINISH_SECONDS = 120.0  # for W&B, while the run's other processes wait
 
 

@@ -3,18 +3,21 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_dist.errors import UserError, tell
-from alexnet_dist.files import LOCK, locked_folder, make_new_folder, remove_folder
+from alexnet_dist.files import LOCK, is_locked, locked_folder, make_new_folder, remove_folder
 
 # `done`: the run is complete and saved. `signal`: it ended because of a signal, has saved what it had done, and can go on.
 Outcome = Literal["done", "signal"]
 _FILE = "stopped"
+
+TIMELINE = "timeline.json"
+BAD_IMAGES = "bad_images.tsv"
 
 
 def name_run_folder(model: str, job: str | None, overrides: Sequence[str]) -> Path:
@@ -27,7 +30,7 @@ def name_run_folder(model: str, job: str | None, overrides: Sequence[str]) -> Pa
     if job:
         own = Path("runs") / f"{model}-{job}"
         numbered = (own.with_name(f"{own.name}-{number}") for number in count(2))
-        return next(folder for folder in chain([own], numbered) if _overrides_in(folder) in (None, list(overrides)))
+        return next(folder for folder in chain([own], numbered) if _may_be_of(folder, list(overrides)))
     wanted = Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}"
     try:
         return make_new_folder(wanted)
@@ -65,12 +68,22 @@ class RunFolder:
             try:
                 yield
             except (UserError, KeyboardInterrupt):
-                self.remove_if_bare()
+                remove_folder(self.path, LOCK)
                 raise
 
     def remove_if_bare(self) -> None:
-        """Take the folder away where no run has left anything in it."""
-        remove_folder(self.path, LOCK)
+        """Take the folder away where no run holds it or has left anything in it."""
+        if self.path.is_dir():
+            with suppress(OSError), locked_folder(self.path):
+                remove_folder(self.path, LOCK)
+
+    def take(self, anew: bool) -> None:
+        """This start goes on with the folder's run: the outcome of an earlier start is not its own. One that begins `anew` takes
+        away what a run that ended before its first checkpoint has left."""
+        self.leave(None)
+        if anew and not self.rank:
+            for name in (TIMELINE, BAD_IMAGES):
+                (self.path / name).unlink(missing_ok=True)
 
     def leave(self, outcome: Outcome | None) -> None:
         """Write the outcome into the file `stopped`, where a batch script finds it; None (it lives, or failed) takes it away."""
@@ -86,10 +99,10 @@ class RunFolder:
                 tell(f"warning: {file} cannot be written ({error.strerror}), so a batch script will not find '{outcome}' there")
 
 
-def _overrides_in(folder: Path) -> list[str] | None:
-    """Those of the run in a folder; None where there is none. Raises UserError as `read_config`."""
+def _may_be_of(folder: Path, overrides: list[str]) -> bool:
+    """Whether a folder is free, or its run has these overrides. Raises UserError as `read_config`."""
     config = read_config(folder)
-    return None if config is None else config["run"].get("overrides")
+    return not is_locked(folder) if config is None else config["run"].get("overrides") in (None, overrides)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:

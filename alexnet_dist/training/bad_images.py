@@ -15,10 +15,8 @@ from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import Settings
 from alexnet_dist.text import one_cell
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.tracking.run_folder import RunFolder
+from alexnet_dist.tracking.run_folder import BAD_IMAGES, RunFolder
 from alexnet_dist.training.state import TrainingState
-
-BAD_IMAGES = "bad_images.tsv"
 
 
 def check_headers(images: Images, mesh: Mesh) -> None:

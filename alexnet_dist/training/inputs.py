@@ -21,12 +21,12 @@ from alexnet_dist.training.state import SavedState
 QUICKSTART_FOLDER = Path("data/quickstart")
 
 
-def check_data(settings: Settings) -> tuple[Images, Images] | None:
+def check_data(settings: Settings, trains: bool = True) -> tuple[Images, Images] | None:
     """The training and validation images, as far as they are there before a run: those of the quick start may be drawn yet.
 
     Raises:
-        UserError: no such folder, no train/ in it, an empty class, no validation images, or more classes than the net tells
-            apart.
+        UserError: no such folder, no train/ in it, an empty class, no validation images, or more classes than a net that
+            `trains` on them tells apart.
     """
     data, table = settings.data, settings.table()
     images, count = None, quickstart.CLASSES
@@ -36,7 +36,7 @@ def check_data(settings: Settings) -> tuple[Images, Images] | None:
             _check_root(root)
         images = open_root(root, data)
         count = len(images[0].classes)
-    if count > table.classes:
+    if trains and count > table.classes:
         fits = -(-count // table.towers) * table.towers
         raise UserError(
             f"{data.root or 'the quick start'} holds {count} classes and the model tells {table.classes} apart: "
@@ -66,7 +66,7 @@ def _check_root(root: Path) -> None:
         raise UserError(f"data.root={root} has no folder train/: set data.root={with_train[0]}, which has one")
 
 
-def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Images, Images]:
+def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool = True) -> tuple[Images, Images]:
     """The training and validation images; rank 0 first draws those of the quick start where they are wanted.
 
     Raises:
@@ -85,7 +85,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display) -> tuple[Image
                     "start in another folder, or set data.root"
                 ) from None
         mesh.barrier()
-    train, validation = check_data(settings) or open_root(root, data)
+    train, validation = check_data(settings, trains) or open_root(root, data)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")

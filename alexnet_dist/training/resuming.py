@@ -16,6 +16,7 @@ from alexnet_dist.training.state import SavedState
 # Groups of settings that say nothing of the training, and single ones that say how fast the data come and not which.
 _NOT_OF_THE_TRAINING = ("run", "resume", "resume_allow", "tracking")
 _NOT_OF_THE_DATA = ("data.threads", "data.share_decoding", "data.on_bad", "data.max_bad")
+_WHICH_IMAGES = {"data.root", "data.source", "data.val_every"}
 
 
 def check_resume(settings: Settings, config: Mapping[str, Any], run_dir: Path) -> None:
@@ -100,6 +101,11 @@ def what_differs(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
         for name in [*now, *(name for name in was if name not in now)]
         if name.partition(".")[0] not in _NOT_OF_THE_TRAINING and not _same(name, was.get(name), now.get(name))
     }
+
+
+def have_other_images(saved: SavedState, config: Mapping[str, Any]) -> bool:
+    """Whether this start's images come from another place than the checkpoint's, or others of them are set aside."""
+    return not _WHICH_IMAGES.isdisjoint(what_differs(saved.config, config))
 
 
 def _same(name: str, was: Any, now: Any) -> bool:

@@ -132,11 +132,20 @@ class TrainingState:
         numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
         return replace(origin, **numbers, **record())
 
-    def go_on_from(self, saved: SavedState) -> None:
-        """Take over its numbers."""
+    def go_on_from(self, saved: SavedState, other_images: bool = False) -> None:
+        """Take over its numbers; with other images not those that tell of its own: the best error and the images left out."""
         for name in _NUMBERS:
             setattr(self, name, getattr(saved, name))
-        if saved.training_images != self.images_per_epoch:
-            self.left_out = ()  # they are numbers of other images
         self.errors.restore(saved.errors_since_line)
         self.schedule.load_state(saved.schedule)
+        if other_images or saved.training_images != self.images_per_epoch:
+            self.left_out, self.best_error, self.best_step = (), float("inf"), None
+            self.schedule.best_error, self.schedule.since_best = float("inf"), 0
+        if saved.step:  # a validation before the next step tells what the last one updated
+            began = self._last_step_began(saved.config["trainer"]["batch_size"])
+            self.optimizer.set_rates(self.schedule.learning_rate(began), self.schedule.phase(began))
+
+    def _last_step_began(self, batch_size: int) -> float:
+        """The epochs that were done, with their fraction, when the last step began."""
+        images = self.images or self.images_per_epoch // batch_size * batch_size
+        return self.epoch - (self.images == 0) + (images - batch_size) / self.images_per_epoch

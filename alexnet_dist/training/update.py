@@ -154,7 +154,7 @@ class Schedule:
             return max(0.0, 1 - epochs_done / settings.epochs) ** settings.power
         if settings.kind == "steps":
             return settings.factor ** sum(epochs_done >= boundary for boundary in settings.at_epochs)
-        return settings.factor**self.reductions
+        return settings.factor**self.reductions if settings.kind == "plateau" else 1.0
 
     def _warm_up(self, epochs_done: float) -> float:
         """From `warmup_from` to 1, a little more at every step (Goyal et al. 2017, arXiv 1706.02677, section 2.2)."""
@@ -168,12 +168,10 @@ class Schedule:
         if top1_error < self.best_error:
             self.best_error, self.since_best = top1_error, 0
             return False
+        if self.settings.kind != "plateau":
+            return False
         self.since_best += 1
-        falls = (
-            self.settings.kind == "plateau"
-            and self.since_best >= self.settings.patience
-            and self.reductions < self.settings.reductions
-        )
+        falls = self.since_best >= self.settings.patience and self.reductions < self.settings.reductions
         if falls:
             self.reductions, self.since_best = self.reductions + 1, 0
         return falls

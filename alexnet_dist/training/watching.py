@@ -9,7 +9,8 @@ import torch
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import Settings
-from alexnet_dist.tracking.record import TIMELINE, Record
+from alexnet_dist.tracking.record import Record
+from alexnet_dist.tracking.run_folder import TIMELINE
 from alexnet_dist.training.activity import Activity
 from alexnet_dist.training.first_steps import LOOK, signs_of_not_learning
 from alexnet_dist.training.timeline import Timeline

@@ -68,10 +68,14 @@ def test_wordnet_classes_without_the_devkit_and_a_missing_image_are_refused(arch
     images = open_folder(folder)[1]
     with pytest.raises(UserError, match="name it with devkit=ILSVRC2012_devkit_t12"):
         plan_submission(images, None, print)
+    devkit = archives / "ILSVRC2012_devkit_t12.tar.gz"
+    (folder / "val" / VAL[-1] / f"ILSVRC2012_val_{len(VAL):08d}.JPEG").rename(tmp_path / "last")
+    with pytest.raises(UserError, match=f"image {len(VAL)} of the challenge is missing"):
+        plan_submission(open_folder(folder)[1], devkit, print)
     (folder / "val" / VAL[1] / "ILSVRC2012_val_00000002.JPEG").rename(tmp_path / "away")
     (folder / "val" / VAL[1] / "ILSVRC2012_val_00000009.JPEG").write_bytes((tmp_path / "away").read_bytes())
     with pytest.raises(UserError, match="image 2 of the challenge is missing"):
-        plan_submission(open_folder(folder)[1], archives / "ILSVRC2012_devkit_t12.tar.gz", print)
+        plan_submission(open_folder(folder)[1], devkit, print)
 
 
 def test_relabelled_images_are_the_same_images(archives: Path, tmp_path: Path) -> None:

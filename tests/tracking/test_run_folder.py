@@ -44,6 +44,33 @@ def test_a_second_command_of_a_job_is_not_taken_for_the_first(tmp_path: Path, mo
             (named / "config.json").write_text(json.dumps({"run": {"overrides": overrides}}))
 
 
+def test_a_second_command_at_the_same_time_passes_over_the_first_one_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = name_run_folder("tiny", "slurm-9", ["seed=0"])
+    with RunFolder(first).held():
+        assert name_run_folder("tiny", "slurm-9", ["seed=1"]) == Path("runs/tiny-slurm-9-2")
+
+
+def test_a_folder_that_another_run_holds_is_not_taken_away(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.held():
+        folder.remove_if_bare()
+        assert (tmp_path / "run").is_dir()
+    folder.remove_if_bare()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_begins_anew_keeps_nothing_of_one_that_ended_before_its_first_checkpoint(tmp_path: Path) -> None:
+    for name in ("stopped", "timeline.json", "bad_images.tsv", "metrics.jsonl"):
+        (tmp_path / name).touch()
+    RunFolder(tmp_path).take(anew=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"timeline.json", "bad_images.tsv", "metrics.jsonl"}
+    RunFolder(tmp_path).take(anew=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl"}
+
+
 def test_a_folder_is_one_live_run_s_and_other_ranks_only_read(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").held():
         with pytest.raises(UserError, match="in use by a live run"), RunFolder(tmp_path / "run").held():

@@ -77,3 +77,14 @@ def test_with_two_replicas_it_is_the_same_run(unbroken: Path, few_images: Path, 
     ours, theirs = read_metrics(tmp_path / "run")[0], read_metrics(unbroken)[0]
     assert (ours["kind"], ours["step"]) == ("train", 10)
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_evaluated_again_a_run_tells_the_updates_of_its_last_step(few_images: Path, tmp_path: Path) -> None:
+    frozen = "schedule.phases=[{epoch: 1, layers: {conv1: {freeze: true}}}, {epoch: 2, layers: {conv1: {freeze: false}}}]"
+    words = (*SETTINGS, f"data.root={few_images}", "run.dir=run", "parallel.processes=1", "evaluation.views=1", frozen)
+    for _ in range(2):
+        train(*words, cwd=tmp_path)
+        last = read_metrics(tmp_path / "run")[-1]
+        assert (last["epoch"], last["layers"]["conv1"]["update"]) == (2, [0.0, 0.0])
+        assert min(last["layers"]["conv2"]["update"]) > 0

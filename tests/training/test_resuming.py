@@ -1,6 +1,7 @@
 """Old results do not pass as new: what a run may go on from, and what it says of what differs."""
 
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -8,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import open_folder
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
+from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.tracking.display import Display
+from alexnet_dist.tracking.run_folder import read_outcome
+from alexnet_dist.train import new_state
 from alexnet_dist.training.checkpoint import shapes_of
 from alexnet_dist.training.inputs import check_same_data
-from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, what_differs
+from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, have_other_images, what_differs
 from alexnet_dist.training.state import SavedState
 from tests.commands import read_metrics, train
-from tests.forked import run_forked
+from tests.forked import ranks, run_forked
 
 
 def _config(*words: str) -> dict[str, Any]:
@@ -133,6 +139,11 @@ def test_with_another_batch_size_a_run_goes_on_in_its_epoch_and_ends_with_its_la
     assert [line["epoch"] for line in read_metrics(tmp_path / "run") if line["kind"] == "val"] == [1, 2, 3, 3]
 
 
+def test_images_are_others_where_they_come_from_another_place(saved: SavedState) -> None:
+    assert [have_other_images(saved, _config(word)) for word in ("data.root=others", "data.val_every=5")] == [True, True]
+    assert not have_other_images(saved, _config("data.threads=3", "data.mirror=false"))
+
+
 def test_other_images_may_be_allowed(saved: SavedState, few_images: Path) -> None:
     images, _ = open_folder(few_images)
     before = replace(saved, classes=list(images.classes), class_ids=list(images.class_ids))
@@ -154,6 +165,30 @@ def test_a_complete_run_started_again_is_evaluated_only(two_runs: tuple[Path, Pa
     assert json.loads(before)["optimizer"]["lr"] == 0.01
     first, again = (read_metrics(folder / "a") for folder in (two_runs[0].parent, tmp_path))
     assert [(line["kind"], line["loss"]) for line in again] == [(line["kind"], line["loss"]) for line in first]
+
+
+def test_a_refused_start_of_a_launcher_s_leaves_a_run_that_is_done_done(
+    two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "a")
+    words = (f"data.root={few_images}", "trainer.batch_size=32", "run.dir=a", "seed=5", "tracking=none")
+    refused = run_forked("train", *words, cwd=tmp_path, environments=ranks(1))
+    assert "was made with seed=0 and this start says seed=5" in refused.stderr
+    assert read_outcome(tmp_path / "a") == "done"
+
+
+def test_with_other_images_the_best_error_is_theirs(saved: SavedState) -> None:
+    settings, display = check_settings(_config("schedule=plateau")), Display(0)
+    best = {"reductions": 1, "best_error": 0.3, "since_best": 2}
+    before = replace(saved, best_error=0.3, best_step=7, left_out=[3], errors_since_line=[0, 0], schedule=best)
+    with join_mesh(2, torch.device("cpu"), 60) as mesh:
+        for images, others, known in ((10, False, True), (10, True, False), (11, False, False)):
+            state = new_state(settings, mesh, images, display)
+            state.go_on_from(before, others)
+            expected = (0.3, 7, [3], 0.3, 2) if known else (math.inf, None, (), math.inf, 0)
+            schedule = state.schedule
+            assert (state.best_error, state.best_step, state.left_out, schedule.best_error, schedule.since_best) == expected
+            assert schedule.reductions == 1
 
 
 def test_a_second_sweep_in_the_folder_of_the_first_is_refused(

@@ -91,6 +91,15 @@ def test_a_plateau_s_state_goes_through_a_checkpoint() -> None:
     assert resumed.after_validation(0.6) is True
 
 
+def test_other_kinds_know_nothing_of_a_plateau() -> None:
+    schedule = Schedule(ScheduleSettings(kind="constant"), base_lr=0.01, reductions=2)
+    assert schedule.learning_rate(0) == 0.01
+    assert not any(schedule.after_validation(error) for error in (0.5, 0.6, 0.7, 0.8))
+    later = Schedule(ScheduleSettings(kind="plateau", patience=2), base_lr=0.01)
+    later.load_state(schedule.state())
+    assert later.after_validation(0.9) is False
+
+
 def test_steps_fall_at_their_epochs() -> None:
     schedule = Schedule(ScheduleSettings(kind="steps", at_epochs=(1, 2.5)), base_lr=1.0)
     assert [schedule.learning_rate(epochs) for epochs in (0, 0.99, 1, 2.4, 2.5, 9)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
