@@ -3,6 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from alexnet_dist.bench.step import prepare_start
+from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from tests.commands import run_command
 
 
@@ -17,3 +22,8 @@ def test_the_bench_measures_every_rival(tmp_path: Path) -> None:
     assert figures["crossing"]["waiting_seconds"] > 0
     assert list(figures["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     assert all(min(times.values()) > 0 for times in figures["layers"].values())
+
+
+def test_a_net_that_torch_has_no_layers_for_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="fc6 reads its own tower"):
+        prepare_start(compose("bench_step", ["model=small/towers_apart", "device=cpu"]))

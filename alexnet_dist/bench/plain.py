@@ -59,6 +59,8 @@ def plain_net(table: Table, norm: Norm) -> nn.Sequential:
                 modules.append(nn.ZeroPad2d((layer.pad, layer.pad_end, layer.pad, layer.pad_end)))
             pad = layer.pad if layer.pad == layer.pad_end else 0
             modules.append(nn.Conv2d(inputs, layer.filters, layer.weight_shape[2], layer.stride, pad, groups=groups))
+        elif layer.reads == "own" and table.towers > 1:
+            raise UserError(f"{layer.name} reads its own tower, which no linear layer of torch's does: take model=paper")
         else:
             modules += [nn.Flatten(), nn.Linear(layer.weight_shape[1], layer.filters)]
         modules += [_module(operation, norm) for operation in layer.then]

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from alexnet_dist import text
+from alexnet_dist.bench.plain import plain_net, shifted_sums_norm
 from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_rivals, waiting
 from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
 from alexnet_dist.errors import UserError
@@ -176,6 +177,8 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         raise UserError(
             f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
         )
+    with torch.device("meta"):
+        plain_net(settings.table(), shifted_sums_norm)
     new_file(settings.output, "step")  # before anything is measured
     return layout.processes, config
 

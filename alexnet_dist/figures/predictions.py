@@ -14,6 +14,7 @@ from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_pic
 from alexnet_dist.text import printable
 
 SHOWN = 8  # as in the paper
+MOST_CONFUSED = 2000  # labels in the picture of what is taken for what
 _MISTAKES = 4  # of them, where there are so many
 
 
@@ -104,10 +105,13 @@ def draw_predictions(predictions: list[Prediction], path: Path) -> None:
                 below.text(0, height + 0.08, short(name), va="center", fontsize=8.5, fontweight=weight)
 
 
-def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
-    """The share of each label's images (a row) that were taken for each label (a column); `names` by label."""
+def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> bool:
+    """The share of each label's images (a row) that were taken for each label (a column); `names` by label. False, and no file,
+    where the labels are more than a picture has dots for."""
     labels, said, images = np.array(outcome.confusion).T
     count = max(labels.max(), said.max()) + 1
+    if count > MOST_CONFUSED:
+        return False
     matrix = np.zeros((count, count))
     matrix[labels, said] = images
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -127,6 +131,7 @@ def draw_confusion(outcome: Outcome, names: list[str], path: Path) -> None:
                 colour = "black" if share > 0.6 else "white"
                 axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=colour)
         figure.colorbar(shown, ax=axes, shrink=0.5, format=lambda value, _: f"{value:.0%}").outline.set_visible(False)
+    return True
 
 
 def confused_most(outcome: Outcome, names: list[str], most: int = 10) -> list[tuple[str, str, int]]:

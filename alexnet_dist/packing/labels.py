@@ -58,13 +58,14 @@ def from_numbers(root: Path, train: Sequence[Sample], val: Sequence[Sample], wor
 def in_order_of(source: Source, path: str) -> Source:
     """The source with its classes in the order of a class map, a text file with a class a line: its id, and perhaps its words.
 
-    Classes that have nothing but a number are called as its lines are. Raises UserError where its classes are others.
+    Classes that have nothing but a number are called as its lines are, unless these are such numbers too. Raises UserError where
+    its classes are others.
     """
     entries = read_class_names(path)
     own = {entry.id: entry.words for entry in source.classes}
-    if list(own) == [str(label) for label in range(len(own))] and len(entries) == len(own):
-        return Source(entries, source.train, source.val)
     wanted = {entry.id for entry in entries}
+    if list(own) == [str(label) for label in range(len(own))] and len(entries) == len(own) and wanted != set(own):
+        return Source(entries, source.train, source.val)
     if lacking := [name for name in own if name not in wanted]:
         raise UserError(f"classes={path} lacks {lacking[0]}, a class of the source: give each of its {len(own)} classes a line")
     if unknown := [entry.id for entry in entries if entry.id not in own]:

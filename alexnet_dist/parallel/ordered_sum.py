@@ -63,12 +63,16 @@ class OrderedSum:
         beyond = self._rank + whole if self._rank + whole < self._size else None
         if self._rank >= whole:
             yield self._exchange(self._rank - whole, flat, None)
+            for _ in range(2 * (whole.bit_length() - 1)):
+                yield []  # the rounds of the others: all processes are in the same one
             yield self._exchange(self._rank - whole, None, flat)
             return
         if beyond is not None:
             arriving = torch.empty_like(flat)
             yield self._exchange(beyond, None, arriving)
             flat += arriving
+        elif whole < self._size:
+            yield []
         first, last = 0, len(flat)
         halved = []
         distance = 1

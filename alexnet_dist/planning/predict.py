@@ -94,14 +94,15 @@ def predict_all(job: Job, machine: Machine) -> list[Prediction]:
 
 def layouts(job: Job, machine: Machine) -> list[Layout]:
     """Shares that divide the towers; replicas in powers of two and as many as the devices allow; processes that divide the
-    batch, with the processes of a replica on one node or filling several."""
+    batch, and slices a replica's part of it, with the processes of a replica on one node or filling several."""
     found = []
     for shares in (count for count in range(1, job.table.towers + 1) if job.table.towers % count == 0):
         most = machine.total // shares
         for replicas in sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | ({most} - {0})):
             layout = Layout(replicas, shares)
             together = machine.devices % shares == 0 or shares % machine.devices == 0 or layout.processes <= machine.devices
-            if together and job.batch % layout.processes == 0:
+            parts = replicas * job.slices_of(replicas)
+            if together and job.batch % layout.processes == 0 and job.batch % parts == 0:
                 found.append(layout)
     return sorted(found, key=lambda layout: (layout.processes, layout.shares))
 

@@ -42,10 +42,14 @@ def test_any_number_of_processes_gives_the_bits_of_one(processes: int) -> None:
         assert abs(sent - 4 * values * 2 * (processes - 1) / processes) <= 4 * 2 * len(SHAPES) * processes
 
 
-def test_three_processes_agree_on_the_sum() -> None:
-    parts = _parts(3)
-    expected = [(a + c) + b for a, b, c in zip(*parts, strict=True)]
-    for totals, _ in run_processes(_sums, 3, 3):
+@pytest.mark.parametrize(("processes", "whole"), [(3, 2), (5, 4), (6, 4), (7, 4)])
+def test_ranks_beyond_a_power_of_two_are_added_to_the_first_ones(processes: int, whole: int) -> None:
+    first, beyond = _parts(processes)[:whole], _parts(processes)[whole:]
+    for part, more in zip(first, beyond, strict=False):
+        for tensor, other in zip(part, more, strict=True):
+            tensor += other
+    expected = [tree_sum(list(of_shape)) for of_shape in zip(*first, strict=True)]
+    for totals, _ in run_processes(_sums, processes, processes):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(totals, expected, strict=True))
 
 

@@ -57,6 +57,12 @@ def test_runs_that_only_the_seed_sets_apart_are_one_and_each_is_beside_its_own_w
     assert rows["no_lrn"].authors == pytest.approx((0.42, 0.194))
 
 
+def test_the_nets_as_the_authors_ran_them_are_beside_their_own_whole_net(tmp_path: Path) -> None:
+    sweep = [("paper", 1, 0.40, 0.18), ("net145", 1, 0.41, 0.19), ("net148", 1, 0.42, 0.20), ("no_lrn", 1, 0.43, 0.19)]
+    worse = {row.experiment: row.here_worse and row.here_worse[0] for row in ablations(made(tmp_path, sweep))}
+    assert worse == {"paper": None, "net145": None, "net148": pytest.approx(0.01), "no_lrn": pytest.approx(0.03)}
+
+
 def test_a_run_that_is_not_complete_does_not_count(tmp_path: Path) -> None:
     runs = made(tmp_path, [("paper", 1, 0.40, 0.18), ("paper", 2, 0.95, 0.90), ("no_lrn", 1, 0.43, 0.19)])
     (tmp_path / "1" / "stopped").write_text("signal\n")

@@ -139,6 +139,16 @@ def test_classes_that_have_only_numbers_are_named_by_a_class_map(tmp_path: Path)
     assert [sample.label for sample in source.train] == [0, 1, 0, 1]
 
 
+def test_classes_that_are_called_by_numbers_are_reordered_by_a_map_of_the_same_numbers(tmp_path: Path) -> None:
+    for name in "012":
+        (tmp_path / "images" / "train" / name).mkdir(parents=True)
+        (tmp_path / "images" / "train" / name / f"of_{name}.jpg").write_bytes(b"-")
+    (tmp_path / "order.txt").write_text("2\n1\n0\n")
+    source = listed(tmp_path / "images", classes=str(tmp_path / "order.txt"))
+    assert [entry.id for entry in source.classes] == ["2", "1", "0"]
+    assert sorted((sample.name[-5], sample.label) for sample in source.train) == [("0", 2), ("1", 1), ("2", 0)]
+
+
 def test_a_source_without_validation_images_is_trained_from_with_val_every(tmp_path: Path) -> None:
     files = [(f"{number}.JPEG", "", encoded(photo(number, 32, 32))) for number in range(12)]
     write_parquet(tmp_path / "images/train-00000-of-00001.parquet", files, [number % 2 for number in range(12)])

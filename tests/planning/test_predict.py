@@ -84,6 +84,12 @@ def test_layouts_are_those_that_the_devices_and_the_batch_allow() -> None:
     assert {(layout.replicas, layout.shares) for layout in started} == {(1, 1), (1, 2), (2, 2), (4, 2), (6, 2)}
 
 
+def test_layouts_whose_replicas_cannot_cut_their_part_into_slices_are_none() -> None:
+    six = replace(MACHINE, devices=6)
+    found = [{(one.replicas, one.shares) for one in layouts(replace(JOB, batch=120, slices=count), six)} for count in (1, 8)]
+    assert found[0] - found[1] == {(3, 2)}  # 3 slices in each of 3 replicas, of 40 images
+
+
 def test_what_fits_no_device_is_refused_and_what_fits_some_layouts_is_marked() -> None:
     with pytest.raises(UserError, match="batch_size=128"):
         predict_all(JOB, replace(MACHINE, memory=1e8))

@@ -55,7 +55,7 @@ class Started:
         while not happened():
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}"
             assert time.monotonic() < limit, self.said()
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: self.last_step() >= step)
