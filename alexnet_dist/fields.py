@@ -15,9 +15,9 @@ Checked = TypeVar("Checked")
 Positive = Annotated[int, Field(gt=0)]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Pixels = Annotated[int, Field(gt=0, le=4096)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-AboveZero = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1, strict=True)]
+AboveZero = Annotated[float, Field(gt=0, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, strict=True)]
 
 
 def _not_empty(path: str) -> str:
@@ -77,7 +77,9 @@ def names_of(config: Mapping[str, Any], before: str = "") -> list[str]:
 
 
 def _suggestion(name: str, config: Mapping[str, Any]) -> str:
-    close = get_close_matches(name, (other for other in names_of(config) if other != name), n=1)
+    group = f"{name.partition('.')[0]}."
+    near = [other for other in names_of(config) if other.startswith(group) and not f"{name}.".startswith(f"{other}.")]
+    close = get_close_matches(name, near, n=1)
     return f": did you mean {close[0]}?" if close else ""
 
 

@@ -105,7 +105,7 @@ def prepare(settings: PrepareSettings, display: Display) -> None:
         stack.enter_context(locked(output))
         plan = begin(output, what_it_is_made_of(settings, source))
         if plan is None:
-            display.say(f"{output} is complete already")
+            display.say(f"{output} is complete already; verify={output} reads every byte of it")
             return
 
         jobs = list(plan_shards(settings, source))
@@ -140,7 +140,9 @@ def verify(settings: VerifySettings, display: Display) -> None:
     for finding in findings:
         print(finding, file=sys.stderr)
     if findings:
-        raise UserError(f"{root} is not as it was packed ({len(findings)} findings above): copy or prepare it again")
+        raise UserError(
+            f"{root} is not as it was packed ({len(findings)} findings above): copy it again, or prepare it into another folder"
+        )
     display.say(f"{root} is whole")
 
 

@@ -50,6 +50,9 @@ def track(config: dict[str, Any]) -> None:
     offline = []
     with Display(rank=0) as display:
         for run in runs:
+            if settings.sweep and not run.records:
+                display.say(f"{run.folder} has no records and is left out")
+                continue
             if left := rebuild(run, settings, group, display):
                 offline.append(str(left))
         if offline:

@@ -1,9 +1,11 @@
 """Under which id a run is tracked again: what W&B's server has of one can be added to and not be replaced."""
 
+import shutil
 from pathlib import Path
 
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.track import _own_id, _set_aside
+from tests.forked import run_forked
 
 
 def test_what_has_been_uploaded_keeps_its_id_for_itself(tmp_path: Path) -> None:
@@ -16,3 +18,13 @@ def test_what_has_been_uploaded_keeps_its_id_for_itself(tmp_path: Path) -> None:
     _set_aside([part])
     assert (tmp_path / "wandb/replaced/offline-run-1-abc/run-abc.wandb.synced").is_file()
     assert _own_id(run, aside=True) is None, "set aside it is still uploaded"
+
+
+def test_jobs_of_a_sweep_that_recorded_nothing_are_named_and_left_out(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "sweep" / "1")
+    (tmp_path / "sweep" / "0").mkdir()
+    shutil.copy(two_runs[0] / "config.json", tmp_path / "sweep" / "0")
+    done = run_forked("track", "sweep=sweep", "mode=offline", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sweep/0 has no records and is left out" in done.stdout
+    assert list((tmp_path / "sweep" / "1" / "wandb").glob("offline-run-*"))

@@ -68,9 +68,9 @@ def read_manifest(root: str | os.PathLike[str]) -> dict[str, Any]:
             f"{root} holds no packed set (it has no {MANIFEST}): make one with `python -m alexnet_dist.prepare`"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): prepare the set again") from None
+        raise UserError(f"{path} cannot be read ({error}): prepare the set again, into another folder") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not the manifest of '{FORMAT}': prepare the set again with this version")
+        raise UserError(f"{path} is not the manifest of '{FORMAT}': prepare the set with this version, into another folder")
     return manifest
 
 

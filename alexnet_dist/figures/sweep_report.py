@@ -95,7 +95,8 @@ def runs_table(jobs: Sequence[Job]) -> RichTable:
         run, last = job.run, job.run.final()
         errors = [text.percent(last[error]) if last else "" for error in ("top1_error", "top5_error")]
         epochs = f"{run.records[-1]['epoch']:.3g}" if run.records else ""
-        rate = f"{run.typical('images_per_second') or 0:,.0f}"
+        typical = run.typical("images_per_second")
+        rate = "" if typical is None else f"{typical:,.0f}"
         rows.append((job.name, "\n".join(job.differs), *errors, epochs, rate, state_of(run)))
     return text.table("", ("run", "what differs", *numbers, "state"), rows, numbers)
 

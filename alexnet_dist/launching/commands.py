@@ -23,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from alexnet_dist.dali import dali_package
 from alexnet_dist.errors import RunFailed, UserError, leave_out_decoder_lines, tell
@@ -115,6 +116,8 @@ def _suggesting(config_name: str) -> Iterator[None]:
     given no choice."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"a file of the configuration is not UTF-8 ({error.reason}): save it so") from None
     except ValueError as error:
         if not str(error).startswith("Config group override must be"):
             raise
@@ -122,11 +125,18 @@ def _suggesting(config_name: str) -> Iterator[None]:
             "a group of settings, such as model or data, is given null or a number: give it one of its choices, as in "
             "model=paper, or leave it out"
         ) from None
+    except YAMLError as error:
+        where, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = f"{where.name}, line {where.line + 1}" if where else "a file of the configuration"
+        raise UserError(f"{place}: {what}: mend it there") from None
     except ConfigCompositionException as error:
         named = re.match(r"Could not override '([^'@]+)'", str(error))
         if not named:
             raise
-        close = get_close_matches(named[1], names_of(compose(config_name, [])), n=1)
+        names = names_of(compose(config_name, []))
+        if named[1] in names:
+            raise UserError(f"{named[1]} has no choices in this command: set what it holds, as --cfg job prints it") from None
+        close = get_close_matches(named[1], names, n=1)
         instead = f"did you mean {close[0]}?" if close else "--cfg job prints what there is"
         raise UserError(f"{named[1]} is no setting: {instead}") from None
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def with_layers_added(words: Sequence[str]) -> list[str]:
 def with_sweep_folder(words: Sequence[str]) -> list[str]:
     """A sweep's words, with a `run.dir` of all jobs as Hydra's folder too: what Hydra leaves of the sweep is then beside them.
 
-    Raises UserError where that is a file.
+    Raises UserError where that cannot be made or written.
     """
     folders = [word for word in words if word.startswith("run.dir=")]
     if not {"-m", "--multirun"} & set(words) or not folders:
@@ -98,8 +99,14 @@ def with_sweep_folder(words: Sequence[str]) -> list[str]:
     given = OverridesParser.create().parse_override(folders[-1])
     if given.is_sweep_override():
         return list(words)
-    if Path(str(given.value())).is_file():
+    folder = Path(str(given.value()))
+    if folder.is_file():
         raise UserError(f"{folders[-1]} is a file: name a folder for the sweep's runs")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folders[-1]} cannot be made or written ({error.strerror}): name another folder") from None
     return [*words, f"hydra.sweep.dir={folders[-1].partition('=')[2]}"]
 
 

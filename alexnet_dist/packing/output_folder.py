@@ -78,7 +78,8 @@ def begin(output: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
     """The plan of the set: `made_of` and the versions that make it, as first begun; None where the set is complete.
 
     `made_of` has `source`, `source_sha256` and `options`. Raises UserError where the folder was begun with another value of
-    any of them, or, unless it is complete, with another JPEG library, whose bytes might differ.
+    any of them, or, unless it is complete, with another JPEG library, whose bytes might differ; or where it is complete and a
+    file of it is missing or has another length.
     """
     plan_file = output / WORK_FOLDER / "plan.json"
     complete = (output / MANIFEST).exists()
@@ -93,6 +94,10 @@ def begin(output: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
             difference = "from other files" if key == "source_sha256" else f"with {key} {begun[key]}, not {value}"
             raise UserError(f"{output} was begun {difference}: name another output folder, or remove this one first")
     if complete:
+        shards = [(entry["file"], entry) for split in SPLITS for entry in begun["splits"][split]["shards"]]
+        for name, entry in (*begun["files"].items(), *shards):
+            if not (output / name).is_file() or (output / name).stat().st_size != entry["bytes"]:
+                raise UserError(f"{output} is complete but for {name}: copy that again, or name another output folder")
         shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
         return None
     for library in ("pillow", "libjpeg"):

@@ -87,6 +87,35 @@ def test_a_folder_of_one_s_own_configuration_is_read_under_every_launcher(tmp_pa
     assert OverridesParser.create().parse_override(handed_on).value() == [f"file://{tmp_path}/my conf"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"a: [\n", "mine.yaml, line 2: "),
+        (b"kind: constant\n\tx: 1\n", "mine.yaml, line 2: "),
+        (b"kind: constant\nkind: plateau\n", "mine.yaml, line 2: found duplicate key kind"),
+        (b"# \xff\n", "not UTF-8"),
+    ],
+)
+def test_a_file_of_one_s_own_that_is_no_yaml_is_a_sentence(text: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "own" / "schedule").mkdir(parents=True)
+    (tmp_path / "own" / "schedule" / "mine.yaml").write_bytes(text)
+    done = run_forked("train", "--config-dir", "own", "schedule=mine", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert said in done.stderr
+
+
+def test_a_group_that_a_command_has_no_choices_of_is_named(tmp_path: Path) -> None:
+    done = run_forked("evaluate", "data=quickstart", "checkpoint=run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data has no choices in this command: set what it holds")
+
+
+def test_a_sweep_s_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    done = run_forked("train", "-m", "run.dir=/proc/x", "seed=1,2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: run.dir=/proc/x cannot be made or written (No such file or directory): name another folder\n"
+
+
 def test_flags_stand_anywhere_between_overrides(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     done = run_forked("train", "seed=7", "--config-dir", "mine", "~tracking", "--cfg", "job", "model=figure1", cwd=tmp_path)

@@ -80,6 +80,8 @@ def test_a_miniature_ilsvrc2012_is_packed_verified_and_gone_on_with(tmp_path, mo
     data[len(data) // 4] ^= 1
     shard.write_bytes(data)
     assert "val-000001.tar" in refused(f"verify={outputs[0]}", "workers=1")
+    shard.unlink()
+    assert f"{outputs[0]} is complete but for val-000001.tar: copy that again" in refused(*common, f"output={outputs[0]}")
 
 
 @pytest.mark.parametrize(
