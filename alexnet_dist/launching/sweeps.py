@@ -68,6 +68,8 @@ class Sweep:
             return Awaited(self, number)
         self._note(number, status)
         if status in (128 + signal.SIGUSR2, 128 + signal.SIGTERM) and callable(heard) and submitit_may_queue_again():
+            # SLURM ends a job that is queued again, and with it the very process that asks for that, which inherits this.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             heard(signal.SIGUSR2, None)  # submitit's: it queues the job again and ends this process
         if status > 128:
             sys.exit(status)
