@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from alexnet_dist.data.listing import refuse_among_images
 from alexnet_dist.data.packed import SKIPPED, SPLITS
 from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
@@ -90,7 +91,8 @@ def prepare(settings: PrepareSettings, display: Display) -> None:
     """Pack a source. Raises UserError; what is done by then is kept for the next start."""
     began = time.monotonic()
     output, root = settings.output_folder, Path(settings.root).expanduser()
-    refuse_foreign_folder(output, root)
+    refuse_foreign_folder(output)
+    refuse_among_images("output", str(output), root)
     form = recognise(root) if settings.source == "auto" else settings.source
     if form != settings.source:
         settings = replace(settings, source=form)

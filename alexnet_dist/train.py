@@ -242,7 +242,7 @@ def begin(
     load_checkpoint(checkpoint, saved, mesh, state.net, state.preprocess, state.optimizer)
     own = checkpoint.parent.parent.resolve() == folder.path.resolve()
     folder.take(anew=not own)
-    state.go_on_from(saved, have_other_images(saved, config))
+    state.go_on_from(saved, have_other_images(saved, config, len(images)))
     state.stand_at_a_batch(settings.trainer.batch_size)
     display.say(f"resumed from {checkpoint}: step {state.step}, epoch {state.epoch}")
     differs = [f"{name}={now} (was {was})" for name, (was, now) in what_differs(saved.config, config).items()]

@@ -60,7 +60,6 @@ def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (["seed=[1"], ["[1"]),
         (["optimizer.lr=true"], ["optimizer.lr", "number", "True"]),
         (["optimizer.layers.conv1.lrr=1"], ["optimizer.layers.conv1.lrr", "did you mean optimizer.lr?"]),
-        (["data.root=x", "run.dir=x/train/run"], ["run.dir=x/train/run lies among the images in x/train"]),
         (["trainer.max_steps=1.5"], ["trainer.max_steps", "1.5"]),
         (["trainer.batch_size=15"], ["batch_size=15", "multiple of 2"]),
         (["trainer.native=yes"], ["trainer.native", "yes"]),
@@ -106,6 +105,7 @@ def _without(*names: str) -> Callable[[Path], object]:
         (_without(), ["data.root=images/train"], ["data.root=images/train has no folder train/: set data.root=images"]),
         (_without(), ["data.root=."], ["data.root=. has no folder train/: set data.root=images"]),
         (_without("val"), ["data.root=images"], ["val", "data.val_every=10"]),
+        (_without(), ["data.root=images", "run.dir=images/train/x"], ["run.dir=images/train/x lies among", "in images/train"]),
         (_without("val"), ["data.root=images", "data.val_every=99"], ["data.val_every=99"]),
         (_without(), ["data.root=images", "model.layers.fc8.filters=6"], ["8 classes", "set model.layers.fc8.filters=8"]),
         (_without(), ["model.layers.fc8.filters=6"], ["8 classes", "set model.layers.fc8.filters=8"]),
@@ -116,7 +116,7 @@ def _without(*names: str) -> Callable[[Path], object]:
             ["pack them with `python -m alexnet_dist.prepare root=images"],
         ),
     ],
-    ids=["no train", "train itself", "outside", "no val", "val_every", "classes", "drawn classes", "batch", "parquet"],
+    ids=["no train", "train itself", "outside", "no val", "run", "val_every", "classes", "drawn classes", "batch", "parquet"],
 )
 def test_wrong_data_are_refused_before_anything_starts(
     spoil: Callable[[Path], object], words: list[str], parts: list[str], few_images: Path, tmp_path: Path

@@ -177,7 +177,7 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         raise UserError(
             f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
         )
-    with torch.device("meta"):
+    with torch.device("meta"):  # refused here where it cannot be a rival
         plain_net(settings.table(), shifted_sums_norm)
     new_file(settings.output, "step")  # before anything is measured
     return layout.processes, config

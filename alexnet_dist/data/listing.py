@@ -68,6 +68,13 @@ def list_classes(folder: Path) -> tuple[list[str], list[np.ndarray]]:
     return classes, files
 
 
+def refuse_among_images(setting: str, folder: str, root: Path) -> None:
+    """Raises UserError where `folder`, in which files are to be made, is or lies in train/ or val/ of `root`."""
+    for split in (root / "train", root / "val"):
+        if split.is_dir() and Path(folder).resolve().is_relative_to(split.resolve()):
+            raise UserError(f"{setting}={folder} lies among the images in {split}: name a folder outside of it")
+
+
 def _walk(folder: bytes, prefix: bytes, above: frozenset[_Folder]) -> Iterator[bytes]:
     status = os.stat(folder)
     own = status.st_dev, status.st_ino

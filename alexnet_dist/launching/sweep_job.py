@@ -1,9 +1,12 @@
 """One job of a sweep, for a job array in which each task runs one: the overrides that `-m` would give to the job of a number.
 
 python -m alexnet_dist.launching.sweep_job 2 optimizer.lr=0.005,0.01,0.02 seed=0
-    prints optimizer.lr=0.02 and seed=0, one a line. With run.dir it is an error if the job's folder there is of another.
+    prints optimizer.lr=0.02 and seed=0, one a line
+
+With run.dir, that of the sweep, it prints the job's folder there and its W&B group too, unless that folder holds another job.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import CONFIGURATION, compose
 from alexnet_dist.launching.overrides import accepted
 from alexnet_dist.launching.sentences import errors_as_sentences
+from alexnet_dist.text import hydra_value
 
 
 def sweep_jobs(words: list[str]) -> list[list[str]]:
@@ -38,12 +42,16 @@ def main() -> None:
         if number >= len(jobs):
             last = len(jobs) - 1
             raise UserError(f"the sweep has no job {number}, its jobs are 0 to {last}: submit it with --array=0-{last}")
-        for word in OverridesParser.create().parse_overrides(jobs[number]):
-            if word.key_or_group == "run.dir":
-                from alexnet_dist.launching.sweeps import done_before  # not at the top: it imports torch
+        words = jobs[number]
+        folders = [word for word in OverridesParser.create().parse_overrides(words) if word.key_or_group == "run.dir"]
+        if folders:
+            from alexnet_dist.launching.sweeps import done_before  # not at the top: it imports torch
 
-                done_before(Path(str(word.value())) / str(number), compose("train", jobs[number]))
-        print(*jobs[number], sep="\n")
+            sweep = Path(str(folders[-1].value()))
+            done_before(sweep / str(number), compose("train", words))
+            group = json.dumps(sweep.name, ensure_ascii=False)  # a text also where it is a number
+            words = [f"++tracking.group={group}", *words, f"run.dir={hydra_value(str(sweep / str(number)))}"]
+        print(*words, sep="\n")
 
 
 if __name__ == "__main__":

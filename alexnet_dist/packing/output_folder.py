@@ -41,15 +41,12 @@ from alexnet_dist.packing.shards import ShardRecord
 from alexnet_dist.text import one_cell
 
 
-def refuse_foreign_folder(output: Path, root: Path) -> None:
-    """Raises UserError where the output holds anything that is not this command's, or lies among the images of `root`."""
+def refuse_foreign_folder(output: Path) -> None:
+    """Raises UserError where the output holds anything that is not this command's."""
     if output.exists() and not output.is_dir():
         raise UserError(f"output={output} is a file: name a folder that does not exist yet")
     if output.is_dir() and not is_packed(output) and any(entry.name != LOCK for entry in output.iterdir()):
         raise UserError(f"output={output} holds other files: name a folder that is empty or does not exist yet")
-    for split in (root / "train", root / "val"):
-        if split.is_dir() and output.resolve().is_relative_to(split.resolve()):
-            raise UserError(f"output={output} lies among the source's images in {split}: name a folder outside of it")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from alexnet_dist.data import quickstart
 from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed, check_fills_a_batch
 from alexnet_dist.data.images import Images, open_folder, set_aside
+from alexnet_dist.data.listing import refuse_among_images
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
 from alexnet_dist.errors import UserError
@@ -25,13 +26,15 @@ def check_data(settings: Settings, trains: bool = True) -> tuple[Images, Images]
     """The training and validation images, as far as they are there before a run: those of the quick start may be drawn yet.
 
     Raises:
-        UserError: no such folder, no train/ in it, an empty class, no validation images, or more classes than a net that
-            `trains` on them tells apart.
+        UserError: no such folder, no train/ in it, an empty class, no validation images, or, where a net `trains` on them, a
+            run folder among them or more classes than it tells apart.
     """
     data, table = settings.data, settings.table()
     images, count = None, quickstart.CLASSES
     if data.root is not None:
         root = Path(data.root)
+        if trains and settings.run.dir:
+            refuse_among_images("run.dir", settings.run.dir, root)
         if not is_packed(root):
             _check_root(root)
         images = open_root(root, data)

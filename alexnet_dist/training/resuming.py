@@ -103,9 +103,9 @@ def what_differs(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
     }
 
 
-def have_other_images(saved: SavedState, config: Mapping[str, Any]) -> bool:
-    """Whether this start's images come from another place than the checkpoint's, or others of them are set aside."""
-    return not _WHICH_IMAGES.isdisjoint(what_differs(saved.config, config))
+def have_other_images(saved: SavedState, config: Mapping[str, Any], training_images: int) -> bool:
+    """Whether this start's images are not the checkpoint's: another number, from another place, or others are set aside."""
+    return saved.training_images != training_images or not _WHICH_IMAGES.isdisjoint(what_differs(saved.config, config))
 
 
 def _same(name: str, was: Any, now: Any) -> bool:

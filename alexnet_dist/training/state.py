@@ -132,15 +132,15 @@ class TrainingState:
         numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
         return replace(origin, **numbers, **record())
 
-    def go_on_from(self, saved: SavedState, other_images: bool = False) -> None:
+    def go_on_from(self, saved: SavedState, other_images: bool) -> None:
         """Take over its numbers; with other images not those that tell of its own: the best error and the images left out."""
+        if other_images:
+            plateau = {**saved.schedule, "best_error": float("inf"), "since_best": 0}
+            saved = replace(saved, best_error=float("inf"), best_step=None, left_out=(), schedule=plateau)
         for name in _NUMBERS:
             setattr(self, name, getattr(saved, name))
         self.errors.restore(saved.errors_since_line)
         self.schedule.load_state(saved.schedule)
-        if other_images or saved.training_images != self.images_per_epoch:
-            self.left_out, self.best_error, self.best_step = (), float("inf"), None
-            self.schedule.best_error, self.schedule.since_best = float("inf"), 0
         if saved.step:  # a validation before the next step tells what the last one updated
             began = self._last_step_began(saved.config["trainer"]["batch_size"])
             self.optimizer.set_rates(self.schedule.learning_rate(began), self.schedule.phase(began))

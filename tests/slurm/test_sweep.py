@@ -28,6 +28,13 @@ def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
     assert sweep_jobs(["model=glob(net145*)"]) == [["model=net145"], ["model=net145_half"]]
 
 
+def test_with_the_sweep_s_folder_a_job_has_its_own_and_a_group(tmp_path: Path) -> None:
+    done = run_forked("launching.sweep_job", "1", 'run.dir="runs/a=1"', "seed=1,2", cwd=tmp_path)
+    assert done.stdout.splitlines() == ['++tracking.group="a=1"', 'run.dir="runs/a=1"', "seed=2", 'run.dir="runs/a=1/1"']
+    done = run_forked("launching.sweep_job", "0", "run.dir=runs/a", "seed=1,2", "run.dir=runs/2012", cwd=tmp_path)
+    assert done.stdout.splitlines() == ['++tracking.group="2012"', "run.dir=runs/2012", "seed=1", "run.dir=runs/2012/0"]
+
+
 def test_a_number_beyond_the_sweep_is_a_sentence(tmp_path: Path) -> None:
     done = run_forked("launching.sweep_job", "3", "optimizer.lr=0.005,0.01,0.02", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

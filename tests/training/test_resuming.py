@@ -140,8 +140,9 @@ def test_with_another_batch_size_a_run_goes_on_in_its_epoch_and_ends_with_its_la
 
 
 def test_images_are_others_where_they_come_from_another_place(saved: SavedState) -> None:
-    assert [have_other_images(saved, _config(word)) for word in ("data.root=others", "data.val_every=5")] == [True, True]
-    assert not have_other_images(saved, _config("data.threads=3", "data.mirror=false"))
+    assert all(have_other_images(saved, _config(word), 10) for word in ("data.root=others", "data.val_every=5"))
+    assert not have_other_images(saved, _config("data.threads=3", "data.mirror=false"), 10)
+    assert have_other_images(saved, _config(), 11)
 
 
 def test_other_images_may_be_allowed(saved: SavedState, few_images: Path) -> None:
@@ -182,10 +183,10 @@ def test_with_other_images_the_best_error_is_theirs(saved: SavedState) -> None:
     best = {"reductions": 1, "best_error": 0.3, "since_best": 2}
     before = replace(saved, best_error=0.3, best_step=7, left_out=[3], errors_since_line=[0, 0], schedule=best)
     with join_mesh(2, torch.device("cpu"), 60) as mesh:
-        for images, others, known in ((10, False, True), (10, True, False), (11, False, False)):
-            state = new_state(settings, mesh, images, display)
+        for others in (False, True):
+            state = new_state(settings, mesh, 10, display)
             state.go_on_from(before, others)
-            expected = (0.3, 7, [3], 0.3, 2) if known else (math.inf, None, (), math.inf, 0)
+            expected = (math.inf, None, (), math.inf, 0) if others else (0.3, 7, [3], 0.3, 2)
             schedule = state.schedule
             assert (state.best_error, state.best_step, state.left_out, schedule.best_error, schedule.since_best) == expected
             assert schedule.reductions == 1
