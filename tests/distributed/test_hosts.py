@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_dist.training.checkpoint import list_checkpoints
 from tests.commands import read_metrics, train
 from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 
@@ -66,6 +67,7 @@ def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
         for host, log in zip(hosts, logs, strict=False)
     ]
     _wait_for_step(15, tmp_path, running, logs)
+    _wait_until(lambda: list_checkpoints(tmp_path / "run"), logs)  # written beside the training
     assert [host.ranks() for host in hosts[:2]] == [[0, 1], [2, 3]], "the towers of a replica stand on one host"
     hosts[1].cut()
     _wait_until(lambda: "error: " in logs[0].read_text(), logs)
@@ -122,7 +124,7 @@ def _wait_for_step(step: int, cwd: Path, running: list[subprocess.Popen[bytes]],
     _wait_until(reached, logs)
 
 
-def _wait_until(reached: Callable[[], bool], logs: list[Path]) -> None:
+def _wait_until(reached: Callable[[], object], logs: list[Path]) -> None:
     deadline = time.monotonic() + 900
     while not reached():
         assert time.monotonic() < deadline, [log.read_text() for log in logs if log.exists()]

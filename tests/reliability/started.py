@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from alexnet_dist.training.checkpoint import list_checkpoints
 from tests.commands import LAUNCHED, assert_none_marked_left
 
 PLAIN = (sys.executable, "-m", "alexnet_dist.train")
@@ -59,6 +60,10 @@ class Started:
 
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: self.last_step() >= step)
+
+    def wait_for_checkpoint(self) -> None:
+        """Until one is complete: it is written beside the training, and a slow disk takes longer for it than some steps do."""
+        self.wait_until(lambda: list_checkpoints(self.run_dir))
 
     def press_ctrl_c(self) -> None:
         """As a terminal does: SIGINT to the whole foreground process group."""

@@ -69,7 +69,7 @@ def test_under_torchrun_the_run_goes_on_too(complete: Path, few_images: Path, tm
     torchrun = tuple(word for word in TORCHRUN if word != "--standalone")
     command = (*torchrun[:3], "--standalone", "--max-restarts", "2", *torchrun[3:])
     with started(command, *kills.RUN, f"data.root={few_images}", kills.SIXTY, cwd=tmp_path) as run:
-        run.wait_for_step(12)
+        run.wait_for_checkpoint()
         run.ranks()[0].kill()
         # Sooner than by parallel.timeout, which is 120 seconds.
         run.wait_until(lambda: "error: rank 0 was lost; rank 1 stood at step" in run.said(), timeout=100)
