@@ -1,8 +1,9 @@
 """Which processes of a run are alive: a thread in each watches the others, whatever the main thread waits for.
 
 A process that dies is seen at once by those on its machine (pidfd) and, through the store by which all met, by the others. One
-that hangs is found when no step has been done for `timeout` seconds. Either way one process says in a line who was lost, and all
-end with status LOST, so that whoever started them may start them again.
+that hangs is found when no step has been done for `timeout` seconds, and one that has not been heard of for as long is lost even
+where no step is expected, as while all wait for a checkpoint. Either way one process says in a line who was lost, and all end
+with status LOST, so that whoever started them may start them again.
 """
 
 import datetime
@@ -43,8 +44,9 @@ class Peers:
         self.recordings: Path | None = None
         self._step, self._pieces = 0, 0
         self._expected_since: float | None = None
-        self._expected_within = timeout
+        self._expected_within = max(timeout, _FIRST_SECONDS)
         self._beats: dict[int, tuple[bytes, float]] = {}
+        self._turned = self._woke = time.monotonic()
         self._pidfds: dict[int, int] = {}
         self._found = threading.Event()
         self._closed = threading.Event()
@@ -76,7 +78,7 @@ class Peers:
         self._expected_since = time.monotonic()
 
     def rest(self) -> None:
-        """Nothing is expected until `progressed` is called again."""
+        """No progress is expected until `progressed` is called again, but all go on being heard of."""
         self._expected_since = None
 
     def leave(self, failed: bool) -> None:
@@ -107,7 +109,7 @@ class Peers:
     def explain(self, error: Exception) -> None:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
         if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
-            silent = self._silent()
+            silent = self._silent(_SILENT_SECONDS)
             who = f"{_ranks(silent, 'was', 'were')} lost" if silent else f"a connection broke ({one_line(error)})"
             self._say(who)
         self._closed.set()
@@ -141,10 +143,20 @@ class Peers:
 
     def _beat(self) -> None:
         self._store.set(f"beat/{self._rank}", f"{time.time()} {self._pieces}")
-        now = time.monotonic()
-        for rank, beat in enumerate(self._store.multi_get([f"beat/{rank}" for rank in range(self._world)])):
+        beats = self._store.multi_get([f"beat/{rank}" for rank in range(self._world)])
+        now = self._turn()
+        for rank, beat in enumerate(beats):
             if rank not in self._beats or self._beats[rank][0] != beat:
                 self._beats[rank] = beat, now
+        if self._unheard(self._expected_within):
+            self._give_up_waiting()
+
+    def _turn(self) -> float:
+        """The time. Was this process itself held up, stopped or cut off, the time of all others begins anew."""
+        before, self._turned = self._turned, time.monotonic()
+        if self._turned - before > _BEAT_SECONDS + self._timeout / 2:
+            self._woke = self._turned
+        return self._turned
 
     def _look(self) -> None:
         poll = select.poll()
@@ -152,6 +164,7 @@ class Peers:
         for pidfd in ranks:
             poll.register(pidfd, select.POLLIN)
         ended = poll.poll(1000 * _BEAT_SECONDS)
+        now = self._turn()
         if self._closed.is_set():  # the store may be gone
             return
         for pidfd, _ in ended:
@@ -162,7 +175,7 @@ class Peers:
         if self._store.check(["lost"]):
             self._end(None)
         since = self._expected_since  # which the main thread may set to None meanwhile
-        if since is not None and time.monotonic() - since > self._expected_within:
+        if since is not None and now - max(since, self._woke) > self._expected_within:
             self._give_up_waiting()
 
     def _gone(self, rank: int) -> None:
@@ -174,7 +187,7 @@ class Peers:
     def _give_up_waiting(self) -> None:
         setting = " (parallel.timeout)" if self._expected_within == self._timeout else ""
         waited = f"for {self._expected_within:g} seconds{setting}"
-        silent = self._silent()
+        silent = self._unheard(_SILENT_SECONDS)
         self._store.set("hanging", "")
         self._write_recording()
         if silent:
@@ -193,9 +206,14 @@ class Peers:
             _write_flight(self.recordings, self._rank)
             self.recordings = None
 
-    def _silent(self) -> list[int]:
+    def _silent(self, seconds: float) -> list[int]:
         now = time.monotonic()
-        return [rank for rank, (_, heard) in self._beats.items() if rank != self._rank and now - heard > _SILENT_SECONDS]
+        silent_since = {rank: max(heard, self._woke) for rank, (_, heard) in self._beats.items() if rank != self._rank}
+        return [rank for rank, since in silent_since.items() if now - since > seconds]
+
+    def _unheard(self, seconds: float) -> list[int]:
+        """The ranks that have been silent for so long and have not left in their own way."""
+        return [rank for rank in self._silent(seconds) if not self._store.check([f"left/{rank}"])]
 
     def _end(self, what: str | None) -> None:
         """Say it, unless another process has; then end this one, if the main thread does not."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from alexnet_dist.errors import LOST
 from alexnet_dist.parallel import peers as module
 from alexnet_dist.parallel.peers import Peers, broken_connection, refusal
 
@@ -58,11 +59,12 @@ def test_the_main_thread_may_rest_while_the_watcher_looks(monkeypatch: pytest.Mo
     peers._look()
 
 
-def test_processes_that_cannot_be_watched_by_pidfd_are_watched_by_their_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_descriptor_left(_pid: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
+def _no_descriptor_left(_pid: int) -> int:
+    raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(module.os, "pidfd_open", no_descriptor_left)
+
+def test_processes_that_cannot_be_watched_by_pidfd_are_watched_by_their_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.os, "pidfd_open", _no_descriptor_left)
     monkeypatch.setattr(module, "_BEAT_SECONDS", 0.05)
     store = dist.HashStore()
     both = [Peers(store, rank, world=2, timeout=60) for rank in range(2)]
@@ -118,3 +120,35 @@ def test_who_has_lost_a_process_does_not_go_on_though_it_answers_again(monkeypat
         peers.leave(failed=True)
     assert told
     assert broken_connection(stopped.value)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_who_is_not_heard_of_is_lost_though_no_step_is_expected(
+    left: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    for name, seconds in {"_BEAT_SECONDS": 0.05, "_SILENT_SECONDS": 0.2, "_FIRST_SECONDS": 1.0, "_GRACE_SECONDS": 0.0}.items():
+        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    monkeypatch.setattr(module.os, "pidfd_open", _no_descriptor_left)  # as it is between hosts
+    store = dist.HashStore()
+    first, other = (Peers(store, rank, world=2, timeout=1) for rank in range(2))
+    for _ in range(3):
+        first.progressed()
+    first.rest()
+    until = time.monotonic() + 15
+    while len(first._beats) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    if left:
+        other.leave(failed=False)
+    else:
+        other._closed.set()  # it beats no more
+    first._watcher.join(3 if left else 15)
+    said = capfd.readouterr().err
+    if left:
+        assert (ended, said) == ([], "")
+    else:
+        assert set(ended) == {LOST}  # (which here ends nothing, so that the thread looks once more)
+        assert "rank 1 has not answered for 1 seconds (parallel.timeout); rank 0 stood" in said
+        other.leave(failed=False)
+    first.leave(failed=False)

@@ -3,6 +3,7 @@
 import pickle
 import re
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,19 @@ def test_a_process_that_is_stopped_is_found_named_and_ended(
         assert not psutil.pid_exists(stopped.pid)
     recorded = pickle.loads((run.run_dir / "flight-recorder" / "rank_0").read_bytes())
     assert "gloo:all_reduce" in {entry["profiling_name"] for entry in recorded["entries"]}
+
+
+def test_a_run_that_is_stopped_as_a_whole_goes_on_when_it_is_continued(few_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=2", "parallel.max_restarts=0", kills.SIXTY)
+    with started(PLAIN, *words, cwd=tmp_path) as run:
+        run.wait_for_step(12)
+        ranks = run.ranks()
+        for stop in (signal.SIGSTOP, signal.SIGCONT):
+            for rank in ranks:
+                rank.send_signal(stop)
+            time.sleep(5 * (stop == signal.SIGSTOP))
+        assert run.end() == 0, run.said()
+    assert "error: " not in run.said()
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
