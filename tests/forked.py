@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import psutil
+
+from tests.ports import free_ports
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -75,11 +76,15 @@ def _is(is_one: Callable[[psutil.Process], bool], process: psutil.Process) -> bo
 
 def ranks(processes: int) -> list[dict[str, str]]:
     """The environments of so many processes on this machine, as torchrun has them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_ports()[0])
     common = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def is_told(held: psutil.Process, signum: int) -> bool:
+    """Whether the signal has been sent to a process that is suspended, which heeds it when it goes on."""
+    pending = next(line for line in Path(f"/proc/{held.pid}/status").read_text().splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) >> (signum - 1) & 1)
 
 
 def _run(module: str, words: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Sequence[Path]) -> None:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch._C import _distributed_c10d
 
 from alexnet_dist.errors import LOST, tell
+from alexnet_dist.files import whole_file
 
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
@@ -256,7 +257,8 @@ def _write_flight(folder: Path, rank: int) -> None:
             folder.mkdir(exist_ok=True)
             (folder / f"rank_{rank}").write_bytes(dump(includeStackTraces=False))
             # With the stacks, if there is time: for them torch imports its compiler, which takes a second or more.
-            (folder / f"rank_{rank}").write_bytes(dump())
+            with whole_file(folder / f"rank_{rank}") as file:
+                file.write(dump())
 
     writing = threading.Thread(target=write, name="flight recorder", daemon=True)
     writing.start()

@@ -55,19 +55,15 @@ class Host:
         return sorted({int(environment["RANK"]) for environment in found if "LOCAL_RANK" in environment})
 
     @contextmanager
-    def held_up(self) -> Iterator[None]:
-        """A process of the run stands still, and so does the run."""
+    def held_up(self) -> Iterator[psutil.Process]:
+        """A process of the run stands still, and so does the run; which."""
         held = next(process for process in self._processes() if process.environ().get("LOCAL_RANK") == "1")
         held.suspend()
-        yield
+        yield held
         held.resume()
 
     def _processes(self) -> list[psutil.Process]:
         return [psutil.Process(int(pid)) for pid in _ip("netns", "pids", self.namespace).split()]
-
-    def has_met(self) -> bool:
-        """Whether a torchrun here is connected to the host where all meet."""
-        return bool(_ip("netns", "exec", self.namespace, "ss", "-Htn", "state", "established", "dport", "=", f":{PORT}"))
 
     def torchrun(
         self, meet: "Host", nodes: str, run_id: str, *words: str, cwd: Path, log: Path, processes: int = 2, **variables: str

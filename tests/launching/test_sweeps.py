@@ -67,7 +67,8 @@ def test_a_failed_job_costs_none_that_runs_beside_it(few_images: Path, tmp_path:
 
 
 def test_a_signal_stops_all_jobs_that_run_side_by_side_and_begins_no_other(few_images: Path, tmp_path: Path) -> None:
-    words = ("-m", *SMALL, f"data.root={few_images}", "trainer.max_steps=100000", "parallel.jobs=2", "seed=0,1,2")
+    endless = ("trainer.max_steps=100000", "trainer.epochs=100000", "trainer.validate_every=1000")
+    words = ("-m", *SMALL, f"data.root={few_images}", "parallel.jobs=2", "seed=0,1,2", *endless)
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_dist.train", *words],

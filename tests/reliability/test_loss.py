@@ -49,16 +49,20 @@ def test_a_process_that_is_stopped_is_found_named_and_ended(
     assert "gloo:all_reduce" in {entry["profiling_name"] for entry in recorded["entries"]}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_as_a_whole_goes_on_when_it_is_continued(few_images: Path, tmp_path: Path) -> None:
-    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=2", "parallel.max_restarts=0", kills.SIXTY)
+    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=6", "parallel.max_restarts=0", "trainer.max_steps=5000")
     with started(PLAIN, *words, cwd=tmp_path) as run:
         run.wait_for_step(12)
         ranks = run.ranks()
+        assert len(ranks) == 2
         for stop in (signal.SIGSTOP, signal.SIGCONT):
             for rank in ranks:
                 rank.send_signal(stop)
-            time.sleep(5 * (stop == signal.SIGSTOP))
-        assert run.end() == 0, run.said()
+            time.sleep(9 * (stop == signal.SIGSTOP))
+        run.wait_for_step(run.last_step() + 20)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 143, run.said()
     assert "error: " not in run.said()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.forked import still_running
+from tests.ports import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 NODES = ("127.0.0.2", "127.0.0.3")  # names that every node can resolve, with nothing written into /etc/hosts
@@ -125,7 +126,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     configuration = folder / "slurm.conf"
     hostname = socket.gethostname().split(".")[0]
     configuration.write_text(
-        CONFIGURATION.format(folder=folder, ports=_free_ports(), nodes=f"127.0.0.[2-{len(NODES) + 1}]", hostname=hostname)
+        CONFIGURATION.format(folder=folder, ports=free_ports(3), nodes=f"127.0.0.[2-{len(NODES) + 1}]", hostname=hostname)
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     cluster = Cluster({**inherited, "SLURM_CONF": str(configuration), "MUNGE_SOCKET": str(folder / "munge.socket")})
@@ -188,21 +189,6 @@ def _end_what_is_left(configuration: str) -> None:
         except psutil.Error:
             continue
     still_running(left, seconds=10)
-
-
-def _free_ports() -> list[int]:
-    """Three free ports; the second and third follow each other, as slurm.conf's list of ports asks."""
-    while True:
-        with ExitStack() as probes:
-            try:
-                sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
-                sockets[0].bind(("", 0))
-                sockets[1].bind(("", 0))
-                second = sockets[1].getsockname()[1]
-                sockets[2].bind(("", second + 1))
-            except (OSError, OverflowError):
-                continue
-            return [sockets[0].getsockname()[1], second, second + 1]
 
 
 def own_experiment(folder: Path) -> tuple[str, str, str]:

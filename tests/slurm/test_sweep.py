@@ -84,7 +84,7 @@ def test_a_job_of_submitit_s_saves_and_is_queued_again(how: str, cluster: Cluste
     submitit = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=30")
     on = ("hydra.launcher.partition=grace", "++hydra.launcher.additional_parameters.nodelist=127.0.0.2")
     words = (*submitit, *on, *SMALL, f"data.root={few_images}", "run.dir=sweep", "tracking=none")
-    long = ("trainer.max_steps=60", "trainer.epochs=1000", "trainer.validate_every=1000", "parallel.threads=1")
+    long = ("trainer.max_steps=200", "trainer.epochs=1000", "trainer.validate_every=1000", "parallel.threads=1")
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_dist.train", *words, *long, "optimizer.lr=0.005"],
         cwd=tmp_path, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -106,7 +106,7 @@ def test_a_job_of_submitit_s_saves_and_is_queued_again(how: str, cluster: Cluste
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert cluster.field(job, "Restarts") == "1"
-    assert [record["step"] for record in read_metrics(metrics.parent) if record["kind"] == "train"] == list(range(1, 61))
+    assert [record["step"] for record in read_metrics(metrics.parent) if record["kind"] == "train"] == list(range(1, 201))
     starts = [json.loads(line) for line in (metrics.parent / "starts.jsonl").read_text().splitlines()]
     assert [start["event"] for start in starts] == ["start", "end", "start", "end"]
     assert starts[0]["step"] == 0 < starts[1]["step"] == starts[2]["step"]
