@@ -91,7 +91,7 @@ def with_layers_added(words: Sequence[str]) -> list[str]:
 def with_sweep_folder(words: Sequence[str]) -> list[str]:
     """A sweep's words, with a `run.dir` of all jobs as Hydra's folder too: what Hydra leaves of the sweep is then beside them.
 
-    Raises UserError where that cannot be made or written.
+    Raises UserError where that cannot be made or written, or is a single run's.
     """
     folders = [word for word in words if word.startswith("run.dir=")]
     if not {"-m", "--multirun"} & set(words) or not folders:
@@ -102,6 +102,8 @@ def with_sweep_folder(words: Sequence[str]) -> list[str]:
     folder = Path(str(given.value()))
     if folder.is_file():
         raise UserError(f"{folders[-1]} is a file: name a folder for the sweep's runs")
+    if (folder / "config.json").exists():
+        raise UserError(f"{folders[-1]} is the folder of a single run: name another for the sweep's runs")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -145,6 +145,11 @@ def test_a_refused_sweep_leaves_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     done = run_forked("train", "-m", "optimizer.lr=0.1,0.2", "run.dir=file", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "error: run.dir=file is a file: name a folder for the sweep's runs\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    done = run_forked("train", "-m", "optimizer.lr=0.1,0.2", "run.dir=run", cwd=tmp_path)
+    assert (done.returncode, done.stderr.split(":")[1]) == (2, " run.dir=run is the folder of a single run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
 
 
 def test_the_scripts_for_slurm_are_written_where_the_user_works(tmp_path: Path) -> None:
