@@ -103,6 +103,7 @@ def run(config: dict[str, Any]) -> None:
 
         # ------------------------------------------------------------------------------ what is kept of it
         record = at_end.enter_context(Record(folder, settings.tracking, (trained_before or origin).config, display))
+        at_end.callback(mesh.peers.rest)  # W&B may take its time
         record.open(state.step, own.metrics_bytes if own else 0, device, mesh.layout.processes, settings.run.overrides)
         meter = Meter(mesh, trainer.batch_size, table, kind)
         watchers = at_end.enter_context(Watchers(settings, state.net, mesh, record, state.step, len(train_images.classes)))
@@ -111,9 +112,8 @@ def run(config: dict[str, Any]) -> None:
         pause = partial(meter.pause, later.settle)
         validation = Validation(state, trainer.validate_every, val_feed, mesh, autocast, display, record, pause, stopping.check)
         describe = partial(state.saved, origin, record.position)
-        saved_step = own.step if own else None
         checkpoints = at_end.enter_context(
-            Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, saved_step, pause)
+            Checkpoints(folder.path, settings.checkpoint, mesh, display, state, describe, own.step if own else None, pause)
         )
 
         def hear(step_number: int, inputs: Callable[[], Inputs], told: Sequence[torch.Tensor]) -> None:
@@ -130,12 +130,12 @@ def run(config: dict[str, Any]) -> None:
         try:
             while True:
                 # A step boundary: the ranks agree whether to go on, and what is due is done.
-                mesh.peers.progressed(state.step)
                 time_is_up = stopping.check(checkpoints.time_due(), feed.met_bad())
                 if stopping.bad_image_met():
                     feed.mend()
                 validated = validation.at_boundary()
                 checkpoints.at_boundary(last_step, time_is_up, validated)
+                mesh.peers.progressed(state.step)
                 if state.step >= last_step:
                     break
 

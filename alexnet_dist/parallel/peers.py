@@ -24,12 +24,14 @@ from torch._C import _distributed_c10d
 
 from alexnet_dist.errors import LOST, tell
 from alexnet_dist.files import whole_file
+from alexnet_dist.parallel.failures import one_line
 
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
 _GRACE_SECONDS = 4.0
 _RECORDING_SECONDS = 3.0
 _SECONDS_FOR_ALL = 5.0  # in which all have failed that fail alike
+SETUP_SECONDS = 1800.0  # for what is no step: meeting, a mean image, a checkpoint, rank 0's report
 # What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
 _FIRST_SECONDS = 300.0
 
@@ -44,16 +46,15 @@ class Peers:
         self._rank, self._world, self._timeout = rank, world, timeout
         self.recordings: Path | None = None
         self._step, self._pieces = 0, 0
-        self._expected_since: float | None = None
-        self._expected_within = max(timeout, _FIRST_SECONDS)
+        self.rest()
         self._beats: dict[int, tuple[bytes, float]] = {}
         self._turned = self._woke = time.monotonic()
+        self._asking: float | None = None  # since when the watcher waits for the store
         self._pidfds: dict[int, int] = {}
         self._found = threading.Event()
         self._closed = threading.Event()
         # Machines may be called alike, and where processes are numbered has the same name on each.
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        self._machine = [socket.gethostname(), boot, os.readlink("/proc/self/ns/pid")]
+        self._machine = [socket.gethostname(), boot_id(), os.readlink("/proc/self/ns/pid")]
         if world == 1:
             return
         self._store = dist.PrefixStore("peers", store.clone())
@@ -62,6 +63,7 @@ class Peers:
         self._store.set(f"who/{rank}", json.dumps([self._machine, os.getpid()]))
         self._watcher = threading.Thread(target=self._watch, name="peers", daemon=True)
         self._watcher.start()
+        threading.Thread(target=self._watch_store, name="store", daemon=True).start()
 
     def progressed(self, step: int | None = None) -> None:
         """A step or another piece of work is done (`step` are in all); the next is expected within the timeout.
@@ -75,12 +77,15 @@ class Peers:
             raise dist.DistError("a process was lost")
         self._step = self._step if step is None else step
         self._pieces += 1
-        self._expected_within = self._timeout if self._pieces > 2 else max(self._timeout, _FIRST_SECONDS)
-        self._expected_since = time.monotonic()
+        self._expected = time.monotonic(), self._patience()
 
     def rest(self) -> None:
-        """No progress is expected until `progressed` is called again, but all go on being heard of."""
-        self._expected_since = None
+        """What comes until `progressed` is called again is no step and may take half an hour, but all go on being heard of."""
+        self._expected = time.monotonic(), max(self._timeout, SETUP_SECONDS)
+
+    def _patience(self) -> float:
+        """Seconds that a step may take, and that a process may be silent."""
+        return self._timeout if self._pieces > 2 else max(self._timeout, _FIRST_SECONDS)
 
     def leave(self, failed: bool) -> None:
         """This process ends in its own way: it is not lost. Where it has `failed`, the others end too and say nothing.
@@ -119,11 +124,24 @@ class Peers:
         try:
             self._meet()
             while not (self._closed.is_set() or self._found.is_set()):
+                self._asking = time.monotonic()
                 self._beat()
                 self._look()
         except dist.DistError:
             if not self._closed.is_set():
                 self._end("the process through which all met was lost (rank 0 or the launcher)")
+
+    def _watch_store(self) -> None:
+        """torch's client waits without end for a store that is stopped or cut off, and the watcher with it. Once no step is done
+        either, that is a loss."""
+        turned = woke = time.monotonic()
+        while not self._closed.wait(_BEAT_SECONDS):
+            (since, within), asking, before, turned = self._expected, self._asking, turned, time.monotonic()
+            woke = turned if turned - before > _SILENT_SECONDS else woke  # this process was itself held up
+            if asking and turned - max(asking, since, woke, self._woke) > within + _SILENT_SECONDS:
+                silent = "the process through which all met (rank 0 or the launcher) has not answered"
+                tell(f"error: {silent} for {within:g} seconds; rank {self._rank} stood at step {self._step}")
+                os._exit(LOST)
 
     def _meet(self) -> None:
         others = [rank for rank in range(self._world) if rank != self._rank]
@@ -149,8 +167,8 @@ class Peers:
         for rank, beat in enumerate(beats):
             if rank not in self._beats or self._beats[rank][0] != beat:
                 self._beats[rank] = beat, now
-        if self._unheard(self._expected_within):
-            self._give_up_waiting()
+        if self._unheard(self._patience()):
+            self._give_up_waiting(self._patience())
 
     def _turn(self) -> float:
         """The time. Was this process itself held up, stopped or cut off, the time of all others begins anew."""
@@ -164,8 +182,9 @@ class Peers:
         ranks = {pidfd: rank for rank, pidfd in self._pidfds.items()}
         for pidfd in ranks:
             poll.register(pidfd, select.POLLIN)
+        self._asking = None
         ended = poll.poll(1000 * _BEAT_SECONDS)
-        now = self._turn()
+        now = self._asking = self._turn()
         if self._closed.is_set():  # the store may be gone
             return
         for pidfd, _ in ended:
@@ -175,9 +194,9 @@ class Peers:
             self._write_recording()
         if self._store.check(["lost"]):
             self._end(None)
-        since = self._expected_since  # which the main thread may set to None meanwhile
-        if since is not None and now - max(since, self._woke) > self._expected_within:
-            self._give_up_waiting()
+        since, within = self._expected
+        if now - max(since, self._woke) > within:
+            self._give_up_waiting(within)
 
     def _gone(self, rank: int) -> None:
         if not self._store.check([f"left/{rank}"]):
@@ -185,9 +204,8 @@ class Peers:
         elif self._store.get(f"left/{rank}") == b"failed":
             self._end(None)
 
-    def _give_up_waiting(self) -> None:
-        setting = " (parallel.timeout)" if self._expected_within == self._timeout else ""
-        waited = f"for {self._expected_within:g} seconds{setting}"
+    def _give_up_waiting(self, within: float) -> None:
+        waited = f"for {within:g} seconds{' (parallel.timeout)' if within == self._timeout else ''}"
         silent = self._unheard(_SILENT_SECONDS)
         self._store.set("hanging", "")
         self._write_recording()
@@ -234,6 +252,11 @@ class Peers:
             tell(f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays")
 
 
+def boot_id() -> str:
+    """What tells a machine, and one start of it, from others; its monotonic clock counts from there."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def record_flight() -> None:
     """Let NCCL, before its first group is made and unless the environment says otherwise, keep a list of its last messages and
     collectives: torch's flight recorder."""
@@ -263,22 +286,6 @@ def _write_flight(folder: Path, rank: int) -> None:
     writing = threading.Thread(target=write, name="flight recorder", daemon=True)
     writing.start()
     writing.join(_RECORDING_SECONDS)
-
-
-def broken_connection(error: Exception) -> bool:
-    """Whether an error is that of a connection to another process, which gloo reports as a plain RuntimeError."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def refusal(error: Exception) -> str | None:
-    """What NCCL says, whole, where it will not do what it is asked: that is a matter of the machine or its settings, and no
-    connection has broken."""
-    return one_line(error) if isinstance(error, dist.DistBackendError) and "ncclInvalid" in str(error) else None
-
-
-def one_line(error: Exception) -> str:
-    """What it says, on one line."""
-    return " ".join(str(error).split())
 
 
 def _ranks(ranks: list[int], verb: str, of_several: str = "") -> str:

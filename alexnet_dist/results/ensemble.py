@@ -33,7 +33,6 @@ def right_chances(voters: Sequence[Voter], batches: ValidationFeed, images: int,
     found = torch.zeros(images, len(voters), dtype=torch.float64)
     with torch.inference_mode(), closing(iter(batches)) as passing:
         for done, (pixels, labels, samples) in enumerate(passing, 1):
-            mesh.peers.progressed()
             real = samples >= 0
             votes = torch.stack([voter.probabilities(pixels, mesh)[0] for voter in voters], dim=2)  # [b, classes, voters]
             if mesh.share == 0:  # all shares of a replica hold the same

@@ -45,6 +45,8 @@ class Voter:
         total = None
         views = 0
         for view in self.views_of(pixels):
+            if mesh is not None:
+                mesh.peers.progressed()
             with self.autocast():
                 logits = self.net(view)
             own = torch.cat(logits, dim=1).float()
@@ -121,7 +123,6 @@ def measure(
         try:
             for done, (pixels, labels, samples) in enumerate(passing, 1):
                 between_batches()
-                mesh.peers.progressed()
                 votes = []
                 for voter in voters:
                     vote, views = voter.probabilities(pixels, mesh)

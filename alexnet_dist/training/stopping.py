@@ -75,8 +75,10 @@ class Stopping:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None and self._work is not None:
-            self._work.wait()
+        if kind is None:
+            if self._work is not None:
+                self._work.wait()
+            dist.barrier(group=self._group)  # rank 0 may still draw its report, and a signal would end those that wait for it
         signal.set_wakeup_fd(-1)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)

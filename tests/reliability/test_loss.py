@@ -1,17 +1,22 @@
 """When a process is lost the others say which, end, and are started again; the run ends as the undisturbed run does."""
 
+import os
 import pickle
 import re
 import signal
+import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.forked import still_running
+from alexnet_dist.errors import LOST
+from tests.commands import LAUNCHED
+from tests.forked import ranks, still_running
 from tests.reliability import kills
-from tests.reliability.started import PLAIN, TORCHRUN, started
+from tests.reliability.started import PLAIN, TORCHRUN, Started, started
 
 
 def test_killed_twice_a_run_ends_with_the_same_bits(complete: Path, few_images: Path, tmp_path: Path) -> None:
@@ -47,6 +52,26 @@ def test_a_process_that_is_stopped_is_found_named_and_ended(
         assert not psutil.pid_exists(stopped.pid)
     recorded = pickle.loads((run.run_dir / "flight-recorder" / "rank_0").read_bytes())
     assert "gloo:all_reduce" in {entry["profiling_name"] for entry in recorded["entries"]}
+
+
+@pytest.mark.slow
+def test_where_the_process_is_stopped_by_which_all_met_the_others_end(few_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=6", "run.dir=run", "tracking=none")
+    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    log = tmp_path / "log"
+    with log.open("ab") as output, ExitStack() as at_end:
+        first, other = (
+            subprocess.Popen([*PLAIN, *words], cwd=tmp_path, env={**inherited, **own}, stdout=output, stderr=output)
+            for own in ranks(2)
+        )
+        for process in (first, other):
+            at_end.callback(process.wait)
+            at_end.callback(process.kill)
+        run = Started(other, log, tmp_path / "run", "")
+        run.wait_for_step(12)
+        first.send_signal(signal.SIGSTOP)
+        assert other.wait(100) == LOST, run.said()
+    assert "error: the process through which all met (rank 0 or the launcher) has not answered for 6 seconds" in run.said()
 
 
 @pytest.mark.slow

@@ -41,6 +41,18 @@ def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(
     kills.same_run(complete, run.run_dir)
 
 
+def test_a_signal_to_a_run_that_is_done_costs_it_no_report(few_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={few_images}", "trainer.max_steps=5", "run.report=true")
+    with started(PLAIN, *words, cwd=tmp_path) as run:
+        run.wait_until((run.run_dir / "stopped").exists)
+        assert not (run.run_dir / "report.html").exists()
+        for rank in run.ranks():
+            rank.send_signal(signal.SIGTERM)
+        assert run.end() == 0, run.said()
+    assert "lost" not in run.said()
+    assert (run.run_dir / "report.html").is_file()
+
+
 def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(few_images: Path, tmp_path: Path) -> None:
     with started(PLAIN, *kills.RUN, f"data.root={few_images}", kills.SIXTY, cwd=tmp_path) as run:
         run.wait_until(lambda: "run folder run" in run.said())
