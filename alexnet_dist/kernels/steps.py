@@ -79,7 +79,8 @@ def join(operations: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Step]:
         if kind == "identity":
             continue
         field, value = _field(kind, options)
-        if kind == "relu" and steps[-1].max_pool:
+        # A pooling that keeps every value keeps no index either, in which the relu is noted.
+        if kind == "relu" and (pool := steps[-1].max_pool) and pool.kernel > 1:
             field, value = "relu_last", True
         if not _present(steps[-1]) <= _BEHIND[field]:
             steps.append(Step())

@@ -88,6 +88,8 @@ def test_only_what_is_done_in_one_pass_is_joined() -> None:
     plain: Mapping[str, float] = {}
     assert join([RELU, NORM, POOL, RELU, DROPOUT]) == [Step("relu", norm, pool, relu_last=True), Step(dropout=0.5)]
     assert join([RELU, ("identity", plain), DROPOUT]) == [Step("relu", dropout=0.5)]
+    alone = ("max_pool", {"kernel": 1, "stride": 2, "pad": 0})
+    assert join([RELU, alone, RELU]) == [Step("relu", max_pool=Pool(1, 2, 0)), Step("relu")]
     assert join([NORM, RELU]) == [Step(norm=norm), Step("relu")]
     assert join([POOL, ("tanh", plain)]) == [Step(max_pool=pool), Step("tanh")]
     assert join([RELU, RELU]) == [Step("relu"), Step("relu")]
