@@ -78,8 +78,11 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
     with RunFolder(folder).held():
         run_id = settings.id or _own_id(run, aside=settings.output is None)
         mode = wanted_mode() if settings.mode == "auto" else settings.mode
-        parts = list((run.folder / "wandb").glob("offline-run-*")) if settings.output is None else []
-        wandb_run = WandbRun(_tracking(run, settings, group), run.config, folder, run_id, mode)
+        if mode == "disabled":
+            raise UserError("WANDB_MODE=disabled records nothing: unset it, or give mode=offline")
+        parts = _waiting(run) if settings.output is None else []
+        files = folder if settings.output else None
+        wandb_run = WandbRun(_tracking(run, settings, group), run.config, folder, run_id, mode, files=files)
         _set_aside(parts)
         if wandb_run.unreachable:
             display.say(f"W&B cannot be reached ({wandb_run.unreachable}): the run is recorded offline")
@@ -110,10 +113,25 @@ def _own_id(run: RunFiles, aside: bool) -> str | None:
 
     What W&B's server has of a run can be added to and not be replaced.
     """
-    recorded = run.folder / "wandb"
-    if list(recorded.glob("run-*")) or list(recorded.rglob("*.synced")) or (not aside and list(recorded.glob("offline-run-*"))):
+    uploaded = any(part.name.startswith("run-") or list(part.glob("*.synced")) for part in _parts(run))
+    if uploaded or (not aside and _waiting(run)):
         return None
     return next((start["wandb_id"] for start in reversed(run.starts) if start["wandb_id"]), None)
+
+
+def _waiting(run: RunFiles) -> list[Path]:
+    """What was recorded offline and is not set aside."""
+    return [part for part in _parts(run) if part.name.startswith("offline-") and part.parent.name == "wandb"]
+
+
+def _parts(run: RunFiles) -> list[Path]:
+    """What W&B has left of the run: in its folder, and in WANDB_DIR under its ids."""
+    from alexnet_dist.launching.wandb_account import files_folder
+
+    ids = dict.fromkeys(start["wandb_id"] for start in run.starts if start["wandb_id"])
+    places = [(run.folder, "*"), *((files_folder(run.folder), name) for name in ids)]
+    found = [place.glob(f"{folder}/*run-*-{name}") for place, name in places for folder in ("wandb", "wandb/replaced")]
+    return list(dict.fromkeys(part for parts in found for part in sorted(parts)))
 
 
 def _set_aside(parts: list[Path]) -> None:

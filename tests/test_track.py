@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from alexnet_dist.figures.run_files import RunFiles
-from alexnet_dist.track import _own_id, _set_aside
+from alexnet_dist.track import _own_id, _set_aside, _waiting
 from tests.forked import run_forked
 
 
@@ -28,3 +30,26 @@ def test_jobs_of_a_sweep_that_recorded_nothing_are_named_and_left_out(two_runs: 
     assert done.returncode == 0, done.stderr
     assert "sweep/0 has no records and is left out" in done.stdout
     assert list((tmp_path / "sweep" / "1" / "wandb").glob("offline-run-*"))
+
+
+def test_what_was_recorded_in_wandb_dir_is_found_there_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    run = RunFiles(tmp_path / "run", {}, [], [{"wandb_id": "abc", "end": None}], None, None, None)
+    for name in ("run-1-xyz", "offline-run-1-abc"):
+        (tmp_path / "elsewhere" / "wandb" / name).mkdir(parents=True)
+    assert _own_id(run, aside=True) == "abc"
+    assert [part.name for part in _waiting(run)] == ["offline-run-1-abc"]
+    (tmp_path / "elsewhere" / "wandb" / "run-2-abc").mkdir()
+    assert _own_id(run, aside=True) is None
+
+
+def test_a_folder_that_is_named_has_the_files_and_disabled_records_nothing(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ("run=run", "mode=offline", "output=out")
+    shutil.copytree(two_runs[0], tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    done = run_forked("track", *words, cwd=tmp_path, environments=[{"WANDB_DIR": str(tmp_path / "elsewhere")}])
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out" / "wandb").glob("offline-run-*"))
+    assert not (tmp_path / "elsewhere").exists()
+    done = run_forked("track", "run=run", cwd=tmp_path, environments=[{"WANDB_MODE": "disabled"}])
+    assert (done.returncode, done.stderr.split(":")[1]) == (2, " WANDB_MODE=disabled records nothing")

@@ -12,7 +12,8 @@ from alexnet_dist.figures.run_files import RunFiles, read_run
 from alexnet_dist.figures.viewer import open_picture
 from alexnet_dist.tracking.wandb_run import WandbRun
 
-_PICTURES = ("kernels.png", "filters.png", "predictions.webp", "maps.webp", "neighbours.webp")
+_OF_WEIGHTS = ("kernels.png", "filters.png")
+_OF_EXAMPLES = ("predictions.webp", "maps.webp", "neighbours.webp")
 
 
 def hand_over(run_dir: Path, run: WandbRun, with_artifacts: bool) -> None:
@@ -25,13 +26,14 @@ def hand_over(run_dir: Path, run: WandbRun, with_artifacts: bool) -> None:
 
 
 def media(run: RunFiles) -> dict[str, Any]:
-    """The pictures of figures/ and the tables behind them, by W&B's names."""
+    """The pictures of figures/ and the tables behind them, by W&B's names; of examples those of the last checkpoint alone."""
     shown: dict[str, Any] = {}
-    for name in _PICTURES:
+    examples = read_examples(run, run.folder / "figures")
+    for name in (*_OF_WEIGHTS, *(_OF_EXAMPLES if examples else ())):
         if (path := run.folder / "figures" / name).is_file():
             with Image.open(path) as picture:
                 shown[f"figures/{path.stem}"] = wandb.Image(picture.convert("RGBA"), caption=path.stem)
-    if examples := read_examples(run, run.folder / "figures"):
+    if examples:
         shown["figures/prediction_table"] = _prediction_table(examples)
         shown["figures/neighbour_table"] = _neighbour_table(examples)
     return shown

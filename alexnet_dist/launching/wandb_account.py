@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
 from alexnet_dist.errors import UserError
@@ -29,6 +30,11 @@ def check_variables() -> None:
 def unless_set(variable: str, default: Value, environment: Mapping[str, str] = os.environ) -> Value | None:
     """The default, or None where a variable of W&B's own says something else, which W&B then reads."""
     return None if environment.get(variable) else default
+
+
+def files_folder(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where W&B's folder wandb/ is: WANDB_DIR, or the run's folder."""
+    return Path(environment.get("WANDB_DIR") or run_dir)
 
 
 def said_mode(environment: Mapping[str, str] = os.environ) -> Mode | None:

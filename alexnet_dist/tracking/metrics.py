@@ -31,15 +31,21 @@ class MetricsFile:
         the file, since JSON has no word for it.
         """
         self._pending += json.dumps(_finite(record)).encode() + b"\n"
+        return self._write()
+
+    def close(self) -> str | None:
+        """Offer what is kept once more, and close the file; the system's reason if lines are lost."""
+        problem = self._write()
+        self._file.close()
+        return problem
+
+    def _write(self) -> str | None:
         try:
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
         except OSError as error:
             return error.strerror
         return None
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _finite(value: Any) -> Any:

@@ -105,8 +105,8 @@ class Record:
 
     def close(self, failed: bool) -> None:
         """Finish both records, and say where an offline W&B run waits to be uploaded."""
-        if self._metrics:
-            self._metrics.close()
+        if self._metrics and (problem := self._metrics.close()):
+            self.display.say(f"warning: metrics.jsonl lacks its last lines, which could not be written ({problem})")
         if self.wandb:
             folder = self.wandb.offline_folder
             self.wandb.finish(failed)

@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.launching.wandb_account import Mode, init_seconds, unless_set, wanted_mode
+from alexnet_dist.launching.wandb_account import Mode, files_folder, init_seconds, unless_set, wanted_mode
 from alexnet_dist.settings import TrackingSettings
 
 # Names, what they stand against, and what the run's summary keeps of them beside the last value.
@@ -27,8 +27,9 @@ _METRICS = (
 
 
 class WandbRun:
-    """A W&B run in the run folder, or in WANDB_DIR: online where somebody is logged in, else offline.
+    """A W&B run: online where somebody is logged in, else offline.
 
+    Its files are in the folder `files`; by default in WANDB_DIR or, where that is not set, the run folder.
     `run_id` is the id of the run to go on with, or None for a new one. Where the server cannot be reached the run is offline too,
     and `unreachable` says why. W&B's own process may end before the run does: SLURM sends SIGTERM to every process of a job,
     and W&B heeds it. From then on nothing more is recorded here, and `lost` is true. At the end W&B has `finish_seconds` to
@@ -48,6 +49,7 @@ class WandbRun:
         run_id: str | None,
         mode: Mode | None = None,
         finish_seconds: float = 0,
+        files: Path | None = None,
     ) -> None:
         start = partial(
             wandb.init,
@@ -59,7 +61,7 @@ class WandbRun:
             job_type=settings.job_type,
             id=run_id,
             resume="allow" if run_id else None,
-            dir=unless_set("WANDB_DIR", folder),
+            dir=files or files_folder(folder),
             config=config,
             settings=wandb.Settings(silent=True, console="off", init_timeout=init_seconds(), finish_timeout=finish_seconds),
         )
