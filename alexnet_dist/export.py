@@ -121,14 +121,17 @@ def _caffe(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
         with path.open("wb") as file:
             np.savez(file, **as_numpy)
     else:
-        save_tensors(path, arrays, {"origin": _origin(trained)})
+        save_tensors(path, arrays, {"origin": _origin(trained), "model": trained.table.name})
     read, _ = read_arrays(path)
     difference = max(
         (ours - theirs).abs().max().item()
         for ours, theirs in zip(_parameters(net).values(), from_caffe(read, trained.table).values(), strict=True)
     )
     exact = "every bit is" if difference == 0 else f"parameters are within {difference:.1e} of"
-    said = f"{len(arrays) - 1} arrays in Caffe's layout and the mean image (BGR); taken back, {exact} the checkpoint's"
+    said = (
+        f"{len(arrays) - 1} arrays of model={trained.table.name} in Caffe's layout and the mean image (BGR); taken back, {exact} "
+        "the checkpoint's"
+    )
     if trained.settings.data.mean == "centre":
         said += (
             ". The run subtracted the mean image's centre from every crop and Caffe subtracts the part that a crop lies on: the "

@@ -76,6 +76,9 @@ def run(config: dict[str, Any]) -> None:
         table = settings.table()
         check_shapes({name: name for name in table.parameter_shapes()}, net.parameters, table)
     else:
+        made_for = said.get("model", settings.table().name)
+        if made_for != settings.table().name:
+            raise UserError(f"{wanted.weights} is of model={made_for}, and not of model={settings.table().name}: give that one")
         kind = "torchvision's" if is_torchvision(arrays) else "Caffe's (channels in BGR, dropout that scales in training)"
         net = fit(arrays, settings, wanted)
     write_run(output, net, config, settings)

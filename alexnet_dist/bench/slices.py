@@ -29,8 +29,8 @@ from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
-from alexnet_dist.parallel.mesh import Mesh, join_mesh
-from alexnet_dist.parallel.process import enter_process
+from alexnet_dist.parallel.mesh import Layout, Mesh, join_mesh
+from alexnet_dist.parallel.process import enter_process, world_size
 from alexnet_dist.planning.work import UPDATE
 from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.tracking.display import Display
@@ -50,6 +50,7 @@ class BenchSlicesSettings(StepSettings):
 def run(config: dict[str, Any]) -> None:
     """Measure a step in each number of slices, in turns, print a table and write the figures, as one process of the mesh."""
     settings = check(BenchSlicesSettings, config)
+    check_measurable(settings, settings.layout(world_size()))
     table = settings.table()
     process = enter_process(settings.device, "fp32", table.towers * max(settings.slices))
     device, threads = process.device, process.threads  # as many as the trainer gives the smallest parts
@@ -133,15 +134,19 @@ def new_net(table: Table, mesh: Mesh, native: bool) -> Net:
 def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchSlicesSettings, config)
-    layout = settings.layout()
+    check_measurable(settings, layout := settings.layout())
+    return layout.processes, config
+
+
+def check_measurable(settings: BenchSlicesSettings, layout: Layout) -> None:
+    """Raises UserError where the slices cannot be shared so, or the file cannot be written: before anything is measured."""
     for count in settings.slices:
         if count % layout.replicas or settings.batch_size % count:
             raise UserError(
                 f"slices={count} of batch_size={settings.batch_size} cannot be shared by {layout.replicas} replicas: the slices "
                 "must be a multiple of the replicas and divide the batch"
             )
-    new_file(settings.output, "slices")  # before anything is measured
-    return layout.processes, config
+    new_file(settings.output, "slices")
 
 
 def main() -> None:

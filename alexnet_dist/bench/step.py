@@ -23,7 +23,7 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout, Mesh, default_processes, join_mesh, plan_layout
-from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores
+from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores, world_size
 from alexnet_dist.planning.work import random_batch, wait_for_gpu
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import load_kernels
@@ -51,11 +51,13 @@ class StepSettings:
     def table(self) -> Table:
         return build_table(self.model)
 
-    def layout(self) -> Layout:
-        """That of the processes to start. Raises UserError where they cannot be."""
+    def layout(self, started: int | None = None) -> Layout:
+        """That of the processes that are `started`, or else of those to start. Raises UserError where they cannot be."""
         towers, wanted = self.table().towers, self.parallel.processes
-        layout = plan_layout(default_processes(towers, self.device) if isinstance(wanted, str) else wanted, towers)
-        pick_device(self.device, layout.processes - 1)
+        planned = default_processes(towers, self.device) if isinstance(wanted, str) else wanted
+        layout = plan_layout(started or planned, towers)
+        if not started:
+            pick_device(self.device, layout.processes - 1)
         if self.batch_size % layout.processes:
             raise UserError(
                 f"batch_size={self.batch_size} cannot be shared by {layout.processes} processes: take a multiple of that"
@@ -73,6 +75,7 @@ class BenchStepSettings(StepSettings):
 def run(config: dict[str, Any]) -> None:
     """Measure all rivals in turns, print tables and write the figures, as one process of the mesh."""
     settings = check(BenchStepSettings, config)
+    check_measurable(settings, settings.layout(world_size()))
     table = settings.table()
     device = enter_process(settings.device, "fp32").device
     with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
@@ -172,15 +175,19 @@ def summary(rates: dict[str, list[float]], figures: dict[str, Any]) -> str:
 def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchStepSettings, config)
-    layout = settings.layout()
+    check_measurable(settings, layout := settings.layout())
+    return layout.processes, config
+
+
+def check_measurable(settings: BenchStepSettings, layout: Layout) -> None:
+    """Raises UserError where the rivals cannot be measured so, or the file cannot be written: before anything is measured."""
     if layout.replicas > 1:
         raise UserError(
             f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
         )
     with torch.device("meta"):  # refused here where it cannot be a rival
         plain_net(settings.table(), shifted_sums_norm)
-    new_file(settings.output, "step")  # before anything is measured
-    return layout.processes, config
+    new_file(settings.output, "step")
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def _mean(errors: Sequence[Errors]) -> Errors:
 def _experiment(run: RunFiles) -> str:
     """Of the experiments without a model of their own one is an ablation."""
     is_whole = run.config["model"].get("name") == SMALL
-    return "small/no_colour" if is_whole and run.config["data"].get("colour") is False else run.experiment()
+    return "small/no_colour" if is_whole and run.chosen_experiment() == "small/no_colour" else run.experiment()
 
 
 def _others(run: RunFiles) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.style import BLUE, GREEN, ORANGE, PALETTE, drawing, horizontal_grid
+from alexnet_dist.text import printable
 
 _MOST_POINTS = 240
 _MOST_BARS = 60
@@ -80,20 +81,22 @@ def draw_comparison(runs: Sequence[tuple[str, RunFiles]], path: Path) -> bool:
         return False
     with drawing(path, 400 + 12 * len(drawn)) as figure:
         above, below = figure.subplots(2, sharex=True)
-        for place, (name, run) in enumerate(drawn):
+        lines = []
+        for place, (_, run) in enumerate(drawn):
             look: dict[str, Any] = {
                 "color": PALETTE[place % len(PALETTE)],
                 "linestyle": _DASHES[place // len(PALETTE) % len(_DASHES)],
             }
             above.plot(*_thinned(run.of_kind("train"), "loss"), **look)
             through = [record for record in run.of_kind("val") if record["views"] == 1]
-            below.plot(*_series(through, "top1_error"), marker=".", label=name, **look)
+            lines += below.plot(*_series(through, "top1_error"), marker=".", **look)
         for axes, title in ((above, "Training loss, one batch"), (below, "Validation error, top-1")):
             axes.set_title(title)
             fit(axes)
         below.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         below.set_xlabel("epoch")
-        figure.legend(loc="outside lower left", ncols=1)
+        # By hand: a label that begins with _ would be left out.
+        figure.legend(lines, [printable(name) for name, _ in drawn], loc="outside lower left", ncols=1)
     return True
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from alexnet_dist.checks import check_settings
-from alexnet_dist.data.images import Images
+from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.maps import Looks, look
@@ -135,4 +136,6 @@ def _open(root: Path, trained: Trained) -> tuple[Images, Images]:
     if not root.is_dir():
         raise UserError(f"the images are not there: there is no folder {root}; name it with data.root=...")
     train, validation = open_root(root, trained.settings.data)
+    if len(train) == trained.state.training_images:  # then these are the ones, and some may be bad
+        train = Subset(train, np.setdiff1d(np.arange(len(train)), trained.state.left_out))
     return number_as(trained, train), number_as(trained, validation)

@@ -57,10 +57,15 @@ class RunFiles:
         """What was said on the command line of the start that its configuration is of."""
         return list(self.config.get("run", {}).get("overrides") or ())
 
-    def experiment(self) -> str:
-        """The choice of `experiment=...` on the command line where the run had its model, which is called alike; or nothing."""
+    def chosen_experiment(self) -> str:
+        """The choice of `experiment=...` on the command line, or nothing."""
         chosen = [said.partition("=")[2] for said in self.overrides() if said.lstrip("+").startswith("experiment=")]
-        return chosen[-1] if chosen and chosen[-1].replace("/", "_") == self.config["model"].get("name") else ""
+        return chosen[-1] if chosen else ""
+
+    def experiment(self) -> str:
+        """The same where the run had its model, which is called alike; or nothing."""
+        chosen = self.chosen_experiment()
+        return chosen if chosen.replace("/", "_") == self.config["model"].get("name") else ""
 
     def final(self) -> dict[str, Any] | None:
         """The last validation: of a complete run the closing one."""

@@ -87,7 +87,8 @@ def draw_run(
     drawn("curves", lambda path: draw_curves(run, path))
     drawn("step_time", lambda path: draw_step_time(run, path))
     drawn("activity", lambda path: draw_activity(run, path))
-    if timeline := run.timeline():
+    # Of processes that hold several towers each the lanes would be no towers'.
+    if (timeline := run.timeline()) and len(timeline["towers"]) == run.table().towers:
         drawn("step", lambda path: draw_step(timeline, path))
     if layers:
         drawn("layers", lambda path: draw_layers(layers, path))
@@ -194,6 +195,6 @@ def _weights(last: Mapping[str, Any] | None) -> list[tuple[str, list[str], list[
     layers = (last or {}).get("layers", {})
 
     def written(sizes: Mapping[str, Any], figure: str) -> list[str]:
-        return [f"{value:.2e}" for value in sizes[figure]]
+        return ["not finite" if value is None else f"{value:.2e}" for value in sizes[figure]]
 
     return [(name, written(sizes, "weight"), written(sizes, "update")) for name, sizes in layers.items()]

@@ -27,9 +27,15 @@ def to_caffe(parameters: Arrays, table: Table) -> dict[str, torch.Tensor]:
     A grouped convolution lies alike in both. Caffe reads BGR, so the first layer's input channels are reversed. Its dropout
     scales in training and not in testing, so that weights behind a dropout are (1 - p) times ours, without rounding where 1 - p
     is a power of two.
+
+    Raises:
+        UserError: a full connection reads its own tower alone, for which Caffe has no layer, or as `testing_scales` does.
     """
     scales = testing_scales(table)
     first = table.layers[0].name
+    for layer in table.layers:
+        if layer.kind == "fc" and layer.reads == "own" and table.towers > 1:
+            raise UserError(f"layer {layer.name} is fully connected to its own tower, which Caffe cannot: take another format")
     return {
         name: _reversed(array) if name == f"{first}.weight" else array * scales.get(name, 1.0)
         for name, array in parameters.items()
@@ -135,5 +141,5 @@ def check_shapes(
 
 
 def _reversed(weight: torch.Tensor) -> torch.Tensor:
-    """RGB for BGR among the input channels, or the other way round."""
-    return weight.flip(1)
+    """RGB for BGR among the input channels, or the other way round; a full connection [filters, 3 * pixels] has them flat."""
+    return weight.flip(1) if weight.ndim == 4 else weight.unflatten(1, (3, -1)).flip(1).flatten(1)

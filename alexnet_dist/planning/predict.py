@@ -8,7 +8,7 @@ A step is followed layer by layer through one process; all others do the same at
     crossing     latency + (processes of the replica - 1) x bytes / bandwidth: before a layer that reads all towers, and back;
                  for a norm that does, always waited for
     gradients    of a layer, over n replicas: 2 ceil(log2 n) latency + 2 (n - 1) / n x bytes / bandwidth: the bytes of a ring,
-                 the latency of a tree
+                 the latency of a tree; where n is no power of two, that of the largest one in it and 2 x bytes / bandwidth
     slices       all of this but the update once for each slice that a replica computes, the gradients' exchange in the last one;
                  3 passes over the gradients for each sum of two slices
     loss         two exchanges over the replica's processes, of a few numbers an image
@@ -175,7 +175,9 @@ class _Walk:
                 self._averaged += seconds
         if self._averaging is not None and last:
             size = FP32 * cost.parameters / self._shares
-            hops, part = 2 * ceil(log2(self._replicas)), 2 * (self._replicas - 1) / self._replicas
+            hops = 2 * ceil(log2(self._replicas))
+            whole = 1 << self._replicas.bit_length() - 1  # what the others have goes to the first ones as a whole, and back
+            part = 2 * (whole - 1) / whole + (2 if whole < self._replicas else 0)
             seconds = hops * self._averaging.latency + part * size / self._averaging.bandwidth
             self._averaged = max(self._averaged, ready) + seconds
 

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.peers import boot_id
 
 # Spans that are no layer's, by name: messages begin (an instant), the computation stands waiting for them, the update.
 SEND, WAITING, UPDATE = "send", "waiting", "update"
@@ -102,15 +103,17 @@ class Timeline:
         """What the processes of the first replica did, the same on every rank; all take part.
 
         `seconds` the step took, and `towers` has for each process its spans in the order in which they began:
-        [name, first second, last second], counted from when the first process began. Clocks are those of one machine.
+        [name, first second, last second], counted from when the first process began; of processes on several machines, whose
+        clocks cannot be compared, each from when itself began: they all leave one barrier.
         """
         if self._on_gpu:
             torch.cuda.synchronize(self._mesh.device)
-        own = self._begun, self._after(self._last), [[name, *map(self._after, stamps)] for name, stamps in self._spans]
-        replica = self._mesh.from_everyone(own)[: self._mesh.layout.shares]
-        first = min(begun for begun, _, _ in replica)
-        towers = [[[name, *(at + begun - first for at in ends)] for name, *ends in spans] for begun, _, spans in replica]
-        return {"seconds": max(begun - first + last for begun, last, _ in replica), "towers": towers}
+        spans = [[name, *map(self._after, stamps)] for name, stamps in self._spans]
+        own = boot_id(), self._begun, self._after(self._last), spans
+        clocks, begun, lasts, told = zip(*self._mesh.from_everyone(own)[: self._mesh.layout.shares], strict=True)
+        later = [at - min(begun) if len(set(clocks)) == 1 else 0.0 for at in begun]
+        towers = [[[name, *(at + by for at in ends)] for name, *ends in spans] for by, spans in zip(later, told, strict=True)]
+        return {"seconds": max(by + last for by, last in zip(later, lasts, strict=True)), "towers": towers}
 
     def _begin(self, name: str) -> None:
         self._open.append(len(self._spans))

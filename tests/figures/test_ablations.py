@@ -108,3 +108,7 @@ def test_nothing_is_drawn_without_the_whole_net(tmp_path: Path) -> None:
     assert [row.here_worse for row in rows] == [None]
     assert not draw_ablations(rows, tmp_path / "ablations.svg")
     assert not (tmp_path / "ablations.svg").exists()
+
+
+def test_a_net_of_the_same_name_with_other_images_is_no_experiment_of_the_authors(tmp_path: Path) -> None:
+    assert not ablations(made(tmp_path, [("paper", 1, 0.40, 0.18)], "model=tiny_imagenet", "data=cifar10"))

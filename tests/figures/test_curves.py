@@ -9,6 +9,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures.curves import draw_activity, draw_comparison, draw_curves, fit, rates_by_epoch
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.style import drawing
+from alexnet_dist.text import printable
 
 
 def _run(*records: dict[str, Any]) -> RunFiles:
@@ -58,6 +59,13 @@ def test_where_no_loss_was_a_number_no_curve_is_drawn(tmp_path: Path) -> None:
     run = _run(_step(10, 0.01, loss=None))
     assert draw_curves(run, tmp_path / "curves.svg")
     draw_comparison([("run", run)], tmp_path / "comparison.svg")
+
+
+def test_every_run_is_in_the_legend_whatever_its_name(tmp_path: Path) -> None:
+    names = ("_mine", "yours", "l\udce9gende")
+    assert draw_comparison([(name, _run(_step(10, 0.01))) for name in names], tmp_path / "x.svg")
+    drawn = (tmp_path / "x.svg").read_text()
+    assert all(f">{printable(name)}<" in drawn for name in names)
 
 
 @pytest.mark.parametrize("name", ["x.svg", "x.png", "x.webp"])

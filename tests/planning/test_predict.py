@@ -117,3 +117,10 @@ def test_slices_need_less_memory_for_maps_and_more_for_gradients() -> None:
     one_each, two_each = (predict(replace(JOB, slices=slices), MACHINE, TWO_NETS, "wait") for slices in (2, 4))
     assert two_each.exposed_gradients >= one_each.exposed_gradients
     assert two_each.gradient_bytes == one_each.gradient_bytes
+
+
+@pytest.mark.parametrize(("replicas", "tensors"), [(2, 1.0), (3, 3.0), (4, 1.5), (6, 3.5)])
+def test_the_sum_over_replicas_moves_what_the_trainer_s_does(replicas: int, tensors: float) -> None:
+    slow = replace(MACHINE, devices=replicas, link=Link(1e-4, 1e6))
+    summed = predict(JOB, slow, Layout(replicas, 1), "wait").exposed_gradients
+    assert summed == pytest.approx(tensors * 4 * JOB.table.parameters / 1e6, rel=0.05)

@@ -94,6 +94,8 @@ def test_without_bad_images_a_run_is_the_same_on_every_layout_and_when_resumed(f
         table = table_of(tmp_path / f"on{processes}")
         assert sorted(row[0] for row in table) == sorted(["file", *names])
         assert all(len(row) == 2 for row in table)
+    assert run_forked("report", "run=on1", cwd=tmp_path).returncode == 0
+    assert "Predictions, neighbours and confusion need the images" not in (tmp_path / "on1" / "report.html").read_text()
     train(*skip, "run.dir=in_two", "parallel.processes=2", "trainer.max_steps=9", cwd=tmp_path)
     train(*skip, "run.dir=in_two", "parallel.processes=4", cwd=tmp_path)
     weights[0] = read_tensors(tmp_path / "in_two")

@@ -3,8 +3,10 @@
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from alexnet_dist.figures.step_picture import draw_step
@@ -13,7 +15,7 @@ from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
-from alexnet_dist.parallel.mesh import join_mesh
+from alexnet_dist.parallel.mesh import Layout, join_mesh
 from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.planning.work import UPDATE as RULE
 from alexnet_dist.training.step import loss_of
@@ -57,6 +59,19 @@ def test_every_part_of_a_step_is_seen_in_its_order_and_drawn(tmp_path: Path) -> 
     assert len(re.findall('marker-end="url', drawn)) == 16
     assert "tower 1: conv3 backward" in drawn
     assert "conv3 forward: tower 0 to tower 1" in drawn
+
+
+@pytest.mark.parametrize(("other", "later"), [("one", 86_000.0), ("another", 0.0)])
+def test_clocks_of_two_machines_are_not_compared(other: str, later: float) -> None:
+    def told(_: Any) -> list[tuple[Any, ...]]:
+        return [("one", 5.0, 1.0, [["conv1 forward", 0.0, 0.5]]), (other, 86_005.0, 2.0, [["conv1 forward", 0.25, 2.0]])]
+
+    mesh: Any = SimpleNamespace(device=torch.device("cpu"), layout=Layout(1, 2), from_everyone=told)
+    timeline = Timeline(mesh)
+    timeline._begun = timeline._zero = timeline._last = 0.0
+    seen = timeline.read()
+    assert seen["seconds"] == later + 2.0
+    assert seen["towers"] == [[["conv1 forward", 0.0, 0.5]], [["conv1 forward", later + 0.25, later + 2.0]]]
 
 
 def test_of_one_process_there_is_no_picture(tmp_path: Path) -> None:
