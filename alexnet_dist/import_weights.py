@@ -76,9 +76,10 @@ def run(config: dict[str, Any]) -> None:
         table = settings.table()
         check_shapes({name: name for name in table.parameter_shapes()}, net.parameters, table)
     else:
-        made_for = said.get("model", settings.table().name)
-        if made_for != settings.table().name:
-            raise UserError(f"{wanted.weights} is of model={made_for}, and not of model={settings.table().name}: give that one")
+        chosen = settings.table().name
+        made_for = said.get("model", chosen) if said.get("origin", "").startswith("alexnet_dist") else chosen
+        if made_for != chosen:
+            raise UserError(f"{wanted.weights} is of the net {made_for}, and model= gives {chosen}: give the model it is of")
         kind = "torchvision's" if is_torchvision(arrays) else "Caffe's (channels in BGR, dropout that scales in training)"
         net = fit(arrays, settings, wanted)
     write_run(output, net, config, settings)

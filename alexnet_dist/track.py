@@ -8,6 +8,7 @@ For a run that was stopped and resumed offline, which W&B itself cannot put toge
 
 import os
 import shlex
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,10 +129,10 @@ def _parts(run: RunFiles) -> list[Path]:
     """What W&B has left of the run: in its folder, and in WANDB_DIR under its ids."""
     from alexnet_dist.launching.wandb_account import files_folder
 
-    ids = dict.fromkeys(start["wandb_id"] for start in run.starts if start["wandb_id"])
-    places = [(run.folder, "*"), *((files_folder(run.folder), name) for name in ids)]
-    found = [place.glob(f"{folder}/*run-*-{name}") for place, name in places for folder in ("wandb", "wandb/replaced")]
-    return list(dict.fromkeys(part for parts in found for part in sorted(parts)))
+    ids = dict.fromkeys(escape(start["wandb_id"]) for start in run.starts if start["wandb_id"])
+    places = [(run.folder, "*run-*"), *((files_folder(run.folder), f"*run-????????_??????-{name}") for name in ids)]
+    found = [place.glob(f"{folder}/{name}") for place, name in places for folder in ("wandb", "wandb/replaced")]
+    return list(dict.fromkeys(part.resolve() for parts in found for part in sorted(parts)))
 
 
 def _set_aside(parts: list[Path]) -> None:

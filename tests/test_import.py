@@ -201,7 +201,7 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
     np.savez(tmp_path / "extra.npz", **caffe_arrays, conv9=np.zeros(3, np.float32))
     np.savez(tmp_path / "bare.npz", **{name: array for name, array in caffe_arrays.items() if name != "mean"})
     np.savez(tmp_path / "counts.npz", **{"conv1.weight": np.zeros(3, np.int64)})
-    save_file(arrays, tmp_path / "named.safetensors", {"model": "paper"})
+    save_file(arrays, tmp_path / "named.safetensors", {"origin": "alexnet_dist 0.1.0", "model": "paper"})
     save_file(arrays, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:5000])
     (tmp_path / "text.caffemodel").write_text("this is no net")
@@ -220,7 +220,7 @@ def test_weights_that_do_not_fit_are_refused_with_a_sentence(
         (("weights=module.pt",), "export with format=safetensors"),
         (("weights=resnet.pth",), "hold layer1.0.weight and lack conv1.weight"),
         (("weights=counts.npz",), "conv1.weight is of torch.int64"),
-        (("weights=named.safetensors", *tiny), "is of model=paper, and not of model=tiny"),
+        (("weights=named.safetensors", *tiny), "is of the net paper, and model= gives tiny"),
         (("weights=lacks.npz", *tiny), "lack fc7.bias"),
         (("weights=extra.npz", *tiny), "hold conv9"),
         (("weights=fits.npz",), r"conv1.weight is \[32, 3, 7, 7\] in the weights and conv1.weight is \[96, 3, 11, 11\]"),

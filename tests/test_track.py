@@ -1,6 +1,7 @@
 """Under which id a run is tracked again: what W&B's server has of one can be added to and not be replaced."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,14 @@ def test_jobs_of_a_sweep_that_recorded_nothing_are_named_and_left_out(two_runs: 
 def test_what_was_recorded_in_wandb_dir_is_found_there_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     run = RunFiles(tmp_path / "run", {}, [], [{"wandb_id": "abc", "end": None}], None, None, None)
-    for name in ("run-1-xyz", "offline-run-1-abc"):
+    for name in ("run-20121001_120000-xyz", "run-20121001_120000-my-abc", "offline-run-20121001_120000-abc"):
         (tmp_path / "elsewhere" / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "run").mkdir()
     assert _own_id(run, aside=True) == "abc"
-    assert [part.name for part in _waiting(run)] == ["offline-run-1-abc"]
-    (tmp_path / "elsewhere" / "wandb" / "run-2-abc").mkdir()
+    assert [part.name for part in _waiting(run)] == ["offline-run-20121001_120000-abc"]
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "run" / ".." / "elsewhere"))
+    assert len(_waiting(replace(run, folder=tmp_path / "elsewhere"))) == 1, "told once where both are one folder"
+    (tmp_path / "elsewhere" / "wandb" / "run-20121001_120001-abc").mkdir()
     assert _own_id(run, aside=True) is None
 
 

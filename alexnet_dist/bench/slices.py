@@ -57,6 +57,8 @@ def run(config: dict[str, Any]) -> None:
     with ExitStack() as at_end:
         mesh = at_end.enter_context(join_mesh(table.towers, device, settings.parallel.timeout))
         display = at_end.enter_context(Display(mesh.rank))
+        if mesh.rank == 0:
+            new_file(settings.output, "slices")
         native = load_kernels("auto", device, display.say)
         preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(device)
         batch = random_batch(table, settings.batch_size // mesh.layout.replicas, device)
@@ -135,18 +137,18 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchSlicesSettings, config)
     check_measurable(settings, layout := settings.layout())
+    new_file(settings.output, "slices")
     return layout.processes, config
 
 
 def check_measurable(settings: BenchSlicesSettings, layout: Layout) -> None:
-    """Raises UserError where the slices cannot be shared so, or the file cannot be written: before anything is measured."""
+    """Raises UserError where the slices cannot be shared so: before anything is measured."""
     for count in settings.slices:
         if count % layout.replicas or settings.batch_size % count:
             raise UserError(
                 f"slices={count} of batch_size={settings.batch_size} cannot be shared by {layout.replicas} replicas: the slices "
                 "must be a multiple of the replicas and divide the batch"
             )
-    new_file(settings.output, "slices")
 
 
 def main() -> None:

@@ -79,6 +79,8 @@ def run(config: dict[str, Any]) -> None:
     table = settings.table()
     device = enter_process(settings.device, "fp32").device
     with join_mesh(table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
+        if mesh.rank == 0:
+            new_file(settings.output, "step")
         torch.manual_seed(0)
         images, labels = random_batch(table, settings.batch_size, device)
         native = load_kernels("auto", device, display.say)
@@ -113,6 +115,7 @@ def run(config: dict[str, Any]) -> None:
 def measure(rival: Rival, mesh: Mesh, steps: int, batch: int, threads: int | None = None) -> float:
     """Images a second over so many steps, after one that is not counted, from when all are ready to when all are done. `threads`
     are torch's; by default the process's share of the cores."""
+    mesh.peers.rest()
     torch.set_num_threads(threads or share_cores(mesh.layout.processes if rival.everyone else 1))
     if mesh.device.type == "cpu":
         keep_freed_memory(rival.keeps_memory)
@@ -136,6 +139,7 @@ def crossing_times(rivals: dict[str, Rival], mesh: Mesh, steps: int) -> dict[str
     for step in (rivals[OURS].step, waiting(rivals[OURS].step, mesh.crossing)):
         rows = []
         for _ in range(steps):
+            mesh.peers.rest()
             dist.barrier(group=mesh.host_group)
             mesh.crossing.read()
             begun = time.perf_counter()
@@ -176,18 +180,18 @@ def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Check everything before a process is started; how many to start, and the configuration for them."""
     settings = check(BenchStepSettings, config)
     check_measurable(settings, layout := settings.layout())
+    new_file(settings.output, "step")
     return layout.processes, config
 
 
 def check_measurable(settings: BenchStepSettings, layout: Layout) -> None:
-    """Raises UserError where the rivals cannot be measured so, or the file cannot be written: before anything is measured."""
+    """Raises UserError where the rivals cannot be measured so: before anything is."""
     if layout.replicas > 1:
         raise UserError(
             f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
         )
     with torch.device("meta"):  # refused here where it cannot be a rival
         plain_net(settings.table(), shifted_sums_norm)
-    new_file(settings.output, "step")
 
 
 def main() -> None:

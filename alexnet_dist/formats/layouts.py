@@ -142,4 +142,6 @@ def check_shapes(
 
 def _reversed(weight: torch.Tensor) -> torch.Tensor:
     """RGB for BGR among the input channels, or the other way round; a full connection [filters, 3 * pixels] has them flat."""
-    return weight.flip(1) if weight.ndim == 4 else weight.unflatten(1, (3, -1)).flip(1).flatten(1)
+    if weight.ndim == 2 and weight.shape[1] % 3 == 0:
+        return weight.unflatten(1, (3, -1)).flip(1).flatten(1)
+    return weight.flip(1)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_dist.errors import UNREACHABLE, LostPeerError, RunFailed, Stopped, UserError
 from alexnet_dist.parallel.crossing import Crossing
@@ -21,7 +20,6 @@ from alexnet_dist.parallel.ordered_sum import OrderedSum
 from alexnet_dist.parallel.peers import SETUP_SECONDS, Peers, record_flight
 from alexnet_dist.parallel.process import world_size
 
-# What a process may take before the first step, while others wait: it may draw images or compute their mean.
 # A run may be suspended, and gloo and NCCL count that time too: `Peers` ends what hangs, and they do not.
 _LONG = datetime.timedelta(days=30)
 
@@ -262,22 +260,21 @@ def join_groups(
     overlap: bool = True,
 ) -> Mesh:
     """The mesh and its groups, of the processes that have met in torch's default group; `host_backend` is for CPU tensors."""
-    devices = init_device_mesh(device.type, (layout.replicas, layout.shares), mesh_dim_names=("replica", "tower"))
     shares = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
     replicas = [list(range(share, layout.processes, layout.shares)) for share in range(layout.shares)]
-    own_groups = [dist.new_subgroups_by_enumeration(ranks, timeout=limit)[0] for ranks in (shares, shares, replicas)]
-    crossing_group, crops_group, sums_group = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
-    host_group, checkpoint_group = (dist.new_group(backend=host_backend, timeout=limit) for _ in range(2))
-    assert isinstance(host_group, dist.ProcessGroup)
-    assert isinstance(checkpoint_group, dist.ProcessGroup)
+    wanted = (shares, shares, shares, replicas, replicas)
+    own_groups = [dist.new_subgroups_by_enumeration(ranks, timeout=limit)[0] for ranks in wanted]
+    own_groups += [dist.new_group(backend=host_backend, timeout=limit) for _ in range(2)]
+    groups = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
+    tower_group, crossing_group, crops_group, replica_group, sums_group, host_group, checkpoint_group = groups
     mesh = Mesh(
         layout=layout,
         rank=rank,
         device=device,
         crossing=Crossing(crossing_group, wire, overlap),
-        tower_group=devices.get_group("tower"),
+        tower_group=tower_group,
         crops_group=crops_group,
-        replica_group=devices.get_group("replica"),
+        replica_group=replica_group,
         over_replicas=OrderedSum(sums_group),
         host_group=host_group,
         checkpoint_group=checkpoint_group,

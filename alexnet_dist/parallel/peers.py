@@ -25,6 +25,7 @@ from torch._C import _distributed_c10d
 from alexnet_dist.errors import LOST, tell
 from alexnet_dist.files import whole_file
 from alexnet_dist.parallel.failures import one_line
+from alexnet_dist.parallel.process import boot_id
 
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 3.0
@@ -58,7 +59,7 @@ class Peers:
         if world == 1:
             return
         self._store = dist.PrefixStore("peers", store.clone())
-        self._store.set_timeout(datetime.timedelta(seconds=timeout))
+        self._store.set_timeout(datetime.timedelta(days=30))  # a run may be suspended: `_watch_store` has the limit
         self._store.set(f"beat/{rank}", "0 0")
         self._store.set(f"who/{rank}", json.dumps([self._machine, os.getpid()]))
         self._watcher = threading.Thread(target=self._watch, name="peers", daemon=True)
@@ -88,20 +89,23 @@ class Peers:
         return self._timeout if self._pieces > 2 else max(self._timeout, _FIRST_SECONDS)
 
     def leave(self, failed: bool) -> None:
-        """This process ends in its own way: it is not lost. Where it has `failed`, the others end too and say nothing.
-
-        With rank 0 the store may go by which the others know that: it waits for them, some seconds.
-        """
+        """This process ends in its own way: it is not lost. Where it has `failed`, the others end too and say nothing. With rank
+        0 the store may go by which the others know that: it waits for them, some seconds."""
         self._closed.set()
         if self._world > 1:
-            with suppress(dist.DistError):  # the store has gone, and with it whoever would read this
-                self._store.set(f"left/{self._rank}", "failed" if failed else "done")
-                if self._rank == 0:  # (the store's own wait would write a warning where one does not come)
-                    others, until = [f"left/{rank}" for rank in range(self._world)], time.monotonic() + _SECONDS_FOR_ALL
-                    while not self._store.check(others) and time.monotonic() < until:
-                        time.sleep(0.05)
+            leaving = threading.Thread(target=self._leave, args=(failed,), daemon=True)  # the store may be stopped or cut off
+            leaving.start()
             # A thread that the interpreter's end finds inside the store's C++ aborts the process.
+            leaving.join(2 * _SECONDS_FOR_ALL)
             self._watcher.join(2 * _BEAT_SECONDS)
+
+    def _leave(self, failed: bool) -> None:
+        with suppress(dist.DistError):  # the store has gone, and with it whoever would read this
+            self._store.set(f"left/{self._rank}", "failed" if failed else "done")
+            if self._rank == 0:  # (the store's own wait would write a warning where one does not come)
+                others, until = [f"left/{rank}" for rank in range(self._world)], time.monotonic() + _SECONDS_FOR_ALL
+                while not self._store.check(others) and time.monotonic() < until:
+                    time.sleep(0.05)
 
     def first_to_tell(self) -> bool:
         """Whether no process has said yet why the run ends; from now on one has."""
@@ -115,13 +119,13 @@ class Peers:
     def explain(self, error: Exception) -> None:
         """Say who was lost, after a connection broke with `error`, unless it is said already."""
         if not self._found.wait(_SILENT_SECONDS + 2 * _BEAT_SECONDS):
-            silent = self._silent(_SILENT_SECONDS)
-            who = f"{_ranks(silent, 'was', 'were')} lost" if silent else f"a connection broke ({one_line(error)})"
-            self._say(who)
+            silent = self._silent(_SILENT_SECONDS, time.monotonic())
+            self._say(f"{_ranks(silent, 'was', 'were')} lost" if silent else f"a connection broke ({one_line(error)})")
         self._closed.set()
 
     def _watch(self) -> None:
         try:
+            self._asking = time.monotonic()
             self._meet()
             while not (self._closed.is_set() or self._found.is_set()):
                 self._asking = time.monotonic()
@@ -141,7 +145,7 @@ class Peers:
             if asking and turned - max(asking, since, woke, self._woke) > within + _SILENT_SECONDS:
                 silent = "the process through which all met (rank 0 or the launcher) has not answered"
                 tell(f"error: {silent} for {within:g} seconds; rank {self._rank} stood at step {self._step}")
-                os._exit(LOST)
+                _leave_at_once()
 
     def _meet(self) -> None:
         others = [rank for rank in range(self._world) if rank != self._rank]
@@ -149,6 +153,9 @@ class Peers:
             rank = others[0]
             if not self._store.check([f"who/{rank}"]):
                 time.sleep(0.05)
+                self._asking = time.monotonic()
+                if self._asking - self._expected[0] > self._expected[1]:
+                    self._end(f"rank {rank} has not come")
                 continue
             others.pop(0)
             machine, pid = json.loads(self._store.get(f"who/{rank}"))
@@ -167,7 +174,7 @@ class Peers:
         for rank, beat in enumerate(beats):
             if rank not in self._beats or self._beats[rank][0] != beat:
                 self._beats[rank] = beat, now
-        if self._unheard(self._patience()):
+        if self._unheard(self._patience(), now):
             self._give_up_waiting(self._patience())
 
     def _turn(self) -> float:
@@ -206,7 +213,7 @@ class Peers:
 
     def _give_up_waiting(self, within: float) -> None:
         waited = f"for {within:g} seconds{' (parallel.timeout)' if within == self._timeout else ''}"
-        silent = self._unheard(_SILENT_SECONDS)
+        silent = self._unheard(_SILENT_SECONDS, time.monotonic())
         self._store.set("hanging", "")
         self._write_recording()
         if silent:
@@ -223,26 +230,24 @@ class Peers:
     def _write_recording(self) -> None:
         if self.recordings:
             _write_flight(self.recordings, self._rank)
-            self.recordings = None
+            self.recordings, self._asking = None, time.monotonic()
 
-    def _silent(self, seconds: float) -> list[int]:
-        now = time.monotonic()
+    def _silent(self, seconds: float, now: float) -> list[int]:
         silent_since = {rank: max(heard, self._woke) for rank, (_, heard) in self._beats.items() if rank != self._rank}
         return [rank for rank, since in silent_since.items() if now - since > seconds]
 
-    def _unheard(self, seconds: float) -> list[int]:
+    def _unheard(self, seconds: float, now: float) -> list[int]:
         """The ranks that have been silent for so long and have not left in their own way."""
-        return [rank for rank in self._silent(seconds) if not self._store.check([f"left/{rank}"])]
+        return [rank for rank in self._silent(seconds, now) if not self._store.check([f"left/{rank}"])]
 
     def _end(self, what: str | None) -> None:
         """Say it, unless another process has; then end this one, if the main thread does not."""
         if what:
             self._say(what)
+        self._asking = None  # the store has answered
         self._found.set()
         if not self._closed.wait(_GRACE_SECONDS):
-            with suppress(OSError):
-                sys.stdout.flush()
-            os._exit(LOST)
+            _leave_at_once()
 
     def _say(self, what: str) -> None:
         first = self.first_to_tell()
@@ -252,9 +257,10 @@ class Peers:
             tell(f"error: {what}; rank {self._rank} stood at step {self._step}; the last complete checkpoint stays")
 
 
-def boot_id() -> str:
-    """What tells a machine, and one start of it, from others; its monotonic clock counts from there."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _leave_at_once() -> None:
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(LOST)
 
 
 def record_flight() -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -49,6 +50,11 @@ def enter_process(
     if chosen.type == "cpu":
         keep_freed_memory()
     return Process(chosen, share_cores(processes), torch.get_num_threads(), set_precision(precision, chosen))
+
+
+def boot_id() -> str:
+    """What tells a machine, and one start of it, from others; its monotonic clock counts from there."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def world_size() -> int:

@@ -172,6 +172,7 @@ def _cross(mesh: Mesh, outgoing: list[torch.Tensor]) -> None:
 
 def _seconds(done: Callable[[], object], mesh: Mesh) -> float:
     """Of this process's work, which all processes begin at once."""
+    mesh.peers.rest()
     dist.barrier(group=mesh.host_group)
     work.wait_for_gpu(mesh)
     begun = time.perf_counter()

@@ -92,6 +92,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
+    mesh.peers.rest()
     return train, validation
 
 
@@ -148,6 +149,7 @@ def gather_statistics(
         leave_out(found)
 
     met = None
+    mesh.peers.rest()
     if mesh.rank == 0:
         try:
             statistics = gather(
@@ -162,6 +164,7 @@ def gather_statistics(
         except BadImageError as error:
             met = error.bad
     raise_together(met, mesh)
+    mesh.peers.rest()
     return mesh.from_first((statistics, found))
 
 

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.parallel.peers import boot_id
+from alexnet_dist.parallel.process import boot_id
 
 # Spans that are no layer's, by name: messages begin (an instant), the computation stands waiting for them, the update.
 SEND, WAITING, UPDATE = "send", "waiting", "update"
