@@ -27,10 +27,13 @@ def main() -> None:
             seen.setdefault(run.last_step(), time.perf_counter())
             time.sleep(0.01)
         assert run.end(600) == 0, run.said()
-    took = {step: seen[step] - seen[step - 1] for step in range(3, STEPS + 1)}
-    undisturbed = statistics.median(seconds for step, seconds in took.items() if step % EVERY > EVERY // 2 or step % EVERY == 0)
+    # A step's line is there when the next step is done; that of a step that is saved before it is copied, with the one before it.
+    behind = EVERY // 2
+    undisturbed = statistics.median(
+        seen[step] - seen[step - 1] for step in range(behind + 1, STEPS - 1) if behind < step % EVERY < EVERY - 1
+    )
     for save in range(EVERY, STEPS, EVERY):
-        cost = sum(took[step] - undisturbed for step in range(save + 1, save + 1 + EVERY // 2))
+        cost = seen[save + behind] - seen[save] - (behind + 1) * undisturbed
         share = cost / (INTERVAL * undisturbed)
         print(f"save at step {save}: {cost:+.2f} s beside steps of {undisturbed:.2f} s, {share:.2%} of {INTERVAL} steps")
 
