@@ -17,11 +17,8 @@ from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.failures import broken_connection, one_line, refusal
 from alexnet_dist.parallel.gloo import shared_gloo
 from alexnet_dist.parallel.ordered_sum import OrderedSum
-from alexnet_dist.parallel.peers import SETUP_SECONDS, Peers, record_flight
+from alexnet_dist.parallel.peers import LONG, SETUP_SECONDS, Peers, record_flight
 from alexnet_dist.parallel.process import world_size
-
-# A run may be suspended, and gloo and NCCL count that time too: `Peers` ends what hangs, and they do not.
-_LONG = datetime.timedelta(days=30)
 
 # What the user can mend, and one process alone may meet.
 _MENDABLE = (UserError, *UNREACHABLE)
@@ -180,8 +177,8 @@ def join_mesh(
         gloo = "gloo" if cuda else shared_gloo()  # beside a GPU its threads are in nobody's way
         own = device if cuda else None  # NCCL's groups are made at once, and not by their first messages
         backend = "cpu:gloo,cuda:nccl" if cuda else gloo
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_LONG, device_id=own)
-        yield (mesh := join_groups(layout, rank, device, peers, _LONG, gloo, wire, overlap))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONG, device_id=own)
+        yield (mesh := join_groups(layout, rank, device, peers, LONG, gloo, wire, overlap))
         peers.rest()
         dist.barrier(group=mesh.host_group)  # nobody leaves before all are done
     except Exception as error:

@@ -32,6 +32,7 @@ _SILENT_SECONDS = 3.0
 _GRACE_SECONDS = 4.0
 _RECORDING_SECONDS = 3.0
 _SECONDS_FOR_ALL = 5.0  # in which all have failed that fail alike
+LONG = datetime.timedelta(days=30)  # for torch's own waits, which count the time of a suspended run: `Peers` ends what hangs
 SETUP_SECONDS = 1800.0  # for what is no step: meeting, a mean image, a checkpoint, rank 0's report
 # What each of the first two pieces may take at the most: memory is taken, connections are made, a GPU's kernels are chosen.
 _FIRST_SECONDS = 300.0
@@ -59,7 +60,7 @@ class Peers:
         if world == 1:
             return
         self._store = dist.PrefixStore("peers", store.clone())
-        self._store.set_timeout(datetime.timedelta(days=30))  # a run may be suspended: `_watch_store` has the limit
+        self._store.set_timeout(LONG)
         self._store.set(f"beat/{rank}", "0 0")
         self._store.set(f"who/{rank}", json.dumps([self._machine, os.getpid()]))
         self._watcher = threading.Thread(target=self._watch, name="peers", daemon=True)
