@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from alexnet_dist.dali import dali_package
-from alexnet_dist.errors import RunFailed, UserError, leave_out_decoder_lines, tell
+from alexnet_dist.errors import RunFailed, Stopped, UserError, leave_out_decoder_lines, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
@@ -72,11 +72,20 @@ def distributed_command(module: str, config_name: str) -> None:
 
 
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
-    """Run a command of one process on its composed configuration."""
+    """Run a command of one process on its composed configuration. SIGTERM ends it as Ctrl-C does, with what it has begun put away."""
+
+    def job(composed: DictConfig) -> None:
+        try:
+            run(_plain(composed))
+        except Stopped as stopped:
+            tell(f"ended by {signal.Signals(stopped.signum).name}")
+            raise
+
     with errors_as_sentences():
         _prepare_process()
+        signal.signal(signal.SIGTERM, _stop)
         sys.argv[1:] = accepted(sys.argv[1:])
-        _with_hydra(config_name, errors_as_sentences()(lambda composed: run(_plain(composed))))
+        _with_hydra(config_name, errors_as_sentences()(job))
 
 
 def _prepare_process() -> None:
@@ -87,6 +96,10 @@ def _prepare_process() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle_folders()
     dali_package()  # where there are two, nothing else is to be trusted
+
+
+def _stop(signum: int, _: object) -> NoReturn:
+    raise Stopped(signum)
 
 
 def worker(module: str, config: dict[str, Any]) -> None:

@@ -91,9 +91,17 @@ def test_its_processes_end_when_it_is_killed_alone(tmp_path):
     assert_group_ends(process.pid)
 
 
-def test_interrupted_it_says_so_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(
+    ("send", "signum", "status", "said"),
+    [
+        (os.killpg, signal.SIGINT, 130, "interrupted\n"),
+        (os.killpg, signal.SIGTERM, 143, "ended by SIGTERM\n"),
+        (os.kill, signal.SIGTERM, 143, "ended by SIGTERM\n"),
+    ],
+)
+def test_interrupted_it_says_so_and_leaves_no_process(tmp_path, send, signum, status, said):
     process = started(tmp_path)
-    os.killpg(process.pid, signal.SIGINT)
+    send(process.pid, signum)
     _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert (process.returncode, errors) == (status, said)
     assert_group_ends(process.pid)
