@@ -72,7 +72,7 @@ def distributed_command(module: str, config_name: str) -> None:
 
 
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
-    """Run a command of one process on its composed configuration. SIGTERM ends it as Ctrl-C does, with what it has begun put away."""
+    """Run a command of one process on its composed configuration. SIGTERM ends it in order, as Ctrl-C does."""
 
     def job(composed: DictConfig) -> None:
         try:
