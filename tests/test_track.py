@@ -5,8 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from alexnet_dist.figures.run_files import RunFiles
+from alexnet_dist.figures.kernels import draw_kernels
+from alexnet_dist.figures.run_files import RunFiles, read_run
+from alexnet_dist.figures.wandb_media import media
 from alexnet_dist.track import _own_id, _set_aside, _waiting
 from tests.forked import run_forked
 
@@ -57,3 +60,13 @@ def test_a_folder_that_is_named_has_the_files_and_disabled_records_nothing(two_r
     assert not (tmp_path / "elsewhere").exists()
     done = run_forked("track", "run=run", cwd=tmp_path, environments=[{"WANDB_MODE": "disabled"}])
     assert (done.returncode, done.stderr.split(":")[1]) == (2, " WANDB_MODE=disabled records nothing")
+
+
+def test_pictures_of_other_weights_than_the_last_checkpoint_s_are_left_out(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    run = replace(read_run(two_runs[0]), folder=tmp_path)
+    assert run.state
+    assert run.state.weights
+    (tmp_path / "figures").mkdir()
+    for name, weights in (("kernels", run.state.weights), ("filters", "of an older report")):
+        draw_kernels(torch.rand(16, 3, 5, 5), 2, tmp_path / "figures" / f"{name}.png", of=weights)
+    assert list(media(run)) == ["figures/kernels"]

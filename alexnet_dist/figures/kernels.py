@@ -33,11 +33,11 @@ def colour_shares(kernels: torch.Tensor, towers: int) -> list[float]:
     return shares
 
 
-def draw_kernels(kernels: torch.Tensor, towers: int, path: Path) -> None:
+def draw_kernels(kernels: torch.Tensor, towers: int, path: Path, of: str = "") -> None:
     """The kernels [filters, 3, k, k] as pictures, tower 0 above tower 1, each scaled to its own range as the authors' plot is."""
     rows = -(-kernels.shape[0] // towers // _COLUMNS)
     size = kernels.shape[-1] + 1
-    with drawing(path, towers * (rows * 380 / _COLUMNS + 24)) as figure:
+    with drawing(path, towers * (rows * 380 / _COLUMNS + 24), of=of) as figure:
         all_axes = figure.subplots(towers, squeeze=False)[:, 0]
         shares = colour_shares(kernels, towers)
         for tower, (axes, own, share) in enumerate(zip(all_axes, kernels.chunk(towers), shares, strict=True)):
@@ -60,7 +60,7 @@ def mosaic(kernels: torch.Tensor) -> np.ndarray:
     return picture
 
 
-def draw_filters(net: Net, path: Path) -> bool:
+def draw_filters(net: Net, path: Path, of: str = "") -> bool:
     """The strongest filters of the convolutions behind the first, by tower; whether there are any.
 
     A row is a filter; a tile is its weights for one map that it reads, the strongest first. They reach from blue (negative) over
@@ -70,7 +70,7 @@ def draw_filters(net: Net, path: Path) -> bool:
     if not later:
         return False
     towers = net.table.towers
-    with drawing(path, 115 * towers, 200 * len(later)) as figure:
+    with drawing(path, 115 * towers, 200 * len(later), of=of) as figure:
         figure.set_layout_engine("constrained", wspace=0.05, hspace=0.05)
         cells = figure.subplots(towers, len(later), squeeze=False)
         for column, name in zip(cells.T, later, strict=True):

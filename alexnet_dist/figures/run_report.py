@@ -92,12 +92,12 @@ def draw_run(
         drawn("step", lambda path: draw_step(timeline, path))
     if layers:
         drawn("layers", lambda path: draw_layers(layers, path))
-    towers = run.table().towers
+    towers, weights = run.table().towers, (run.state and run.state.weights) or ""
     kernels = first_kernels(load()[0]) if run.checkpoint else None
     if kernels is not None:
-        drawn("kernels", lambda path: draw_kernels(kernels, towers, path), (".svg", ".png"))
+        drawn("kernels", lambda path: draw_kernels(kernels, towers, path, of=weights), (".svg", ".png"))
     if run.checkpoint:
-        drawn("filters", lambda path: draw_filters(load()[0], path), (".png",))
+        drawn("filters", lambda path: draw_filters(load()[0], path, of=weights), (".png",))
     examples, missing = None, ""
     try:
         examples = find_examples(run, load, options, folder, show)

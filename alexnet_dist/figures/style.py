@@ -31,10 +31,10 @@ SCHEMES = "svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde3
 
 
 @contextmanager
-def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
+def drawing(path: Path, height: float, width: float = WIDTH, of: str = "") -> Iterator[Figure]:
     """An empty figure of `width` x `height` points, written to `path` at the end with nothing behind it.
 
-    Lines and text go into an .svg file; what is made of pixels into .png, photographs into .webp.
+    Lines and text go into an .svg file; what is made of pixels into .png, photographs into .webp. A .png says what it is `of`.
 
     Raises UnwritableError where it cannot be written.
     """
@@ -50,8 +50,10 @@ def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]
             figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             write_whole(path, _follow_page(drawn.getvalue().decode()).encode())
         else:
-            packing = {"quality": 85} if path.suffix == ".webp" else {"optimize": True}
-            figure.savefig(drawn, format=path.suffix[1:], transparent=True, dpi=144, pil_kwargs=packing)
+            told: dict[str, Any] = {"pil_kwargs": {"quality": 85}}
+            if path.suffix == ".png":
+                told = {"pil_kwargs": {"optimize": True}, "metadata": {"Source": of}}
+            figure.savefig(drawn, format=path.suffix[1:], transparent=True, dpi=144, **told)
             write_whole(path, drawn.getvalue())
 
 

@@ -26,12 +26,14 @@ def hand_over(run_dir: Path, run: WandbRun, with_artifacts: bool) -> None:
 
 
 def media(run: RunFiles) -> dict[str, Any]:
-    """The pictures of figures/ and the tables behind them, by W&B's names; of examples those of the last checkpoint alone."""
+    """The pictures of figures/ and the tables behind them, by W&B's names; those of the last checkpoint alone."""
     shown: dict[str, Any] = {}
     examples = read_examples(run, run.folder / "figures")
     for name in (*_OF_WEIGHTS, *(_OF_EXAMPLES if examples else ())):
         if (path := run.folder / "figures" / name).is_file():
             with Image.open(path) as picture:
+                if name in _OF_WEIGHTS and run.state and picture.info.get("Source") != run.state.weights:
+                    continue
                 shown[f"figures/{path.stem}"] = wandb.Image(picture.convert("RGBA"), caption=path.stem)
     if examples:
         shown["figures/prediction_table"] = _prediction_table(examples)
