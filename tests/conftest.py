@@ -47,7 +47,7 @@ def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def few_images(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of these, 320 for training and 64 for validation, as a data.root."""
-    return take_few(drawn_images, tmp_path_factory.mktemp("few") / "images")
+    return take_few(drawn_images, tmp_path_factory.mktemp("few") / "images", 320, 64)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from tests.distributed.hosts import Host, NotPermitted, joined_hosts
 from tests.forked import is_told
 
 SETTINGS = (
-    *("tracking=none", "run.dir=run", "run.report=false", "data.size=64", "trainer.batch_size=32", "trainer.log_every=1"),
+    *("tracking=none", "run.dir=run", "run.report=false", "data.size=64", "trainer.batch_size=16", "trainer.log_every=1"),
     "optimizer.lr=0.005",
 )
 QUICK = ("evaluation.views=1", "trainer.validate_every=1000", "trainer.epochs=1000", "checkpoint.every=10", "parallel.threads=1")
@@ -63,7 +63,7 @@ def _training(cwd: Path) -> list[dict[str, float]]:
 def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
     hosts: list[Host], few_images: Path, tmp_path: Path
 ) -> None:
-    words = (*SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=100", f"parallel.timeout={TIMEOUT}")
+    words = (*SETTINGS, *QUICK, f"data.root={few_images}", "trainer.max_steps=60", f"parallel.timeout={TIMEOUT}")
     logs = [tmp_path / f"{host.name}.log" for host in hosts[:2]]
     running = [
         host.torchrun(hosts[0], "2", "cut", "-m", "alexnet_dist.train", *words, cwd=tmp_path, log=log)
@@ -80,7 +80,7 @@ def test_a_cut_cable_is_a_line_and_plugged_in_again_the_run_goes_on(
     hosts[1].plug_in()
     assert [process.wait(timeout=900) for process in running] == [0, 0], [log.read_text() for log in logs]
     assert "resumed from run/checkpoints/step-000000" in logs[0].read_text()
-    assert _steps(tmp_path) == list(range(1, 101))
+    assert _steps(tmp_path) == list(range(1, 61))
 
 
 @pytest.mark.slow
@@ -96,21 +96,21 @@ def test_a_run_goes_on_with_one_host_when_the_other_is_gone_and_with_both_when_i
         nodes, meet = ("1:2", hosts[0]) if number < 2 else ("1", host)
         return host.torchrun(meet, nodes, "elastic", *words, f"trainer.max_steps={steps}", cwd=cwd, log=logs[number], **ELASTIC)
 
-    staying, leaving = start(0, 120), start(1, 120)
+    staying, leaving = start(0, 80), start(1, 80)
     _wait_for_step(15, tmp_path, [staying, leaving], logs)
     hosts[1].kill_all()
     assert leaving.wait(timeout=10) == -signal.SIGKILL
     _wait_until(lambda: "replicas: 1," in logs[0].read_text(), logs)
     _wait_for_step(30, tmp_path, [staying], logs)
     with hosts[0].held_up() as held:  # so that the run is not complete before Python has started over there
-        returned = start(1, 120)
+        returned = start(1, 80)
         _wait_until(lambda: is_told(held, signal.SIGTERM), logs)
     _wait_until(lambda: logs[0].read_text().count("replicas: 2,") == 2, logs)
     assert [process.wait(timeout=900) for process in (staying, returned)] == [0, 0], [log.read_text() for log in logs]
-    assert _steps(tmp_path) == list(range(1, 121))
+    assert _steps(tmp_path) == list(range(1, 81))
     # With as many slices as there were replicas at most, no host that went or came has left a trace in the weights.
     unbroken = [word for word in settings if not word.startswith("run.dir")]
-    train(*unbroken, "trainer.max_steps=120", "run.dir=unbroken", cwd=tmp_path)
+    train(*unbroken, "trainer.max_steps=80", "run.dir=unbroken", cwd=tmp_path)
     assert read_metrics(tmp_path / "run")[-1]["weights"] == read_metrics(tmp_path / "unbroken")[-1]["weights"]
 
 

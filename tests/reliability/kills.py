@@ -19,17 +19,17 @@ import torch
 from tests.commands import read_metrics, read_tensors, train
 from tests.reliability.started import PLAIN, Started, started
 
-# With the images of `take_few` an epoch, and so a validation, ends every ten steps, with a checkpoint.
+# With 160 images an epoch, and so a validation, ends every ten steps, with a checkpoint.
 RUN = (
-    *("data.size=64", "trainer.batch_size=32", "trainer.log_every=1", "evaluation.views=1", "evaluation.batch_size=32"),
+    *("data.size=64", "trainer.batch_size=16", "trainer.log_every=1", "evaluation.views=1", "evaluation.batch_size=32"),
     *("checkpoint.every=10", "trainer.epochs=1000", "parallel.max_restarts=100"),
 )
 SIXTY = "trainer.max_steps=60"
 
 
-def take_few(data: Path, folder: Path) -> Path:
-    """A data.root with links to 320 of the quick start's training images and 64 of its validation images."""
-    for split, count in (("train", 40), ("val", 8)):
+def take_few(data: Path, folder: Path, train: int = 160, val: int = 32) -> Path:
+    """A data.root with links to so many of the quick start's training and validation images, of each class as many."""
+    for split, count in (("train", train // 8), ("val", val // 8)):
         for kind in sorted((data / split).iterdir()):
             (folder / split / kind.name).mkdir(parents=True)
             for file in sorted(kind.iterdir())[:count]:

@@ -28,7 +28,7 @@ from tests.reliability import kills
 from tests.reliability.started import PLAIN, started
 
 
-def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, few_images: Path, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, epoch_images: Path, tmp_path: Path) -> None:
     subprocess.run(["cp", "-r", complete, tmp_path / "run"], check=True)
     checkpoints = tmp_path / "run" / "checkpoints"
     flipped = checkpoints / "step-00000060" / "__1_0.distcp"
@@ -43,7 +43,7 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, few_i
     evaluated = run_forked("evaluate", f"checkpoint={flipped.parent}", cwd=tmp_path)
     assert evaluated.returncode == 2
     assert "is damaged (__1_0.distcp is not as it was written)" in evaluated.stderr
-    done = train(*kills.RUN, f"data.root={few_images}", kills.SIXTY, "checkpoint.keep=5", "run.dir=run", cwd=tmp_path)
+    done = train(*kills.RUN, f"data.root={epoch_images}", kills.SIXTY, "checkpoint.keep=5", "run.dir=run", cwd=tmp_path)
     for damaged, file in (("step-00000060", "__1_0.distcp"), ("step-00000050", "state.json")):
         assert f"warning: run/checkpoints/{damaged} is damaged ({file} is not as it was written)" in done.stdout
         assert (checkpoints / f"damaged-{damaged}" / file).is_file()
@@ -52,14 +52,14 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(complete: Path, few_i
 
 
 @pytest.mark.slow
-def test_a_kill_between_a_checkpoint_and_its_pointers_is_made_good(complete: Path, few_images: Path, tmp_path: Path) -> None:
+def test_a_kill_between_a_checkpoint_and_its_pointers_is_made_good(complete: Path, epoch_images: Path, tmp_path: Path) -> None:
     subprocess.run(["cp", "-r", complete, tmp_path / "run"], check=True)
     checkpoints = tmp_path / "run" / "checkpoints"
     best = (checkpoints / "best").read_text()
     wrong = next(name for name in ("step-00000010\n", "step-00000020\n") if name != best)
     for pointer in ("latest", "best"):
         (checkpoints / pointer).write_text(wrong)
-    train(*kills.RUN, f"data.root={few_images}", kills.SIXTY, "run.dir=run", cwd=tmp_path)
+    train(*kills.RUN, f"data.root={epoch_images}", kills.SIXTY, "run.dir=run", cwd=tmp_path)
     assert (checkpoints / "best").read_text() == best
     assert (checkpoints / "latest").read_text() == "step-00000060\n"
 
@@ -77,8 +77,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_run_whose_last_step_cannot_be_saved_is_not_done(small_disk: Path, few_images: Path, tmp_path: Path) -> None:
-    words = ("tracking=none", "run.report=false", *kills.RUN, f"data.root={few_images}", f"run.dir={small_disk}/run")
+def test_a_run_whose_last_step_cannot_be_saved_is_not_done(small_disk: Path, epoch_images: Path, tmp_path: Path) -> None:
+    words = ("tracking=none", "run.report=false", *kills.RUN, f"data.root={epoch_images}", f"run.dir={small_disk}/run")
     done = run_command("train", *words, "trainer.max_steps=12", cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.count("warning: no checkpoint of step 12 could be written") == 2, "it was tried again"
@@ -140,8 +140,8 @@ def test_an_old_checkpoint_that_cannot_be_deleted_costs_a_warning(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_a_warning_and_not_the_run(small_disk: Path, complete: Path, few_images: Path) -> None:
-    words = (*kills.RUN, f"data.root={few_images}")
+def test_a_full_disk_costs_a_warning_and_not_the_run(small_disk: Path, complete: Path, epoch_images: Path) -> None:
+    words = (*kills.RUN, f"data.root={epoch_images}")
     checkpoints = small_disk / "run" / "checkpoints"
     with started(PLAIN, *words, "trainer.max_steps=5000", cwd=small_disk) as run:  # its log is on that disk too
         run.wait_until(lambda: "warning: no checkpoint of step 30 could be written to run/checkpoints (No space" in run.said())
@@ -164,11 +164,11 @@ def test_a_full_disk_costs_a_warning_and_not_the_run(small_disk: Path, complete:
 
 
 @pytest.mark.slow
-def test_by_time_and_where_the_folder_takes_none(few_images: Path, tmp_path: Path) -> None:
+def test_by_time_and_where_the_folder_takes_none(epoch_images: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("a file in the way")
     time_only = ("checkpoint.every=null", "checkpoint.minutes=0.0001", "trainer.validate_every=1000", "trainer.max_steps=20")
-    words = (*kills.RUN, f"data.root={few_images}", *time_only, "run.dir=run")
+    words = (*kills.RUN, f"data.root={epoch_images}", *time_only, "run.dir=run")
     done = run_command("train", "tracking=none", "run.report=false", *words, cwd=tmp_path)
     assert done.returncode == 1, "its last step is not saved"
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: no checkpoint of step")]

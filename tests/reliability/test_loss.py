@@ -19,8 +19,8 @@ from tests.reliability import kills
 from tests.reliability.started import PLAIN, TORCHRUN, Started, started
 
 
-def test_killed_twice_a_run_ends_with_the_same_bits(complete: Path, few_images: Path, tmp_path: Path) -> None:
-    run_dir, _ = kills.with_kills(few_images, 2, 2, 1, tmp_path / "killed", kills.SIXTY)
+def test_killed_twice_a_run_ends_with_the_same_bits(complete: Path, epoch_images: Path, tmp_path: Path) -> None:
+    run_dir, _ = kills.with_kills(epoch_images, 2, 2, 1, tmp_path / "killed", kills.SIXTY)
     kills.same_run(complete, run_dir)
     assert sorted(path.name for path in run_dir.iterdir() if path.name[0] != ".") == sorted(
         ["checkpoints", "config.json", "metrics.jsonl", "starts.jsonl", "stopped", "timeline.json", "whole.pt"]
@@ -30,19 +30,19 @@ def test_killed_twice_a_run_ends_with_the_same_bits(complete: Path, few_images: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "count"), [(2, 10), (4, 4)])
-def test_killed_many_times_a_run_ends_with_the_same_bits(processes: int, count: int, few_images: Path, tmp_path: Path) -> None:
+def test_killed_many_times_a_run_ends_with_the_same_bits(processes: int, count: int, epoch_images: Path, tmp_path: Path) -> None:
     """With the two above they are 16 kills; `python -m tests.reliability.kills` does fifty."""
     steps = f"trainer.max_steps={kills.steps_for(count)}"
-    expected = kills.undisturbed(few_images, processes, tmp_path / "undisturbed", steps)
-    run_dir, _ = kills.with_kills(few_images, processes, count, 0, tmp_path / "killed", steps)
+    expected = kills.undisturbed(epoch_images, processes, tmp_path / "undisturbed", steps)
+    run_dir, _ = kills.with_kills(epoch_images, processes, count, 0, tmp_path / "killed", steps)
     kills.same_run(expected, run_dir)
 
 
 def test_a_process_that_is_stopped_is_found_named_and_ended(
-    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epoch_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "100")  # as it is with NCCL
-    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=4", "parallel.max_restarts=0")
+    words = (*kills.RUN, f"data.root={epoch_images}", "parallel.timeout=4", "parallel.max_restarts=0")
     with started(PLAIN, *words, cwd=tmp_path) as run:
         run.wait_for_step(12)
         stopped = run.ranks()[1]
@@ -55,8 +55,8 @@ def test_a_process_that_is_stopped_is_found_named_and_ended(
 
 
 @pytest.mark.slow
-def test_where_the_process_is_stopped_by_which_all_met_the_others_end(few_images: Path, tmp_path: Path) -> None:
-    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=6", "run.dir=run", "tracking=none")
+def test_where_the_process_is_stopped_by_which_all_met_the_others_end(epoch_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={epoch_images}", "parallel.timeout=6", "run.dir=run", "tracking=none")
     inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     log = tmp_path / "log"
     with log.open("ab") as output, ExitStack() as at_end:
@@ -75,8 +75,8 @@ def test_where_the_process_is_stopped_by_which_all_met_the_others_end(few_images
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_as_a_whole_goes_on_when_it_is_continued(few_images: Path, tmp_path: Path) -> None:
-    words = (*kills.RUN, f"data.root={few_images}", "parallel.timeout=6", "parallel.max_restarts=0", "trainer.max_steps=5000")
+def test_a_run_that_is_stopped_as_a_whole_goes_on_when_it_is_continued(epoch_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={epoch_images}", "parallel.timeout=6", "parallel.max_restarts=0", "trainer.max_steps=5000")
     with started(PLAIN, *words, cwd=tmp_path) as run:
         run.wait_for_step(12)
         ranks = run.ranks()
@@ -92,8 +92,8 @@ def test_a_run_that_is_stopped_as_a_whole_goes_on_when_it_is_continued(few_image
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_when_the_launcher_is_killed_its_processes_end(processes: int, few_images: Path, tmp_path: Path) -> None:
-    words = (*kills.RUN, f"data.root={few_images}", f"parallel.processes={processes}", "trainer.max_steps=5000")
+def test_when_the_launcher_is_killed_its_processes_end(processes: int, epoch_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={epoch_images}", f"parallel.processes={processes}", "trainer.max_steps=5000")
     with started(PLAIN, *words, cwd=tmp_path) as run:
         run.wait_for_step(3)
         ranks = run.ranks()
@@ -108,10 +108,10 @@ def test_when_the_launcher_is_killed_its_processes_end(processes: int, few_image
 
 
 @pytest.mark.slow
-def test_under_torchrun_the_run_goes_on_too(complete: Path, few_images: Path, tmp_path: Path) -> None:
+def test_under_torchrun_the_run_goes_on_too(complete: Path, epoch_images: Path, tmp_path: Path) -> None:
     torchrun = tuple(word for word in TORCHRUN if word != "--standalone")
     command = (*torchrun[:3], "--standalone", "--max-restarts", "2", *torchrun[3:])
-    with started(command, *kills.RUN, f"data.root={few_images}", kills.SIXTY, cwd=tmp_path) as run:
+    with started(command, *kills.RUN, f"data.root={epoch_images}", kills.SIXTY, cwd=tmp_path) as run:
         run.wait_for_checkpoint()
         run.ranks()[0].kill()
         # Sooner than by parallel.timeout, which is 120 seconds.

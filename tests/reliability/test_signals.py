@@ -19,9 +19,9 @@ from tests.reliability.started import PLAIN, TORCHRUN, started
 
 @pytest.mark.slow
 def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(
-    complete: Path, few_images: Path, tmp_path: Path
+    complete: Path, epoch_images: Path, tmp_path: Path
 ) -> None:
-    words = (*kills.RUN, f"data.root={few_images}", kills.SIXTY)
+    words = (*kills.RUN, f"data.root={epoch_images}", kills.SIXTY)
     assert (complete / "stopped").read_text() == "done\n"
     for step, status in ((13, 143), (34, 130)):
         with started(PLAIN, *words, cwd=tmp_path) as run:
@@ -41,8 +41,8 @@ def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(
     kills.same_run(complete, run.run_dir)
 
 
-def test_a_signal_to_a_run_that_is_done_costs_it_no_report(few_images: Path, tmp_path: Path) -> None:
-    words = (*kills.RUN, f"data.root={few_images}", "trainer.max_steps=5", "run.report=true")
+def test_a_signal_to_a_run_that_is_done_costs_it_no_report(epoch_images: Path, tmp_path: Path) -> None:
+    words = (*kills.RUN, f"data.root={epoch_images}", "trainer.max_steps=5", "run.report=true")
     with started(PLAIN, *words, cwd=tmp_path) as run:
         run.wait_until((run.run_dir / "stopped").exists)
         assert not (run.run_dir / "report.html").exists()
@@ -53,8 +53,8 @@ def test_a_signal_to_a_run_that_is_done_costs_it_no_report(few_images: Path, tmp
     assert (run.run_dir / "report.html").is_file()
 
 
-def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(few_images: Path, tmp_path: Path) -> None:
-    with started(PLAIN, *kills.RUN, f"data.root={few_images}", kills.SIXTY, cwd=tmp_path) as run:
+def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(epoch_images: Path, tmp_path: Path) -> None:
+    with started(PLAIN, *kills.RUN, f"data.root={epoch_images}", kills.SIXTY, cwd=tmp_path) as run:
         run.wait_until(lambda: "run folder run" in run.said())
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 143
@@ -63,8 +63,8 @@ def test_a_signal_before_the_first_step_ends_a_run_that_can_go_on(few_images: Pa
         assert run.last_step() == 0
 
 
-def test_ctrl_c_while_processes_are_started_ends_all_of_them_without_a_word_too_many(few_images: Path, tmp_path: Path) -> None:
-    with started(PLAIN, *kills.RUN, f"data.root={few_images}", "parallel.processes=8", cwd=tmp_path) as run:
+def test_ctrl_c_while_processes_are_started_ends_all_of_them_without_a_word_too_many(epoch_images: Path, tmp_path: Path) -> None:
+    with started(PLAIN, *kills.RUN, f"data.root={epoch_images}", "parallel.processes=8", cwd=tmp_path) as run:
         run.wait_until(run.ranks)
         run.press_ctrl_c()
         assert run.end(60) == 130
@@ -92,8 +92,8 @@ signal.raise_signal(signal.SIGUSR2)
     assert (done.stdout, done.returncode) == ("in a process of its own\nnoted\n", 0), done.stderr
 
 
-def test_a_second_ctrl_c_leaves_at_once(few_images: Path, tmp_path: Path) -> None:
-    with started(PLAIN, *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
+def test_a_second_ctrl_c_leaves_at_once(epoch_images: Path, tmp_path: Path) -> None:
+    with started(PLAIN, *kills.RUN, f"data.root={epoch_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
         run.wait_for_step(3)
         first, held_up = run.ranks()
         held_up.send_signal(signal.SIGSTOP)  # so that the first Ctrl-C cannot be agreed on
@@ -108,9 +108,9 @@ def test_a_second_ctrl_c_leaves_at_once(few_images: Path, tmp_path: Path) -> Non
         assert not (run.run_dir / "stopped").exists()
 
 
-def test_when_its_terminal_closes_a_run_is_saved(few_images: Path, tmp_path: Path) -> None:
+def test_when_its_terminal_closes_a_run_is_saved(epoch_images: Path, tmp_path: Path) -> None:
     ours, terminal = os.openpty()
-    words = (*kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000")
+    words = (*kills.RUN, f"data.root={epoch_images}", "trainer.max_steps=5000")
     with started(PLAIN, *words, cwd=tmp_path, terminal=terminal) as run:
         os.close(terminal)
         threading.Thread(target=_read_all, args=(ours,), daemon=True).start()  # or the terminal's buffer fills
@@ -121,8 +121,8 @@ def test_when_its_terminal_closes_a_run_is_saved(few_images: Path, tmp_path: Pat
     assert (run.run_dir / "checkpoints" / f"step-{run.last_step():08d}").is_dir()
 
 
-def test_under_nohup_a_run_outlives_its_terminal(few_images: Path, tmp_path: Path) -> None:
-    with started(("nohup", *PLAIN), *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
+def test_under_nohup_a_run_outlives_its_terminal(epoch_images: Path, tmp_path: Path) -> None:
+    with started(("nohup", *PLAIN), *kills.RUN, f"data.root={epoch_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
         run.wait_for_step(3)
         os.killpg(run.process.pid, signal.SIGHUP)
         for rank in run.ranks():
@@ -134,10 +134,10 @@ def test_under_nohup_a_run_outlives_its_terminal(few_images: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_reader_that_leaves_costs_nothing_but_the_output(interrupted: bool, few_images: Path, tmp_path: Path) -> None:
+def test_a_reader_that_leaves_costs_nothing_but_the_output(interrupted: bool, epoch_images: Path, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     steps = "trainer.max_steps=5000" if interrupted else "trainer.max_steps=5"
-    with started(PLAIN, *kills.RUN, f"data.root={few_images}", steps, cwd=tmp_path, stdout=writer) as run:
+    with started(PLAIN, *kills.RUN, f"data.root={epoch_images}", steps, cwd=tmp_path, stdout=writer) as run:
         os.close(writer)
         assert os.read(reader, 10), "the first line"
         os.close(reader)
@@ -165,8 +165,8 @@ def _read_all(file: int) -> None:
 
 
 @pytest.mark.slow
-def test_under_torchrun_a_signal_saves_and_leaves_its_word(few_images: Path, tmp_path: Path) -> None:
-    with started(TORCHRUN, *kills.RUN, f"data.root={few_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
+def test_under_torchrun_a_signal_saves_and_leaves_its_word(epoch_images: Path, tmp_path: Path) -> None:
+    with started(TORCHRUN, *kills.RUN, f"data.root={epoch_images}", "trainer.max_steps=5000", cwd=tmp_path) as run:
         run.wait_for_step(3)
         run.process.send_signal(signal.SIGUSR1)
         assert run.end() != 0

@@ -18,11 +18,11 @@ from tests.slurm.cluster import Cluster, own_experiment
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SMALL = (
-    *("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
+    *("data.size=64", "trainer.batch_size=16", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
     *("trainer.epochs=1000", "trainer.validate_every=1000", "checkpoint.every=10000", "parallel.threads=1"),
     "run.report=false",
 )
-STEPS = "trainer.max_steps=150"
+STEPS = "trainer.max_steps=100"
 # Nodes are shared by tests alone; what takes longer than this will never be.
 LIMIT = 900
 
@@ -194,7 +194,7 @@ def _assert_no_step_was_lost(cwd: Path, job: str, said: str) -> None:
     log, run_dir = _said(cwd, job), _run_dir(cwd)
     (stopped,) = re.findall(rf"{said} at step (\d+)", log)
     assert re.findall(r"resumed from .*: step (\d+)", log) == [stopped]
-    assert [record["step"] for record in read_metrics(run_dir) if record["kind"] == "train"] == list(range(1, 151))
+    assert [record["step"] for record in read_metrics(run_dir) if record["kind"] == "train"] == list(range(1, 101))
     recorded = sorted(run_dir.glob("wandb/offline-run-*"))
     assert len(recorded) == 2
     assert {folder.name.split("-")[-1] for folder in recorded} == {_state(run_dir)["wandb_id"]}
