@@ -6,6 +6,7 @@ imports torch's compiler, which takes longer than all else that a process import
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -44,12 +45,19 @@ class Operation:
         return register
 
 
-def on_gpus(name: str) -> Callable[[Kernel], Operation]:
-    """The operation whose kernel on GPUs is the decorated function."""
+def on_gpus(name: str, kernel: str) -> Callable[[Kernel], Operation]:
+    """The operation that is `of_cuda(kernel)` on GPUs, and the decorated function where tensors hold nothing."""
 
-    def make(kernel: Kernel) -> Operation:
-        operation = Operation(name, kernel)
-        operation.register_kernel("cuda")(kernel)
+    def make(fake: Kernel) -> Operation:
+        operation = Operation(name, fake)
+        operation.register_fake(fake)
+        operation.register_kernel("cuda")(of_cuda(kernel))
         return operation
 
     return make
+
+
+def of_cuda(kernel: str) -> Kernel:
+    """A function of kernels/cuda, by its module and its name; imported when it is called, for Triton is not everywhere."""
+    module, _, name = kernel.partition(".")
+    return lambda *given: getattr(import_module(f"alexnet_dist.kernels.cuda.{module}"), name)(*given)

@@ -4,7 +4,7 @@ kernel for GPUs."""
 import torch
 from torch import Tensor
 
-from alexnet_dist.kernels.operation import Operation
+from alexnet_dist.kernels.operation import Operation, of_cuda
 
 
 def preprocess_by_torch(
@@ -43,6 +43,7 @@ def _noise(colour: Tensor, eigenvectors: Tensor, deviations: Tensor) -> Tensor:
 
 
 preprocess = Operation("alexnet::preprocess", preprocess_by_torch)
+preprocess.register_kernel("cuda")(of_cuda("preprocess.preprocess"))
 
 
 @preprocess.register_kernel("cpu")
@@ -66,13 +67,6 @@ def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtyp
         if image is scratch:
             made[i] = image
     return images
-
-
-@preprocess.register_kernel("cuda")
-def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
-    from alexnet_dist.kernels.cuda import preprocess
-
-    return preprocess.preprocess(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype)
 
 
 @preprocess.register_fake

@@ -8,28 +8,14 @@ from alexnet_dist.kernels.operation import on_gpus
 from alexnet_dist.kernels.tail import empty_maps
 
 
-@on_gpus("alexnet::spatial_norm")
+@on_gpus("alexnet::spatial_norm", "spatial_norm.forward")
 def spatial_norm(x: Tensor, norm: list[float]) -> tuple[Tensor, Tensor]:
     """Maps [N, C, H, W] -> normed (`norms.spatial_norm`; `norm` is [size, alpha, beta, k]), and float32 scales."""
-    from alexnet_dist.kernels.cuda import spatial_norm
-
-    return spatial_norm.forward(x, norm)
-
-
-@on_gpus("alexnet::spatial_norm_backward")
-def _spatial_norm_backward(gradient: Tensor, x: Tensor, scale: Tensor, norm: list[float]) -> Tensor:
-    from alexnet_dist.kernels.cuda import spatial_norm
-
-    return spatial_norm.backward(gradient, x, scale, norm)
-
-
-@spatial_norm.register_fake
-def _(x, norm):  # type: ignore[no-untyped-def]
     return empty_maps(x, []), empty_maps(x, []).float()
 
 
-@_spatial_norm_backward.register_fake
-def _(gradient, x, scale, norm):  # type: ignore[no-untyped-def]
+@on_gpus("alexnet::spatial_norm_backward", "spatial_norm.backward")
+def _spatial_norm_backward(gradient: Tensor, x: Tensor, scale: Tensor, norm: list[float]) -> Tensor:
     return empty_maps(x, [])
 
 

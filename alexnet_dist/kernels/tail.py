@@ -20,7 +20,7 @@ from alexnet_dist.kernels.operation import on_gpus
 _DTYPES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
-@on_gpus("alexnet::follow")
+@on_gpus("alexnet::follow", "tail.forward")
 def follow(
     x: Tensor, bias: Tensor | None, activation: str, norm: list[float], pool: list[int], relu_last: bool
 ) -> tuple[Tensor, Tensor]:
@@ -31,29 +31,15 @@ def follow(
     (`norms.response_norm`); `pool` is [kernel, stride, pad, 1 where one window
     more is to cover the edge], or empty. `relu_last` needs a pool. Values are computed in float32.
     """
-    from alexnet_dist.kernels.cuda.tail import forward
-
-    return forward(x, bias, activation, norm, pool, relu_last)
-
-
-@on_gpus("alexnet::follow_backward")
-def follow_backward(
-    gradient: Tensor, x: Tensor, bias: Tensor | None, index: Tensor, activation: str, norm: list[float], pool: list[int]
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x, channels last, and of bias (empty where there is none), from that of `follow`'s maps."""
-    from alexnet_dist.kernels.cuda.tail import backward
-
-    return backward(gradient, x, bias, index, activation, norm, pool)
-
-
-@follow.register_fake
-def _(x, bias, activation, norm, pool, relu_last):  # type: ignore[no-untyped-def]
     y = empty_maps(x, pool)
     return y, torch.empty(y.permute(0, 2, 3, 1).shape if pool else 0, dtype=torch.uint8, device=x.device)
 
 
-@follow_backward.register_fake
-def _(gradient, x, bias, index, activation, norm, pool):  # type: ignore[no-untyped-def]
+@on_gpus("alexnet::follow_backward", "tail.backward")
+def follow_backward(
+    gradient: Tensor, x: Tensor, bias: Tensor | None, index: Tensor, activation: str, norm: list[float], pool: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x, channels last, and of bias (empty where there is none), from that of `follow`'s maps."""
     return empty_maps(x, []), x.new_empty(0, dtype=torch.float32) if bias is None else torch.empty_like(bias)
 
 

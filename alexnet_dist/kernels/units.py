@@ -19,35 +19,21 @@ def activate(x: Tensor, bias: Tensor | None, activation: str, p: float | None, m
     return _activate(x, bias, activation, said, torch.as_tensor(masks.step, device=x.device))
 
 
-@on_gpus("alexnet::activate")
+@on_gpus("alexnet::activate", "units.forward")
 def _activate(x: Tensor, bias: Tensor | None, activation: str, masks: list[int], step: Tensor | None) -> Tensor:
-    from alexnet_dist.kernels.cuda import units
-
-    return units.forward(x, bias, activation, masks, step)
+    return _empty(x)
 
 
-@on_gpus("alexnet::activate_backward")
+@on_gpus("alexnet::activate_backward", "units.backward")
 def _activate_backward(
     gradient: Tensor, y: Tensor, biased: bool, activation: str, masks: list[int], step: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and of bias (empty where there is none), from what `activate` gave."""
-    from alexnet_dist.kernels.cuda import units
-
-    return units.backward(gradient, y, biased, activation, masks, step)
+    return _empty(y), y.new_empty(y.shape[1] if biased else 0, dtype=torch.float32)
 
 
 def _empty(x: Tensor) -> Tensor:
     return empty_maps(x, []) if x.dim() == 4 else x.new_empty(x.shape)
-
-
-@_activate.register_fake
-def _(x, bias, activation, masks, step):  # type: ignore[no-untyped-def]
-    return _empty(x)
-
-
-@_activate_backward.register_fake
-def _(gradient, y, biased, activation, masks, step):  # type: ignore[no-untyped-def]
-    return _empty(y), y.new_empty(y.shape[1] if biased else 0, dtype=torch.float32)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

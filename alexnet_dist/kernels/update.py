@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from alexnet_dist.kernels.operation import Operation
+from alexnet_dist.kernels.operation import Operation, of_cuda
 
 
 def update_by_torch(
@@ -35,15 +35,5 @@ def update_by_torch(
 
 update = Operation("alexnet::update", update_by_torch, mutates_args=("weights", "velocities", "copies"))
 update.register_kernel("cpu")(update_by_torch)
-
-
-@update.register_kernel("cuda")
-def _(weights, velocities, gradients, copies, numbers, finite):  # type: ignore[no-untyped-def]
-    from alexnet_dist.kernels.cuda.update import update
-
-    update(weights, velocities, gradients, copies, numbers, finite)
-
-
-@update.register_fake
-def _(weights, velocities, gradients, copies, numbers, finite):  # type: ignore[no-untyped-def]
-    return None
+update.register_kernel("cuda")(of_cuda("update.update"))
+update.register_fake(lambda *_: None)
