@@ -5,34 +5,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.text_format import Parse
 
-_FLOAT, _INT64, _INT32, _STRING, _MESSAGE = (
-    FieldDescriptorProto.TYPE_FLOAT,
-    FieldDescriptorProto.TYPE_INT64,
-    FieldDescriptorProto.TYPE_INT32,
-    FieldDescriptorProto.TYPE_STRING,
-    FieldDescriptorProto.TYPE_MESSAGE,
-)
-# (field, number, type, message) as in src/caffe/proto/caffe.proto; `layers` holds the layers of files from before mid-2014.
-_MESSAGES: dict[str, list[tuple[str, int, Any, str | None]]] = {
-    "BlobShape": [("dim", 1, _INT64, None)],
-    "BlobProto": [
-        ("data", 5, _FLOAT, None),
-        ("shape", 7, _MESSAGE, "BlobShape"),
-        ("num", 1, _INT32, None),
-        ("channels", 2, _INT32, None),
-        ("height", 3, _INT32, None),
-        ("width", 4, _INT32, None),
-    ],
-    "LayerParameter": [("name", 1, _STRING, None), ("blobs", 7, _MESSAGE, "BlobProto")],
-    "V1LayerParameter": [("name", 4, _STRING, None), ("blobs", 6, _MESSAGE, "BlobProto")],
-    "NetParameter": [("layer", 100, _MESSAGE, "LayerParameter"), ("layers", 2, _MESSAGE, "V1LayerParameter")],
-}
-_REPEATED = {"dim", "data", "blobs", "layer", "layers"}
+# As in src/caffe/proto/caffe.proto; `layers` holds the layers of files from before mid-2014.
+_PROTO = """
+name: "caffe.proto" package: "caffe" syntax: "proto2"
+message_type { name: "BlobShape"
+  field { name: "dim" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "BlobProto"
+  field { name: "data" number: 5 type: TYPE_FLOAT label: LABEL_REPEATED }
+  field { name: "shape" number: 7 type: TYPE_MESSAGE label: LABEL_OPTIONAL type_name: ".caffe.BlobShape" }
+  field { name: "num" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  field { name: "channels" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  field { name: "height" number: 3 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  field { name: "width" number: 4 type: TYPE_INT32 label: LABEL_OPTIONAL } }
+message_type { name: "LayerParameter"
+  field { name: "name" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+  field { name: "blobs" number: 7 type: TYPE_MESSAGE label: LABEL_REPEATED type_name: ".caffe.BlobProto" } }
+message_type { name: "V1LayerParameter"
+  field { name: "name" number: 4 type: TYPE_STRING label: LABEL_OPTIONAL }
+  field { name: "blobs" number: 6 type: TYPE_MESSAGE label: LABEL_REPEATED type_name: ".caffe.BlobProto" } }
+message_type { name: "NetParameter"
+  field { name: "layer" number: 100 type: TYPE_MESSAGE label: LABEL_REPEATED type_name: ".caffe.LayerParameter" }
+  field { name: "layers" number: 2 type: TYPE_MESSAGE label: LABEL_REPEATED type_name: ".caffe.V1LayerParameter" } }
+"""
 
 
 def read_caffemodel(path: Path) -> dict[str, torch.Tensor]:
@@ -66,29 +66,11 @@ def _tensor(blob: Any, least_dimensions: int) -> torch.Tensor:
 
 
 def _parse(kind: str, path: Path) -> Any:
-    message = _message(kind)()
+    pool = DescriptorPool()
+    pool.Add(Parse(_PROTO, FileDescriptorProto()))
+    message = GetMessageClass(pool.FindMessageTypeByName(f"caffe.{kind}"))()
     try:
         message.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ValueError(error) from None
     return message
-
-
-def _message(name: str) -> Any:
-    file = FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
-    for message, fields in _MESSAGES.items():
-        described = DescriptorProto(name=message)
-        for field, number, kind, of in fields:
-            described.field.append(
-                FieldDescriptorProto(
-                    name=field,
-                    number=number,
-                    type=kind,
-                    type_name=f".caffe.{of}" if of else None,
-                    label=FieldDescriptorProto.LABEL_REPEATED if field in _REPEATED else FieldDescriptorProto.LABEL_OPTIONAL,
-                )
-            )
-        file.message_type.append(described)
-    pool = DescriptorPool()
-    pool.Add(file)
-    return GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
