@@ -54,16 +54,11 @@ def this_feed(asked: Asked) -> Reader:
         asked.images(),
         seed=0,
         batch_size=asked.batch_size,
-        replica=0,
-        replicas=1,
-        part=0,
-        parts=1,
         size=asked.size,
         crop=asked.crop,
         mirror=True,
         threads=asked.threads,
         device=asked.device,
-        exchange=None,
     )
     with closing(feed):
         for batch in feed:

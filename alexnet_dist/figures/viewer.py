@@ -48,15 +48,10 @@ class Viewer:
         """For each batch: uint8 [b, 3, size, size] and labels int64 [b], in the images' order; no padding."""
         feed = ValidationFeed(
             images,
-            batch_size=min(self.batch_size, len(images)),
-            replica=0,
-            replicas=1,
-            part=0,
-            parts=1,
+            batch_size=self.batch_size,
             size=self.preprocess.size,
             threads=self.threads,
             device=self.device,
-            exchange=None,
         )
         with closing(iter(feed)) as passing:
             for pixels, labels, samples in passing:
