@@ -23,6 +23,7 @@ from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.files import check_new, write_new
 from alexnet_dist.formats.arrays import need
 from alexnet_dist.launching.commands import command
+from alexnet_dist.model.net import outputs_of
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import pick_device, set_precision, share_cores
 from alexnet_dist.results.trained import Trained, load_trained, open_trained
@@ -89,18 +90,14 @@ def compute(trained: Trained, layer: str, split: str) -> Features:
     with join_mesh(trained.table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
         images = open_root(Path(settings.data.root or QUICKSTART_FOLDER), settings.data)[split == "val"]
         net, preprocess = load_trained(trained, device)
-        handed_on: list[torch.Tensor] = []
-        net.get_submodule(layer).register_forward_hook(
-            lambda _layer, _inputs, outputs: handed_on.append(torch.cat(outputs, dim=1).flatten(1).float().cpu())
-        )
         feed = validation_feed(settings, images, mesh, threads)
 
         rows = np.empty((0, 0), np.float32)
-        with torch.inference_mode(), closing(iter(feed)) as passing:
+        with torch.inference_mode(), outputs_of(net, layer) as made, closing(iter(feed)) as passing:
             for done, (pixels, _, samples) in enumerate(passing, 1):
                 for view in preprocess.centre_view(pixels):
                     net(view)
-                batch, real = handed_on.pop().numpy(), (samples >= 0).cpu().numpy()
+                batch, real = torch.cat(made[layer], dim=1).flatten(1).float().cpu().numpy(), (samples >= 0).cpu().numpy()
                 if not rows.size:
                     rows = np.empty((len(images), batch.shape[1]), np.float32)
                 rows[samples.cpu().numpy()[real]] = batch[real]

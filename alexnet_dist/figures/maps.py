@@ -13,6 +13,7 @@ from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.style import drawing, short
 from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture, thumbnail
+from alexnet_dist.model.net import outputs_of
 from alexnet_dist.model.table import Table
 
 IMAGES = 4
@@ -85,23 +86,13 @@ def layers_with_maps(table: Table, layer: str | None) -> list[str]:
 def _see(viewer: Viewer, pixels: torch.Tensor, layers: list[str]) -> tuple[list[int], torch.Tensor, list[list[torch.Tensor]]]:
     """Of pixels uint8 [b, 3, size, size]: the labels said; float32 [b, crop, crop], how much the said logit depends on each
     pixel; for each layer and tower float32 [b, maps, h, w]."""
-    handed_on: dict[str, list[torch.Tensor]] = {}
-    handles = [
-        viewer.net.get_submodule(name).register_forward_hook(
-            lambda _layer, _inputs, outputs, name=name: handed_on.update({name: [own.detach().float().cpu() for own in outputs]})
-        )
-        for name in layers
-    ]
-    try:
-        with torch.enable_grad():
-            (view,) = viewer.preprocess.centre_view(pixels)
-            view = view.detach().requires_grad_()
-            logits = torch.cat(viewer.net(view), dim=1)
-            (gradient,) = torch.autograd.grad(logits.amax(dim=1).sum(), view)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits.argmax(dim=1).tolist(), gradient.float().abs().amax(dim=1).cpu(), [handed_on[name] for name in layers]
+    with torch.enable_grad(), outputs_of(viewer.net, *layers) as made:
+        (view,) = viewer.preprocess.centre_view(pixels)
+        view = view.detach().requires_grad_()
+        logits = torch.cat(viewer.net(view), dim=1)
+        (gradient,) = torch.autograd.grad(logits.amax(dim=1).sum(), view)
+    maps = [[own.detach().float().cpu() for own in made[name]] for name in layers]
+    return logits.argmax(dim=1).tolist(), gradient.float().abs().amax(dim=1).cpu(), maps
 
 
 def _strongest(maps: torch.Tensor, count: int) -> torch.Tensor:

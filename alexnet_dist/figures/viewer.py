@@ -12,7 +12,7 @@ from PIL import Image
 from alexnet_dist.data.feed import ValidationFeed
 from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
-from alexnet_dist.model.net import Net
+from alexnet_dist.model.net import Net, outputs_of
 from alexnet_dist.text import printable
 
 _THUMBNAIL = 128  # pixels of a side at most
@@ -61,16 +61,10 @@ class Viewer:
     def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of pixels uint8 [b, 3, size, size]: softmax outputs float32 [b, classes], and the features float32 [b, units]: what the
         layer below the last hands on, both towers' together and flat."""
-        kept: list[torch.Tensor] = []
-        layer = self.net.get_submodule(self.features)
-        handle = layer.register_forward_hook(lambda _layer, _inputs, outputs: kept.append(torch.cat(outputs, dim=1).flatten(1)))
-        try:
-            with torch.inference_mode():
-                (view,) = self.preprocess.centre_view(pixels)
-                logits = torch.cat(self.net(view), dim=1)
-                return logits.float().softmax(dim=1), kept[0].float()
-        finally:
-            handle.remove()
+        with torch.inference_mode(), outputs_of(self.net, self.features) as made:
+            (view,) = self.preprocess.centre_view(pixels)
+            logits = torch.cat(self.net(view), dim=1)
+            return logits.float().softmax(dim=1), torch.cat(made[self.features], dim=1).flatten(1).float()
 
     def thumbnails(self, images: Images) -> list[bytes]:
         """The centre squares of a few images as small JPEG files."""

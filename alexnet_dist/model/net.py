@@ -1,5 +1,8 @@
 """The net, or a share of it, made from the table."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import nn
 
@@ -68,3 +71,14 @@ class Net(nn.Module):
         for layer in self.children():
             maps = layer(maps, key, self.crossing)
         return maps
+
+
+@contextmanager
+def outputs_of(net: Net, *layers: str) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Within it what each of these layers last handed on, by its name: a tensor for each tower held."""
+    made: dict[str, list[torch.Tensor]] = {}
+    with ExitStack() as hooks:
+        for name in layers:
+            layer = net.get_submodule(name)
+            hooks.enter_context(layer.register_forward_hook(lambda _, __, outputs, name=name: made.update({name: outputs})))
+        yield made
