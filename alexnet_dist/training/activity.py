@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
@@ -27,7 +26,7 @@ class Activity:
 
     def __init__(self, net: Net, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._layers = [layer for layer in net.children() if isinstance(layer, TowerLayer)]
+        self._layers = net.layers()
         self._held = len(self._layers[0].towers)
         self._sums = torch.zeros(0)
         self._alive: dict[tuple[int, int], torch.Tensor] = {}
@@ -71,8 +70,7 @@ class Activity:
             for position, layer in enumerate(self._layers)
         }
 
-    def _outputs(self, layer: nn.Module, _: Any, outputs: list[torch.Tensor]) -> None:
-        assert isinstance(layer, TowerLayer)
+    def _outputs(self, layer: TowerLayer, _: Any, outputs: list[torch.Tensor]) -> None:
         for sums, output in zip(self._sums[layer.position], outputs, strict=True):
             sums[0] += _squares(output.detach())
             sums[1] += output.numel()

@@ -1,6 +1,7 @@
 """When a loss is NaN or infinite: traced to the layer where it began."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -55,29 +56,26 @@ def all_finite(net: nn.Module, mesh: Mesh) -> bool:
     return not bad
 
 
-def where_it_began(
-    net: Net, inputs: Inputs, mesh: Mesh, autocast: Autocast
-) -> str:
+def where_it_began(net: Net, inputs: Inputs, mesh: Mesh, autocast: Autocast) -> str:
     """The layer and the towers whose output is first not finite, in words; every rank takes part.
 
     The step's slices go forward again, with the same dropout masks and the parameters as they were.
     """
     found: list[tuple[int, str, list[int]]] = []
 
-    def look(layer: nn.Module, _: Any, outputs: list[torch.Tensor]) -> None:
-        assert isinstance(layer, TowerLayer)
+    def look(layer: TowerLayer, _: Any, outputs: list[torch.Tensor]) -> None:
         bad = [tower for tower, maps in zip(layer.towers, outputs, strict=True) if not maps.isfinite().all()]
         if bad:
             found.append((layer.position, layer.layer.name, bad))
 
-    hooks = [layer.register_forward_hook(look) for layer in net.children()]
-    for images, _, key in inputs:
-        if not images.isfinite().all():
-            found.append((-1, "the images", []))
-        with torch.no_grad(), autocast():
-            net(images, key)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for layer in net.layers():
+            hooks.enter_context(layer.register_forward_hook(look))
+        for images, _, key in inputs:
+            if not images.isfinite().all():
+                found.append((-1, "the images", []))
+            with torch.no_grad(), autocast():
+                net(images, key)
     first = sorted(entry for entries in mesh.from_everyone(found) for entry in entries)
     if not first:
         return "the loss itself"

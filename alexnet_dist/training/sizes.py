@@ -2,7 +2,6 @@
 
 import torch
 
-from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
 
@@ -15,12 +14,11 @@ def layer_sizes(net: Net, optimizer: torch.optim.Optimizer, mesh: Mesh) -> dict[
     """
     moves = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     own = []
-    for layer in net.children():
-        assert isinstance(layer, TowerLayer)
+    for layer in net.layers():
         velocity = optimizer.state[layer.weight]["momentum_buffer"]
         for tensor in (layer.weight.detach(), velocity if layer.weight in moves else torch.zeros_like(velocity)):
             own.append(tensor.abs().unflatten(0, (len(layer.towers), -1)).flatten(1).mean(dim=1))
     shares = mesh.from_everyone(torch.stack(own).tolist())[: mesh.layout.shares]
     by_tower = [[size for share in shares for size in share[row]] for row in range(len(own))]
-    names = [name for name, _ in net.named_children()]
-    return {name: {"weight": by_tower[2 * row], "update": by_tower[2 * row + 1]} for row, name in enumerate(names)}
+    rows = zip(net.table.layers, by_tower[::2], by_tower[1::2], strict=True)
+    return {layer.name: {"weight": weight, "update": update} for layer, weight, update in rows}

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from alexnet_dist.model.layers import TowerLayer
@@ -42,8 +41,7 @@ def named_parts(net: Net, mesh: Mesh, begin: Callable[[str], None], end: Callabl
 
         return hook
 
-    def forward_ends(layer: nn.Module, _: Any, outputs: list[torch.Tensor]) -> None:
-        assert isinstance(layer, TowerLayer)
+    def forward_ends(layer: TowerLayer, _: Any, outputs: list[torch.Tensor]) -> None:
         end()
         for output in outputs:
             if output.requires_grad:
