@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.fields import FilePath, Positive, check, strict
+from alexnet_dist.fields import FilePath, Positive, check, named, strict
 from alexnet_dist.files import check_new, write_new
 from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.parallel.mesh import join_mesh, plan_layout
@@ -26,9 +26,10 @@ from alexnet_dist.results.by_class import TABLE_WIDTH, errors_by_class, table, w
 from alexnet_dist.results.ensemble import find_weights, halves, right_chances
 from alexnet_dist.results.predictions import predict_split
 from alexnet_dist.results.submission import plan_submission
-from alexnet_dist.results.trained import Trained, check_fits, load_trained, number_as, open_trained
+from alexnet_dist.results.trained import A_CHECKPOINT, Trained, check_fits, load_trained, number_as, open_trained
 from alexnet_dist.results.validation import Voter, measure
 from alexnet_dist.settings import OtherImages, PrecisionSettings
+from alexnet_dist.text import views_of
 from alexnet_dist.tracking.display import Display, validation_figures
 from alexnet_dist.training.inputs import check_data, open_images, validation_feed
 
@@ -112,9 +113,7 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
             be averaged.
     """
     wanted = check(EvaluateSettings, config)
-    named = [wanted.checkpoint] if isinstance(wanted.checkpoint, str) else wanted.checkpoint
-    if not named:
-        raise UserError("checkpoint is not set: name a run folder or one of its checkpoints with checkpoint=...")
+    checkpoints = named(wanted.checkpoint, "checkpoint", A_CHECKPOINT)
     if wanted.submission and wanted.ensemble == "found":
         raise UserError("ensemble=found leaves out every second image, and a submission needs all: give it what was found")
     if wanted.devkit and not wanted.submission:
@@ -125,7 +124,7 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
         check_new("predictions", wanted.predictions, ".npz")
     if wanted.submission is not None:
         check_new("submission", wanted.submission)
-    nets = [_overridden(open_trained(where), wanted, config) for where in named]
+    nets = [_overridden(open_trained(where), wanted, config) for where in checkpoints]
     for other in nets[1:]:
         check_fits(nets[0], other)
         check_precision(nets[0], other)
@@ -187,7 +186,6 @@ def _origin(nets: Sequence[Trained]) -> dict[str, Any]:
 
 def _ensemble_figures(record: dict[str, Any]) -> str:
     alone = ", ".join(map(_both_errors, record["each"]))
-    views = "ten views" if record["views"] == 10 else "centre view"
     how, images = "averaged", "images"
     if weighing := record.get("ensemble"):
         how = "weighed " + ", ".join(f"{weight:.3f}" for weight in weighing["weights"])
@@ -197,7 +195,7 @@ def _ensemble_figures(record: dict[str, Any]) -> str:
         alone += f"; averaged {_both_errors(record['equal'])}"
     return (
         f"{len(record['checkpoints'])} nets {how}: top-1 error {record['top1_error']:.2%}, top-5 {record['top5_error']:.2%}, "
-        f"loss {record['loss']:.4f} ({record['images']} {images}, {views}); alone: {alone}"
+        f"loss {record['loss']:.4f} ({record['images']} {images}, {views_of(record)}); alone: {alone}"
     )
 
 

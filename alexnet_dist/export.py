@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from alexnet_dist import __version__
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import RunFailed, UserError
-from alexnet_dist.fields import FilePath, check, strict
+from alexnet_dist.fields import FilePath, check, named, strict
 from alexnet_dist.files import check_new, publish_new
 from alexnet_dist.formats import module
 from alexnet_dist.formats.arrays import need, read_arrays
@@ -30,7 +30,7 @@ from alexnet_dist.formats.onnx_file import run_onnx, write_onnx
 from alexnet_dist.formats.safetensors_file import MEAN_SUBTRACTED, WholeNet, save_tensors, whole_net, write_safetensors
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
-from alexnet_dist.results.trained import Trained, load_trained, open_trained
+from alexnet_dist.results.trained import A_CHECKPOINT, Trained, load_trained, open_trained
 from alexnet_dist.text import printable
 
 TOLERANCE = 1e-4  # of logits; where they reach beyond 1, of the largest
@@ -51,8 +51,7 @@ ENDINGS = {"safetensors": (".safetensors",), "torch": (".py",), "onnx": (".onnx"
 def run(config: dict[str, Any]) -> None:
     """Write the files, check them, and only then give them their names."""
     wanted = check(ExportSettings, config)
-    if wanted.checkpoint is None:
-        raise UserError("checkpoint is not set: name a run folder or one of its checkpoints with checkpoint=...")
+    (checkpoint,) = named(wanted.checkpoint, "checkpoint", A_CHECKPOINT)
     if wanted.format is None or wanted.output is None:
         raise UserError(f"format and output are not set: take format={'|'.join(ENDINGS)} and name a file with output=...")
     output = check_new("output", wanted.output, *ENDINGS[wanted.format])
@@ -64,7 +63,7 @@ def run(config: dict[str, Any]) -> None:
         need(package, "format=onnx")
     if output.suffix == ".safetensors":
         need("safetensors", f"output={wanted.output}")
-    trained = open_trained(wanted.checkpoint)
+    trained = open_trained(checkpoint)
     net, preprocess = load_trained(trained, torch.device("cpu"))
     write = {"safetensors": _safetensors, "torch": _torch, "onnx": _onnx, "caffe": _caffe}[wanted.format]
     try:

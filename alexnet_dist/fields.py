@@ -1,6 +1,6 @@
 """The kinds of values that settings have, and how a configuration is checked against a class of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
@@ -58,6 +58,13 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
         wrong = needed if first["input"] is None else f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
         message = plain.get(first["type"], wrong)
         raise UserError(f"{where}: {message}") from None
+
+
+def named(value: str | Sequence[str] | None, setting: str, what: str) -> list[str]:
+    """The one or several that a setting names. Raises UserError where it names nothing."""
+    if not value:
+        raise UserError(f"{setting} is not set: name {what} with {setting}=...")
+    return [value] if isinstance(value, str) else list(value)
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:

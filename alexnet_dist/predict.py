@@ -19,11 +19,11 @@ from rich.text import Text
 
 from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.pictures import find_pictures, read_picture
-from alexnet_dist.errors import USER_ERROR_STATUS, UserError
-from alexnet_dist.fields import FilePath, check, strict
+from alexnet_dist.errors import USER_ERROR_STATUS
+from alexnet_dist.fields import FilePath, check, named, strict
 from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.process import pick_device, set_precision
-from alexnet_dist.results.trained import Trained, check_fits, load_trained, open_trained
+from alexnet_dist.results.trained import A_CHECKPOINT, Trained, check_fits, load_trained, open_trained
 from alexnet_dist.results.validation import Voter
 from alexnet_dist.text import printable
 
@@ -46,10 +46,10 @@ class PredictSettings:
 def run(config: dict[str, Any]) -> None:
     """Print what is seen in each image. A file that holds no image is named on standard error, and the status is then 2."""
     wanted = check(PredictSettings, config)
-    nets = [open_trained(where) for where in _named(wanted.checkpoint, "checkpoint", "a run folder or one of its checkpoints")]
+    nets = [open_trained(where) for where in named(wanted.checkpoint, "checkpoint", A_CHECKPOINT)]
     for other in nets[1:]:
         check_fits(nets[0], other)
-    files = find_pictures(_named(wanted.images, "images", "image files, folders or patterns"))
+    files = find_pictures(named(wanted.images, "images", "image files, folders or patterns"))
     device = pick_device(wanted.device, local_rank=0)
     voters = []
     for trained in nets:
@@ -114,12 +114,6 @@ def show(console: Console, file: Path, best: Sequence[dict[str, Any]]) -> None:
         lines.add_row(f"{entry['probability']:7.2%}", Bar(1, 0, entry["probability"], width=BAR_WIDTH, color="cyan"), Text(name))
     console.print(printable(str(file)), style="bold", markup=False, soft_wrap=True)
     console.print(lines)
-
-
-def _named(value: str | list[str] | None, setting: str, what: str) -> list[str]:
-    if not value:
-        raise UserError(f"{setting} is not set: name {what} with {setting}=...")
-    return [value] if isinstance(value, str) else value
 
 
 def main() -> None:

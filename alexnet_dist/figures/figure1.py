@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.fields import FilePath, check, strict
+from alexnet_dist.fields import FilePath, check, named, strict
 from alexnet_dist.figures.published import FIGURE_1
 from alexnet_dist.figures.run_files import jobs_of_sweep, read_run
 from alexnet_dist.kernels.steps import ACTIVATIONS
@@ -49,9 +49,7 @@ class Curve:
 def run(config: dict[str, Any]) -> None:
     """Draw the figure of a sweep and print what it shows."""
     settings = check(Figure1Settings, config)
-    if settings.sweep is None:
-        raise UserError("sweep is not set: name the folder of a sweep with experiment=figure1 with sweep=...")
-    folders = [Path(name) for name in ([settings.sweep] if isinstance(settings.sweep, str) else settings.sweep)]
+    folders = [Path(name) for name in named(settings.sweep, "sweep", "the folder of a sweep with experiment=figure1")]
     output = Path(settings.output) if settings.output else folders[0] / "figure1.svg"
     if output.suffix not in FORMATS:
         raise UserError(f"output={output} has no ending of a picture: take one of {', '.join(FORMATS)}")

@@ -4,19 +4,13 @@ alexnet-dist slurm [folder]
 """
 
 import sys
-from functools import partial
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from operator import methodcaller
 from pathlib import Path
-from typing import BinaryIO
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import write_new
 from alexnet_dist.launching.sentences import errors_as_sentences
-
-
-def _copy(script: Traversable, file: BinaryIO) -> None:
-    file.write(script.read_bytes())
 
 
 def main() -> None:
@@ -36,7 +30,7 @@ def main() -> None:
         except OSError as error:
             raise UserError(f"{folder} cannot be made ({error.strerror}): name another folder") from None
         for script in scripts:
-            write_new(folder / script.name, partial(_copy, script))
+            write_new(folder / script.name, methodcaller("write", script.read_bytes()))
             print(folder / script.name)
 
 

@@ -144,10 +144,6 @@ class Mesh:
         self.over_replicas.begin(torch.zeros(self.layout.replicas, device=self.device))
         self.over_replicas.finish()
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        dist.barrier()
-
 
 @contextmanager
 def join_mesh(

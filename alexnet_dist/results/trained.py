@@ -19,6 +19,8 @@ from alexnet_dist.text import printable
 from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint
 from alexnet_dist.training.state import SavedState
 
+A_CHECKPOINT = "a run folder or one of its checkpoints"  # what the setting `checkpoint` names
+
 
 @dataclass(frozen=True)
 class Trained:

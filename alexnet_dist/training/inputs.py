@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch.distributed as dist
+
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed, check_fills_a_batch
@@ -87,7 +89,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
                     f"the quick start's images cannot be written to {root} ({error.strerror}): "
                     "start in another folder, or set data.root"
                 ) from None
-        mesh.barrier()
+        dist.barrier()
     train, validation = check_data(settings, trains) or open_root(root, data)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
