@@ -95,7 +95,7 @@ def _safetensors(path: Path, trained: Trained, net: Net, preprocess: Preprocess)
 def _torch(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
     path.write_text(_source(path.stem, trained))
     saved = {
-        "parameters": {**_parameters(net), "mean": _centre(preprocess)},
+        "parameters": {**_parameters(net), "mean": preprocess.centre(preprocess.mean_image).contiguous()},
         "mean_image": preprocess.mean_image,
         "classes": trained.classes,
     }
@@ -107,7 +107,7 @@ def _torch(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
 
 
 def _onnx(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
-    plain = module.build(_source("net", trained), _parameters(net), _centre(preprocess))
+    plain = module.build(_source("net", trained), _parameters(net), preprocess.centre(preprocess.mean_image))
     said = {"origin": _origin(trained), "images": _expects(trained), "classes": json.dumps(trained.classes)}
     write_onnx(path, plain, trained.table.input_size, said)
     return f"run by onnxruntime, {_check_logits(path, net, preprocess, lambda images: run_onnx(path, images))}"
@@ -143,13 +143,6 @@ def _parameters(net: Net) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in net.named_parameters()}
 
 
-def _centre(preprocess: Preprocess) -> torch.Tensor:
-    """The part of the mean image that the centre view has subtracted, float32 [3, crop, crop]."""
-    middle = (preprocess.size - preprocess.crop) // 2
-    cut = slice(middle, middle + preprocess.crop)
-    return preprocess.mean_image[:, cut, cut].contiguous()
-
-
 def _origin(trained: Trained) -> str:
     return f"alexnet_dist {__version__}, {printable(str(trained.checkpoint))}, step {trained.state.step}"
 
@@ -174,12 +167,10 @@ def _check_logits(path: Path, net: Net, preprocess: Preprocess, exported: Callab
     """How far its logits are from the checkpoint's on a few images, in words. Raises RunFailed where it is too far."""
     generator = torch.Generator().manual_seed(0)
     squares = torch.randint(0, 256, (3, 3, preprocess.size, preprocess.size), generator=generator, dtype=torch.uint8)
-    middle = (preprocess.size - preprocess.crop) // 2
-    cut = slice(middle, middle + preprocess.crop)
     with torch.inference_mode():
         (view,) = preprocess.centre_view(squares)
         ours = torch.cat(net(view), dim=1)
-        theirs = torch.cat([exported(images) for images in squares[:, :, cut, cut].float().split([1, 2])])
+        theirs = torch.cat([exported(images) for images in preprocess.centre(squares).float().split([1, 2])])
     difference, largest = (theirs - ours).abs().max().item(), ours.abs().max().item()
     if not difference <= TOLERANCE * max(1.0, largest):
         raise RunFailed(f"{path.name} gives logits that differ by {difference:.1e} from the checkpoint's and is not kept")

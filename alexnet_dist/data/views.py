@@ -77,6 +77,11 @@ class Preprocess(nn.Module):
             yield self._view(pixels, y, x, mirror=False)
             yield self._view(pixels, y, x, mirror=True)
 
+    def centre(self, squares: torch.Tensor) -> torch.Tensor:
+        """The part of [..., size, size] that the centre view shows."""
+        y, x = self._middle
+        return squares[..., y : y + self.crop, x : x + self.crop]
+
     @property
     def _middle(self) -> tuple[int, int]:
         return (self.size - self.crop) // 2, (self.size - self.crop) // 2

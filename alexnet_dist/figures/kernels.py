@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from alexnet_dist.figures.style import drawing
 from alexnet_dist.model.net import Net
@@ -48,16 +49,10 @@ def draw_kernels(kernels: torch.Tensor, towers: int, path: Path, of: str = "") -
 
 def mosaic(kernels: torch.Tensor) -> np.ndarray:
     """Kernels [n, 3, k, k] in rows of sixteen, each scaled to 0..1 and a transparent pixel apart: float32 [H, W, 4]."""
-    count, _, size, _ = kernels.shape
-    rows = -(-count // _COLUMNS)
-    picture = np.zeros((rows * (size + 1), _COLUMNS * (size + 1), 4), np.float32)
     low, high = kernels.amin(dim=(1, 2, 3), keepdim=True), kernels.amax(dim=(1, 2, 3), keepdim=True)
-    scaled = ((kernels - low) / (high - low).clamp_min(1e-12)).permute(0, 2, 3, 1).numpy()
-    for number, kernel in enumerate(scaled):
-        y, x = (number // _COLUMNS) * (size + 1), (number % _COLUMNS) * (size + 1)
-        picture[y : y + size, x : x + size, :3] = kernel
-        picture[y : y + size, x : x + size, 3] = 1
-    return picture
+    opaque = F.pad((kernels - low) / (high - low).clamp_min(1e-12), (0, 0, 0, 0, 0, 1), value=1)
+    tiles = F.pad(opaque, (0, 1, 0, 1, 0, 0, 0, -len(opaque) % _COLUMNS)).unflatten(0, (-1, _COLUMNS))
+    return tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
 
 
 def draw_filters(net: Net, path: Path, of: str = "") -> bool:

@@ -58,8 +58,7 @@ def look(viewer: Viewer, validation: Images, names: list[str], layer: str | None
     shown = Subset(validation, evenly_spread(len(validation), IMAGES))
     pixels = torch.cat([pixels for pixels, _ in viewer.pixels(shown)])
     said, gradients, maps = _see(viewer, pixels, layers)
-    crop, middle = viewer.preprocess.crop, (viewer.preprocess.size - viewer.preprocess.crop) // 2
-    seen = pixels[:, :, middle : middle + crop, middle : middle + crop]
+    seen = viewer.preprocess.centre(pixels)
     looks = [
         Look(
             *caption(shown, place),
