@@ -20,26 +20,29 @@ COMMANDS = {
     "slurm": "write the batch scripts for SLURM into slurm/, or the folder that is named",
     "prepare": "pack ImageNet or another set of images for training",
 }
+_HELP = "alexnet-dist <command> --help shows a command's configuration."
 _MODULES = {"model": "alexnet_dist.table", "bench": "alexnet_dist.bench.__main__", "slurm": "alexnet_dist.launching.scripts"}
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--version"]:
+        print(f"alexnet-dist {__version__}")
+    elif name := chosen(COMMANDS, "command", "usage: alexnet-dist <command> [override=value ...]\n\ncommands:", _HELP):
+        before_imports()
+        importlib.import_module(_MODULES.get(name, f"alexnet_dist.{name}")).main()
+
+
+def chosen(choices: dict[str, str], kind: str, usage: str, more: str) -> str | None:
+    """The choice that the command line begins with, taken off it. None where there is none: what there is has been printed."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "-h", "--help"):
-        print("usage: alexnet-dist <command> [override=value ...]\n\ncommands:")
-        for command, purpose in COMMANDS.items():
-            print(f"  {command:16}{purpose}")
-        print("\nalexnet-dist <command> --help shows a command's configuration.")
-        return
-    if name == "--version":
-        print(f"alexnet-dist {__version__}")
-        return
-    if name not in COMMANDS:
-        print(f"error: {name} is no command: take one of {', '.join(COMMANDS)}", file=sys.stderr)
+        width = max(map(len, choices)) + 2
+        print(usage, *(f"  {choice:{width}}{purpose}" for choice, purpose in choices.items()), f"\n{more}", sep="\n")
+        return None
+    if name not in choices:
+        print(f"error: {name} is no {kind}: take one of {', '.join(choices)}", file=sys.stderr)
         sys.exit(2)
-    del sys.argv[1]
-    before_imports()
-    importlib.import_module(_MODULES.get(name, f"alexnet_dist.{name}")).main()
+    return sys.argv.pop(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """python -m alexnet_dist.bench count|data|slices|step [override=value ...]"""
 
 import importlib
-import sys
+
+from alexnet_dist.__main__ import chosen
 
 BENCHES = {
     "count": "launches and memory traffic of a training step, without its device",
@@ -12,18 +13,9 @@ BENCHES = {
 
 
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in ("", "-h", "--help"):
-        print("usage: python -m alexnet_dist.bench <what> [override=value ...]\n\nwhat:")
-        for bench, purpose in BENCHES.items():
-            print(f"  {bench:8}{purpose}")
-        print("\npython -m alexnet_dist.bench <what> --help shows its configuration.")
-        return
-    if name not in BENCHES:
-        print(f"error: {name} is no benchmark: take one of {', '.join(BENCHES)}", file=sys.stderr)
-        sys.exit(2)
-    del sys.argv[1]
-    importlib.import_module(f"alexnet_dist.bench.{name}").main()
+    usage = "usage: python -m alexnet_dist.bench <what> [override=value ...]\n\nwhat:"
+    if name := chosen(BENCHES, "benchmark", usage, "python -m alexnet_dist.bench <what> --help shows its configuration."):
+        importlib.import_module(f"alexnet_dist.bench.{name}").main()
 
 
 if __name__ == "__main__":
