@@ -1,10 +1,10 @@
-"""Measuring in turns, what the machine is, and the file that keeps the figures."""
+"""Rates, what the machine is, and the file that keeps the figures."""
 
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -28,22 +28,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "torchvision", dali_package(), "numpy", "pillow")},
     }
-
-
-def take_turns(
-    rivals: Mapping[str, Callable[[], float]], rounds: int, show: Callable[[int, int], None]
-) -> dict[str, list[float]]:
-    """Each rival's rates: `rounds` times all of them one after another, so that a noisy minute hits all alike.
-
-    A rival's call measures once and returns its rate.
-    """
-    rates: dict[str, list[float]] = {name: [] for name in rivals}
-    total = rounds * len(rivals)
-    for done in range(total):
-        name = list(rivals)[done % len(rivals)]
-        show(done, total)
-        rates[name].append(rivals[name]())
-    return rates
 
 
 def rate_of(batches: Iterator[int], seconds: float, warm_up: int) -> float:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist import text
 from alexnet_dist.bench.rivals import Rival
-from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
+from alexnet_dist.bench.rounds import machine, new_file, ratio, write
 from alexnet_dist.bench.step import StepSettings, measure
 from alexnet_dist.data.batch import NOT_KNOWN, Batch, pack
 from alexnet_dist.data.views import Preprocess
@@ -31,7 +31,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Layout, Mesh, join_mesh
 from alexnet_dist.parallel.process import enter_process, world_size
-from alexnet_dist.planning.work import UPDATE
+from alexnet_dist.planning.work import UPDATE, take_turns
 from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import Step, load_kernels, loss_of

@@ -4,6 +4,7 @@ One process a tower. Rivals that are one process run in the first with all the c
 """
 
 import time
+from functools import partial
 from statistics import median
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from rich.table import Table as RichTable
 from alexnet_dist import text
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm
 from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_rivals, waiting
-from alexnet_dist.bench.rounds import machine, new_file, ratio, take_turns, write
+from alexnet_dist.bench.rounds import machine, new_file, ratio, write
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.launching.commands import distributed_command
@@ -24,7 +25,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout, Mesh, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores, world_size
-from alexnet_dist.planning.work import random_batch, wait_for_gpu
+from alexnet_dist.planning.work import random_batch, take_turns, wait_for_gpu
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import load_kernels
 from alexnet_dist.training.timeline import Timeline, seconds_by_layer
@@ -90,8 +91,8 @@ def run(config: dict[str, Any]) -> None:
         for name, rival in rivals.items():
             display.say(f"warming up: {name}")
             measure(rival, mesh, 2, settings.batch_size)
-            turns[name] = lambda rival=rival: measure(rival, mesh, settings.steps, settings.batch_size)
-        rates = take_turns(turns, settings.rounds, lambda done, total: display.show("measuring", done, total))
+            turns[name] = partial(measure, rival, mesh, settings.steps, settings.batch_size)
+        rates = take_turns(turns, settings.rounds, partial(display.show, "measuring"))
 
         measure(rivals[OURS], mesh, 1, settings.batch_size)
         timeline = Timeline(mesh)

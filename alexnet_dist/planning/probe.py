@@ -89,11 +89,7 @@ def measure(
         "launches": partial(_seconds, _launches(mesh.device), mesh),
         "step": partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh),
     }
-    taken: dict[str, list[float]] = {name: [] for name in turns}
-    for done in range((rounds + 1) * len(turns)):
-        name = list(turns)[done % len(turns)]
-        display.show("probing this machine", done, (rounds + 1) * len(turns))
-        taken[name].append(turns[name]())
+    taken = work.take_turns(turns, rounds + 1, partial(display.show, "probing this machine"))
     seconds = {name: _slowest(median(own[1:]), mesh) for name, own in taken.items()}  # the first round warms up
 
     flops = {kind: sum(cost.training_flops for cost in layers if cost.layer.kind == kind) for kind in ("conv", "fc")}

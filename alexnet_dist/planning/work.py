@@ -1,6 +1,6 @@
-"""What is timed of this trainer: its step, always on the same images, and the products of a step alone."""
+"""What is timed of this trainer, and in turns: its step, always on the same images, and the products of a step alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,22 @@ from alexnet_dist.training.update import MomentumSGD
 # they are denormal numbers take a CPU forty times as long.
 RATE = 1e-9
 UPDATE = OptimizerSettings(lr=RATE, momentum=0.9, weight_decay=0.0005, bias_lr_multiplier=1.0, bias_weight_decay=True)
+
+
+def take_turns(
+    rivals: Mapping[str, Callable[[], float]], rounds: int, show: Callable[[int, int], None]
+) -> dict[str, list[float]]:
+    """What each rival measures: `rounds` times all of them one after another, so that a noisy minute hits all alike.
+
+    A rival's call measures once and returns its rate or its time.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in rivals}
+    total = rounds * len(rivals)
+    for done in range(total):
+        name = list(rivals)[done % len(rivals)]
+        show(done, total)
+        measured[name].append(rivals[name]())
+    return measured
 
 
 def random_batch(table: Table, batch: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
