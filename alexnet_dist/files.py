@@ -1,7 +1,9 @@
 """Files that a command makes: whole or absent. And folders that one process holds, or makes as the first."""
 
 import fcntl
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -30,8 +32,11 @@ def check_new(setting: str, wanted: str, *endings: str) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path, publish: Callable[[Path, Path], object] = os.replace) -> Iterator[BinaryIO]:
+def whole_file(
+    path: Path, publish: Callable[[Path, Path], object] = os.replace, to_disk: bool = False
+) -> Iterator[BinaryIO]:
     """A file to write to, which takes the path's name at the end: readers find what was there before, or all of the new one.
+    With `to_disk` that holds after a power cut too.
 
     Raises:
         OSError: it cannot be written; nothing of it is left.
@@ -40,6 +45,9 @@ def whole_file(path: Path, publish: Callable[[Path, Path], object] = os.replace)
     try:
         with partial.open("wb") as file:
             yield file
+            if to_disk:
+                file.flush()
+                os.fsync(file.fileno())
         publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -63,6 +71,21 @@ def publish_new(partial: Path, path: Path) -> None:
     if os.path.lexists(path):
         raise UserError(f"{path} has come to be there meanwhile and is left alone: name another file")
     os.rename(partial, path)
+
+
+def sha256_of(path: Path) -> str:
+    """The sum of a file's bytes, in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_of_this_user() -> Path:
+    """A folder in the temporary one that is this user's alone, since what is kept there is run. Raises OSError."""
+    folder = Path(tempfile.gettempdir()) / f"alexnet_dist-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+        raise PermissionError(1, "another user may write to it", str(folder))
+    return folder
 
 
 def make_new_folder(wanted: Path) -> Path:

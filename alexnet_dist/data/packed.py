@@ -1,6 +1,5 @@
 """A packed set: tar shards of JPEGs that WebDataset readers take, and an index that makes every sample a memory range."""
 
-import hashlib
 import json
 import mmap
 import os
@@ -14,6 +13,7 @@ from isal import isal_zlib
 
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import sha256_of
 
 FORMAT = "alexnet_dist packed set 1"
 MANIFEST = "manifest.json"
@@ -83,8 +83,7 @@ def read_statistics(root: str | os.PathLike[str]) -> Statistics:
     path = Path(root) / STATISTICS
     entry = read_manifest(root)["files"][STATISTICS]
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): restore it or prepare the set again") from None
     if sha256 != entry["sha256"]:

@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-import os
 import platform
 import shlex
 import shutil
@@ -11,6 +10,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from alexnet_dist.files import folder_of_this_user, sha256_of
 
 # Nothing is reordered or contracted, so that a result depends on the source alone, and what is no number stays none.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
@@ -51,7 +52,7 @@ def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]
             return ctypes.CDLL(str(_made(source, compiler, toolchain.cache / name)))
         except OSError as error:
             why = f"{toolchain.cache} cannot be used ({error.strerror or error})"
-        folder = _temporary_folder()
+        folder = folder_of_this_user()
         warn(f"warning: {why}: what is compiled is kept in {folder}")
         return ctypes.CDLL(str(_made(source, compiler, folder / name)))
     except OSError as error:
@@ -61,28 +62,15 @@ def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]
 def _made(source: Path, compiler: Sequence[str], library: Path) -> Path:
     """The library, there and whole. Raises OSError where its folder cannot be written."""
     noted = library.with_suffix(".so.sha256")
-    if not (library.exists() and noted.exists() and noted.read_text("ascii", "replace") == _sum(library)):
+    if not (library.exists() and noted.exists() and noted.read_text("ascii", "replace") == sha256_of(library)):
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
             _run([*compiler, *FLAGS, *WIDE, "-o", str(made), str(source)])
-            (sum_of_made := made.with_suffix(".sha256")).write_text(_sum(made))
+            (sum_of_made := made.with_suffix(".sha256")).write_text(sha256_of(made))
             made.replace(library)
             sum_of_made.replace(noted)
     return library
-
-
-def _sum(library: Path) -> str:
-    return hashlib.sha256(library.read_bytes()).hexdigest()
-
-
-def _temporary_folder() -> Path:
-    """A folder of this user alone: nobody else may put a library into it. Raises OSError."""
-    folder = Path(tempfile.gettempdir()) / f"alexnet_dist-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
-        raise PermissionError(1, "another user may write to it", str(folder))
-    return folder
 
 
 def _processor() -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_dist.errors import UserError, tell
+from alexnet_dist.files import folder_of_this_user
 from alexnet_dist.launching.outer import rank_of_process
 
 # Of the 107 characters of a socket's path libraries want about fifty for folders and names of their own.
@@ -39,7 +40,12 @@ def settle_folders() -> None:
     except RuntimeError:  # a user without HOME and without an entry in passwd
         missing = {"HOME": ""}
     if missing:
-        elsewhere = _own_folder(Path(tempfile.gettempdir()) / f"alexnet_dist-{os.getuid()}")
+        try:
+            elsewhere = folder_of_this_user()
+        except OSError as error:
+            raise UserError(
+                f"{error.filename} cannot be made for what libraries keep: set HOME to a folder that this user may write to"
+            ) from None
         os.environ.update({name: str(elsewhere / usual) for name, usual in missing.items()})
         told.append(f"this user {'has no home' if 'HOME' in missing else 'may not write at home'}: caches are in {elsewhere}")
     if rank_of_process() == 0:
@@ -66,14 +72,3 @@ def own_temporary_folder() -> Iterator[None]:
 def _writable(folder: Path) -> bool:
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return os.access(there, os.W_OK)
-
-
-def _own_folder(wanted: Path) -> Path:
-    """A folder that is this user's alone, since what is cached there is run."""
-    try:
-        wanted.mkdir(mode=0o700, exist_ok=True)
-        if wanted.stat().st_uid == os.getuid() and not wanted.is_symlink():
-            return wanted
-    except OSError:
-        pass
-    raise UserError(f"{wanted} cannot be made for what libraries keep: set HOME to a folder that this user may write to")

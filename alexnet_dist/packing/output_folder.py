@@ -7,7 +7,6 @@ a record for each finished shard. The manifest comes last; a folder that has one
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,10 +118,8 @@ def _versions() -> dict[str, str | None]:
 
 def write_file(path: Path, data: bytes) -> dict[str, Any]:
     """Write a file, whole or not at all; returns its entry for the manifest."""
-    with whole_file(path) as file:
+    with whole_file(path, to_disk=True) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

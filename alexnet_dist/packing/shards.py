@@ -6,7 +6,6 @@ and the options alone, so neither the number of processes nor a kill can change 
 """
 
 import errno
-import hashlib
 import io
 import json
 import multiprocessing
@@ -30,12 +29,11 @@ from alexnet_dist.data.odd_files import UnusableImageError, crop_square, decode,
 from alexnet_dist.data.packed import INDEX_ROW, WORK_FOLDER, crc_of, shard_name
 from alexnet_dist.data.statistics import Sums
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import whole_file
+from alexnet_dist.files import sha256_of, whole_file
 from alexnet_dist.packing.samples import Sample
 
 _progress: "Synchronized[int] | None" = None
 _stop: Event | None = None
-_files: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,9 @@ def make_shard(job: ShardJob) -> None:
     """Write and publish one shard and its record. Raises UserError where a source's file has gone or the disk is full."""
     path = job.output / shard_name(job.split, job.number)
     try:
-        with whole_file(path) as file:
+        with whole_file(path, to_disk=True) as file:
             rows, sums, skipped = _pack(job, file)
-            file.flush()
-            os.fsync(file.fileno())
-        with open(path, "rb") as written:
-            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-        _write_record(job, ShardRecord(rows, sums, skipped, path.stat().st_size, sha256))
+        _write_record(job, ShardRecord(rows, sums, skipped, path.stat().st_size, sha256_of(path)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no room is left for {job.output}: make room and run the same command again") from None
@@ -163,11 +157,8 @@ def _read(sample: Sample) -> bytes:
     if sample.length < 0:
         raise UnusableImageError("cannot be opened (a link to nothing, or no permission)")
     try:
-        if sample.path not in _files:
-            if len(_files) >= 8:
-                os.close(_files.pop(next(iter(_files))))
-            _files[sample.path] = os.open(sample.path, os.O_RDONLY | os.O_CLOEXEC)
-        data = os.pread(_files[sample.path], sample.length, sample.offset)
+        with open(sample.path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), sample.length, sample.offset)
     except OSError as error:
         raise UserError(
             f"{sample.path} cannot be read any more ({error.strerror}): restore it and run the same command again"
@@ -205,10 +196,8 @@ def _write_record(job: ShardJob, record: ShardRecord) -> None:
             "pixels": record.sums.pixels.astype(np.uint32),
             "products": record.sums.products,
         }
-    with whole_file(path) as file:
+    with whole_file(path, to_disk=True) as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_record(output: Path, split: str, number: int) -> ShardRecord:

@@ -1,6 +1,5 @@
 """Whether a packed set is still, byte for byte, what its manifest says."""
 
-import hashlib
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_dist.data.packed import INDEX_ROW, SPLITS, TAR_BLOCK, crc_of, index_name, read_manifest
+from alexnet_dist.files import sha256_of
 
 
 def verify_files(root: Path, pool: Executor) -> list[str]:
@@ -30,9 +30,7 @@ def verify_files(root: Path, pool: Executor) -> list[str]:
 def check_file(path: Path, entry: dict[str, Any]) -> str | None:
     """What is wrong with a file, given its `bytes` and `sha256`; None where it is whole."""
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        sha256, size = sha256_of(path), path.stat().st_size
     except OSError as error:
         return f"{path.name}: cannot be read ({error.strerror})"
     if size != entry["bytes"]:

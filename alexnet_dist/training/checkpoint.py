@@ -8,12 +8,12 @@ saving.py writes them, and resuming.py chooses the one from which a run goes on.
 Parameters and momentum stand under the whole net's names, sharded over the towers; any layout reads them back.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import sha256_of
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
@@ -44,11 +44,7 @@ def check_sound(checkpoint: Path) -> None:
 
 def sums_of(folder: Path, pattern: str) -> str:
     """SHA-256 sums of a folder's files in the form of sha256sum, a line each."""
-    lines = []
-    for path in sorted(folder.glob(pattern)):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
-    return "".join(lines)
+    return "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.glob(pattern)))
 
 
 def check_same_net(checkpoint: Path, saved: SavedState, table: Table) -> None:
