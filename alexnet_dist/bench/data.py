@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from rich import box
 from rich.table import Table
 
+from alexnet_dist import text
 from alexnet_dist.bench.apart import readers_apart
 from alexnet_dist.bench.readers import FEED, Asked
 from alexnet_dist.bench.rounds import machine, new_file, ratio, write
@@ -104,13 +104,12 @@ def write_files(packed: PackedImages, folder: Path) -> None:
 
 def table(case: str, rates: dict[str, list[float]], cores: int) -> Table:
     """Medians, and the feed's rate over each reader's in the same round."""
-    shown = Table(title=case, box=box.SIMPLE)
-    shown.add_column("reader", no_wrap=True)
-    for heading in ("images/s", "per core", "feed / reader"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for name, own in rates.items():
-        shown.add_row(name, f"{median(own):.0f}", f"{median(own) / cores:.0f}", f"{ratio(rates, FEED, name):.2f}")
-    return shown
+    numbers = ("images/s", "per core", "feed / reader")
+    rows = [
+        (name, f"{median(own):.0f}", f"{median(own) / cores:.0f}", f"{ratio(rates, FEED, name):.2f}")
+        for name, own in rates.items()
+    ]
+    return text.table(case, ("reader", *numbers), rows, numbers)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The forms in which people have their images: which one a folder holds, and what is in it."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal, get_args
@@ -63,21 +64,15 @@ def list_source(
         raise UserError(f"val_labels={val_labels} is for source=imagefolder, and this is {form}: leave it out")
     if form not in ("cifar10", "imagenette", "imagefolder"):  # two make it, and one says as training does
         _check_folder(root)
-    match form:
-        case "ilsvrc2012":
-            source = list_ilsvrc2012(root, pool)
-        case "kaggle":
-            source = list_kaggle(root)
-        case "parquet":
-            source = list_parquet(root)
-        case "webdataset":
-            source = list_webdataset(root, pool)
-        case "tiny_imagenet":
-            source = list_tiny_imagenet(root)
-        case "imagefolder":
-            source = list_class_folders(root, {}, Path(val_labels) if val_labels else None)
-        case "cifar10":
-            source = list_cifar10(root)
-        case "imagenette":
-            source = list_imagenette(root, wants_originals)
+    listings: dict[Form, Callable[[], Source]] = {
+        "ilsvrc2012": lambda: list_ilsvrc2012(root, pool),
+        "kaggle": lambda: list_kaggle(root),
+        "parquet": lambda: list_parquet(root),
+        "webdataset": lambda: list_webdataset(root, pool),
+        "tiny_imagenet": lambda: list_tiny_imagenet(root),
+        "imagefolder": lambda: list_class_folders(root, {}, Path(val_labels) if val_labels else None),
+        "cifar10": lambda: list_cifar10(root),
+        "imagenette": lambda: list_imagenette(root, wants_originals),
+    }
+    source = listings[form]()
     return in_order_of(source, classes) if classes else source

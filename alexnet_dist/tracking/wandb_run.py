@@ -9,6 +9,7 @@ from typing import Any
 import wandb
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import flat
 from alexnet_dist.launching.wandb_account import Mode, files_folder, init_seconds, unless_set, wanted_mode
 from alexnet_dist.settings import TrackingSettings
 
@@ -128,15 +129,9 @@ def named_figures(record: dict[str, Any]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, dict):
-            figures.update(_by_tower(value, ""))
+            for name, towers in flat(value).items():
+                own = {f"tower{tower}/{name.replace('.', '/')}": figure for tower, figure in enumerate(towers)}
+                figures |= {name: figure for name, figure in own.items() if figure is not None}
         elif key not in ("kind", "step", "epoch", "time") and value is not None:
             figures[f"{kind}/{key}"] = value
     return figures
-
-
-def _by_tower(values: dict[str, Any], before: str) -> Iterator[tuple[str, float]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _by_tower(value, f"{before}{key}/")
-        else:
-            yield from ((f"tower{tower}/{before}{key}", figure) for tower, figure in enumerate(value) if figure is not None)

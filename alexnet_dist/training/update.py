@@ -180,8 +180,4 @@ class Schedule:
         return {"reductions": self.reductions, "best_error": self.best_error, "since_best": self.since_best}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.reductions, self.best_error, self.since_best = (
-            state["reductions"],
-            state["best_error"],
-            state["since_best"],
-        )
+        self.reductions, self.best_error, self.since_best = state["reductions"], state["best_error"], state["since_best"]
