@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,33 @@ from alexnet_dist.training.update import MomentumSGD, Schedule
 
 FORMAT = 4
 STATE = "state.json"
-# What a run's state and a checkpoint's have in common, as it is.
-_NUMBERS = ("step", "epoch", "images", "validated", "skipped", "training_error", "best_error", "best_step", "left_out")
 
 
-@dataclass(frozen=True)
-class SavedState:
-    """state.json: what was trained, on what, and how far. With the numbers' defaults it is a run before its first step.
+@dataclass(kw_only=True)
+class Numbers:
+    """Where a run stands: `step` steps done, `images` of them into epoch `epoch`, the last validation after epoch `validated`,
+    the best at step `best_step`, `skipped` updates left out, the last line's `training_error`, the samples `left_out` because
+    their images are bad. With the defaults it is a run before its first step."""
+
+    step: int = 0
+    epoch: int = 0
+    images: int = 0
+    validated: int = 0
+    skipped: int = 0
+    training_error: float = float("inf")
+    best_error: float = float("inf")
+    best_step: int | None = None
+    left_out: Sequence[int] = ()
+
+
+@dataclass
+class SavedState(Numbers):
+    """state.json: what was trained, on what, and how far.
 
     `shapes` are those of the whole net's parameters, `config` is the composed configuration, `classes` and `class_ids` name the
     net's outputs by label. `training_images` is None where other images than this program's have been trained on (imported
-    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. `weights` is the
-    short hash of the parameters (training/weights.py). The numbers between are `TrainingState`'s.
+    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. `weights` is the short hash of the parameters
+    (training/weights.py).
     """
 
     shapes: dict[str, list[int]]
@@ -34,17 +49,8 @@ class SavedState:
     class_ids: list[str]
     training_images: int | None
     resumed_from: str | None = None
-    step: int = 0
-    epoch: int = 0
-    images: int = 0
     epochs_done: float = 0.0
-    validated: int = 0
-    skipped: int = 0
-    training_error: float = float("inf")
     errors_since_line: tuple[int, int] = (0, 0)
-    best_error: float = float("inf")
-    best_step: int | None = None
-    left_out: Sequence[int] = ()
     schedule: dict[str, Any] = field(default_factory=dict)
     metrics_bytes: int = 0
     weights: str | None = None
@@ -72,10 +78,8 @@ class SavedState:
 
 
 @dataclass
-class TrainingState:
-    """The tensors of a run and where it stands: `step` steps done, `images` of them into epoch `epoch`, the last
-    validation after epoch `validated`, the best at step `best_step`, `skipped` updates left out, the last line's
-    `training_error`, the samples `left_out` because their images are bad.
+class TrainingState(Numbers):
+    """The tensors of a run and where it stands.
 
     Nothing else is needed to go on: the order of the images, their crops and the dropout masks are functions of the seed
     and of these numbers.
@@ -87,15 +91,6 @@ class TrainingState:
     preprocess: Preprocess
     errors: ErrorCount
     images_per_epoch: int
-    step: int = 0
-    epoch: int = 0
-    images: int = 0
-    validated: int = 0
-    skipped: int = 0
-    training_error: float = float("inf")
-    best_error: float = float("inf")
-    best_step: int | None = None
-    left_out: Sequence[int] = ()
 
     def advance(self, images: int) -> None:
         """A step over so many images is done; an epoch ends when too few for another batch are left of it."""
@@ -128,7 +123,7 @@ class TrainingState:
 
     def saved(self, origin: SavedState, record: Callable[[], dict[str, Any]] = dict) -> SavedState:
         """`origin` with the numbers of this moment, and the record's; every rank takes part."""
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        numbers = {number.name: getattr(self, number.name) for number in fields(Numbers)}
         numbers |= {"epochs_done": self.epochs_done, "errors_since_line": self.errors.total(), "schedule": self.schedule.state()}
         return replace(origin, **numbers, **record())
 
@@ -137,8 +132,8 @@ class TrainingState:
         if other_images:
             plateau = {**saved.schedule, "best_error": float("inf"), "since_best": 0}
             saved = replace(saved, best_error=float("inf"), best_step=None, left_out=(), schedule=plateau)
-        for name in _NUMBERS:
-            setattr(self, name, getattr(saved, name))
+        for number in fields(Numbers):
+            setattr(self, number.name, getattr(saved, number.name))
         self.errors.restore(saved.errors_since_line)
         self.schedule.load_state(saved.schedule)
         if saved.step:  # a validation before the next step tells what the last one updated
