@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -187,16 +188,17 @@ class ValidationFeed:
         if (exchange is None) != (parts == 1):
             raise ValueError("an exchange is needed where there are parts, and only there")
         self._images = images
-        self._part_size = -(-min(batch_size, max(1, len(images))) // (replicas * parts))
+        self._part_size = part_size = -(-min(batch_size, max(1, len(images))) // (replicas * parts))
         replica_size = self._part_size * parts
         self._whole_size = replica_size * replicas
         self._rows = _rows(replica_size, replica)
         self._part_rows = _rows(self._part_size, part)
         self._size = size
-        self._threads = threads
         self._device = device
         self._exchange = exchange
-        self._decoder_options = decoder_options
+        self._decode = partial(
+            decode, images, size=size, crop=size, batch_size=part_size, threads=threads, device=device, options=decoder_options
+        )
 
     def __len__(self) -> int:
         """Batches of a pass."""
@@ -225,18 +227,8 @@ class ValidationFeed:
                 yield Crops.whole(own[own >= 0]), None
 
     def _batches(self) -> Generator[ValidationBatch, None, None]:
-        decoded = decode(
-            self._images,
-            self._requests(),
-            size=self._size,
-            crop=self._size,
-            batch_size=self._part_size,
-            threads=self._threads,
-            device=self._device,
-            options=self._decoder_options,
-        )
         bad = None
-        with closing(decoded):
+        with closing(self._decode(self._requests())) as decoded:
             for samples in self._samples():
                 real = int((samples[self._part_rows] >= 0).sum())
                 pixels = None
