@@ -8,7 +8,6 @@ nothing, so that the others need not wait for its messages, until all have agree
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -133,19 +132,16 @@ class TrainFeed:
         self._background.close()
 
     def _requests(self, epoch: int, index: int) -> Generator[tuple[Crops, _Step], None, None]:
-        """What this process decodes, and the step it is part of; the next epoch's order is computed during this one."""
-        with ThreadPoolExecutor(1, thread_name_prefix="epoch order") as executor:
-            order = executor.submit(epoch_order, self._seed, epoch, len(self._images))
-            while True:
-                samples = order.result()
-                order = executor.submit(epoch_order, self._seed, epoch + 1, len(self._images))
-                while index < self.batches_per_epoch:
-                    own = at_positions(samples, index * self._batch_size + self._rows, self._left_out)
-                    drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
-                    part = self._part_rows
-                    yield Crops(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
-                    index += 1
-                epoch, index = epoch + 1, 0
+        """What this process decodes, and the step it is part of."""
+        part = self._part_rows
+        while True:
+            samples = epoch_order(self._seed, epoch, len(self._images))
+            while index < self.batches_per_epoch:
+                own = at_positions(samples, index * self._batch_size + self._rows, self._left_out)
+                drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
+                yield Crops(own[part], drawn.y[part], drawn.x[part], drawn.mirror[part]), _Step(epoch, index, own, drawn)
+                index += 1
+            epoch, index = epoch + 1, 0
 
     def _batches(self, decoded: Generator[tuple[torch.Tensor, _Step], None, None]) -> Generator[Batch, None, None]:
         try:
