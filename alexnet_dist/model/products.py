@@ -7,7 +7,7 @@ where nothing travels, so that the bits do not depend on how many processes hold
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +148,7 @@ class _ProductOfAll(torch.autograd.Function):
         # The gradients of other towers' maps, from all outputs here that read them.
         of_others: dict[int, torch.Tensor] = {}
         for tower, gradient, x, (_, rest) in zip(towers, gradients, others, weights, strict=True):
-            parts = _input_gradient(layer, gradient, x, rest).chunk(layer.towers - 1, dim=1)
+            parts = _gradients(layer, gradient, x, rest, _OF_INPUT)[0].chunk(layer.towers - 1, dim=1)
             for other, part in zip([t for t in range(layer.towers) if t != tower], parts, strict=True):
                 of_others[other] = of_others[other] + part if other in of_others else part
         outgoing = [
@@ -157,7 +157,7 @@ class _ProductOfAll(torch.autograd.Function):
         ]
         arrival = crossing.begin(outgoing)
 
-        of_maps = [_input_gradient(layer, g, x, own) for g, x, (own, _) in zip(gradients, maps, weights, strict=True)]
+        of_maps = [_gradients(layer, g, x, own, _OF_INPUT)[0] for g, x, (own, _) in zip(gradients, maps, weights, strict=True)]
         of_weight = torch.empty_like(weight)
         for tower, gradient, x, y, rows in zip(towers, gradients, maps, others, of_weight.chunk(held), strict=True):
             _put_weight_gradient(rows, layer, tower, gradient, x, y)
@@ -218,12 +218,6 @@ def _add_product(output: torch.Tensor, layer: Layer, x: torch.Tensor, weight: to
         output += product(layer, x, weight, None)
 
 
-def _input_gradient(layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    if layer.kind == "fc":
-        return gradient @ weight
-    return _unpadded(layer, _convolution_gradients(layer, gradient, _padded(layer, x), weight, 0), x)
-
-
 def _put_weight_gradient(
     rows: torch.Tensor, layer: Layer, tower: int, gradient: torch.Tensor, own: torch.Tensor, others: torch.Tensor
 ) -> None:
@@ -235,22 +229,7 @@ def _put_weight_gradient(
         if layer.kind == "fc":
             torch.mm(gradient.t(), x, out=column)
         else:
-            column.copy_(_convolution_gradients(layer, gradient, _padded(layer, x), column, 1))
-
-
-def _convolution_gradients(layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, of: int) -> torch.Tensor:
-    """The gradient of x (`of` 0) or of the weight (`of` 1)."""
-    return _convolution_backward(layer, gradient, x, weight, [of == 0, of == 1, False])[of]
-
-
-def _convolution_backward(
-    layer: Layer, gradient: torch.Tensor, padded: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
-) -> list[torch.Tensor]:
-    stride, pad, sizes = [layer.stride] * 2, [_pad(layer)] * 2, [len(weight)] if wanted[2] else None
-    groups = _groups(padded, weight)
-    return torch.ops.aten.convolution_backward(
-        gradient, padded, weight, sizes, stride, pad, [1, 1], False, [0, 0], groups, wanted
-    )
+            column.copy_(_gradients(layer, gradient, x, column, _OF_WEIGHT)[1])
 
 
 def _groups(x: torch.Tensor, weight: torch.Tensor) -> int:
@@ -258,15 +237,20 @@ def _groups(x: torch.Tensor, weight: torch.Tensor) -> int:
     return x.shape[1] // weight.shape[1]
 
 
-def _gradients(
-    layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
-) -> list[torch.Tensor | None]:
-    """Those of x, of the weight and of the bias that are wanted."""
+# Which gradients are wanted: of what is read, of the weight, of the bias.
+_OF_INPUT, _OF_WEIGHT = [True, False, False], [False, True, False]
+
+
+def _gradients(layer: Layer, gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wanted: list[bool]) -> list[Any]:
+    """Those of x, of the weight and of the bias that are wanted; None for the others."""
     if layer.kind == "fc":
         of_x = gradient @ weight if wanted[0] else None
-        return [of_x, gradient.t() @ x, gradient.sum(0) if wanted[2] else None]
-    of_x, of_weight, of_bias = _convolution_backward(layer, gradient, _padded(layer, x), weight, wanted)
-    return [of_x if of_x is None else _unpadded(layer, of_x, x), of_weight, of_bias]
+        return [of_x, gradient.t() @ x if wanted[1] else None, gradient.sum(0) if wanted[2] else None]
+    padded, stride, pad, sizes = _padded(layer, x), [layer.stride] * 2, [_pad(layer)] * 2, [len(weight)] if wanted[2] else None
+    of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        gradient, padded, weight, sizes, stride, pad, [1, 1], False, [0, 0], _groups(padded, weight), wanted
+    )
+    return [of_padded if of_padded is None else _unpadded(layer, of_padded, x), of_weight, of_bias]
 
 
 def _pad(layer: Layer) -> int:
