@@ -105,7 +105,6 @@ def draw_ablations(rows: Sequence[Ablation], path: Path) -> bool:
         axes.invert_yaxis()
         axes.set_title("Worse than the whole net, points of top-1 error")
         axes.grid(axis="x")
-        axes.set_axisbelow(True)
         figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return True
 

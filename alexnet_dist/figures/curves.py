@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from alexnet_dist.figures.run_files import RunFiles
-from alexnet_dist.figures.style import BLUE, GREEN, ORANGE, PALETTE, drawing, horizontal_grid
+from alexnet_dist.figures.style import BLUE, GREEN, ORANGE, PALETTE, drawing
 from alexnet_dist.text import printable
 
 _MOST_POINTS = 240
@@ -124,7 +124,7 @@ def draw_step_time(run: RunFiles, path: Path) -> bool:
         for axes in (above, below):
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            horizontal_grid(axes)
+            axes.grid(axis="y")
     return True
 
 
@@ -141,7 +141,6 @@ def draw_layers(layers: Mapping[str, Mapping[str, float]], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_title("A step by layer, ms, crossings included")
         axes.grid(axis="x")
-        axes.set_axisbelow(True)
         axes.legend(loc="best", fontsize=8)
 
 
@@ -190,7 +189,7 @@ def _draw_rates(axes: Axes, epochs: Sequence[float], rates: Sequence[float]) -> 
     axes.set_yticks(shown, [f"{rate:g}" for rate in shown])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.2)
-    horizontal_grid(axes)
+    axes.grid(axis="y")
 
 
 def fit(axes: Axes) -> None:
@@ -201,7 +200,7 @@ def fit(axes: Axes) -> None:
     bottom = low if low > high / 2 else 0.0
     margin = 0.06 * (high - bottom) or 0.05 * high
     axes.set_ylim(bottom and bottom - margin, high + margin)
-    horizontal_grid(axes)
+    axes.grid(axis="y")
 
 
 def _series(records: Sequence[dict[str, Any]], figure: str) -> tuple[list[float], list[float]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
@@ -55,11 +54,6 @@ def drawing(path: Path, height: float, width: float = WIDTH, of: str = "") -> It
                 told = {"pil_kwargs": {"optimize": True}, "metadata": {"Source": of}}
             figure.savefig(drawn, format=path.suffix[1:], transparent=True, dpi=144, **told)
             write_whole(path, drawn.getvalue())
-
-
-def horizontal_grid(axes: Axes) -> None:
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
 
 
 def short(name: str) -> str:
