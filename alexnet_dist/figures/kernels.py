@@ -82,11 +82,8 @@ def strongest_filters(weights: torch.Tensor) -> np.ndarray:
 
     Large is what has a large sum of squares. A filter is divided by its largest absolute weight.
     """
-    size = weights.shape[-1] + 1
-    filters = weights[weights.square().sum(dim=(1, 2, 3)).topk(min(_FILTERS, len(weights))).indices]
-    picture = np.full((len(filters) * size - 1, min(_MAPS, weights.shape[1]) * size - 1), np.nan, np.float32)
-    for row, own in enumerate(filters):
-        strongest = own[own.square().sum(dim=(1, 2)).topk(min(_MAPS, len(own))).indices]
-        for column, tile in enumerate(strongest / own.abs().max().clamp_min(1e-12)):
-            picture[row * size : row * size + size - 1, column * size : column * size + size - 1] = tile.numpy()
-    return picture
+    rows = []
+    for own in weights[weights.square().sum(dim=(1, 2, 3)).topk(min(_FILTERS, len(weights))).indices]:
+        strongest = own[own.square().sum(dim=(1, 2)).topk(min(_MAPS, len(own))).indices] / own.abs().max().clamp_min(1e-12)
+        rows.append(F.pad(strongest, (0, 1, 0, 1), value=torch.nan).permute(1, 0, 2).flatten(1))
+    return torch.cat(rows)[:-1, :-1].numpy()

@@ -1,6 +1,5 @@
 """A mesh of processes that are not there, around tensors that hold nothing: to see what a step does without doing it."""
 
-import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,10 +18,9 @@ def imagined_mesh(layout: Layout, rank: int, device: torch.device) -> Iterator[M
     """The mesh as `rank` has it: messages and sums go nowhere and are done at once. Within it no other mesh can be joined."""
     if _BACKEND not in dist.Backend.backend_list:
         dist.Backend.register_backend(_BACKEND, _create_fake_pg, extended_api=True, devices=["cpu", "cuda", "meta"])
-    limit = datetime.timedelta(seconds=60)
     peers = Peers(dist.HashStore(), rank, world=1, timeout=60)
     dist.init_process_group(_BACKEND, store=FakeStore(), rank=rank, world_size=layout.processes)
     try:
-        yield join_groups(layout, rank, device, peers, limit, host_backend=_BACKEND)
+        yield join_groups(layout, rank, device, peers, host_backend=_BACKEND)
     finally:
         dist.destroy_process_group()

@@ -174,7 +174,7 @@ def join_mesh(
         own = device if cuda else None  # NCCL's groups are made at once, and not by their first messages
         backend = "cpu:gloo,cuda:nccl" if cuda else gloo
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONG, device_id=own)
-        yield (mesh := join_groups(layout, rank, device, peers, LONG, gloo, wire, overlap))
+        yield (mesh := join_groups(layout, rank, device, peers, gloo, wire, overlap))
         peers.rest()
         dist.barrier(group=mesh.host_group)  # nobody leaves before all are done
     except Exception as error:
@@ -247,7 +247,6 @@ def join_groups(
     rank: int,
     device: torch.device,
     peers: Peers,
-    limit: datetime.timedelta,
     host_backend: str,
     wire: torch.dtype | None = None,
     overlap: bool = True,
@@ -256,8 +255,8 @@ def join_groups(
     shares = [list(range(r * layout.shares, (r + 1) * layout.shares)) for r in range(layout.replicas)]
     replicas = [list(range(share, layout.processes, layout.shares)) for share in range(layout.shares)]
     wanted = (shares, shares, shares, replicas, replicas)
-    own_groups = [dist.new_subgroups_by_enumeration(ranks, timeout=limit)[0] for ranks in wanted]
-    own_groups += [dist.new_group(backend=host_backend, timeout=limit) for _ in range(2)]
+    own_groups = [dist.new_subgroups_by_enumeration(ranks, timeout=LONG)[0] for ranks in wanted]
+    own_groups += [dist.new_group(backend=host_backend, timeout=LONG) for _ in range(2)]
     groups = (group for group in own_groups if isinstance(group, dist.ProcessGroup))
     tower_group, crossing_group, crops_group, replica_group, sums_group, host_group, checkpoint_group = groups
     mesh = Mesh(
