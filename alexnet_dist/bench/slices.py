@@ -98,8 +98,7 @@ def in_slices(
     table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch, count: int
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """The trainer's own step of a net of its own, and what is to be called before the mesh is left."""
-    net = new_net(table, mesh, native)
-    optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
+    net, optimizer = new_net(table, mesh, native)
     whole = len(batch.labels) * mesh.layout.replicas
     trainer = TrainerSettings(1, None, whole, 1, 1, "stop", "auto", "auto", False, None, slices=count)
     whole_step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
@@ -112,8 +111,7 @@ def in_slices(
 
 def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch) -> Callable[[], None]:
     """The same step with gradients reduced by torch, whose order of addition is its own."""
-    net = new_net(table, mesh, native)
-    optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
+    net, optimizer = new_net(table, mesh, native)
     parallel = DistributedDataParallel(net, process_group=mesh.replica_group, gradient_as_bucket_view=True)
     key = DropoutKey(0, torch.zeros((), dtype=torch.int64, device=mesh.device), mesh.replica * len(batch.labels))
 
@@ -127,10 +125,10 @@ def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch
     return step
 
 
-def new_net(table: Table, mesh: Mesh, native: bool) -> Net:
+def new_net(table: Table, mesh: Mesh, native: bool) -> tuple[Net, MomentumSGD]:
     net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
     net.initialise(0)
-    return net
+    return net, MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
 
 
 def prepare_start(config: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 import torch.distributed as dist
@@ -166,10 +167,7 @@ class _Cross(torch.autograd.Function):
         crossing = ctx.crossing
         received = crossing.begin(list(gradient.chunk(crossing.size, dim=1))).wait()
         # Added in the group's order on every process, so that a sum does not depend on who computes it.
-        total = received[0] + received[1]
-        for part in received[2:]:
-            total += part
-        return total, None
+        return reduce(torch.add, received), None
 
 
 def _dense_order(maps: torch.Tensor) -> tuple[int, ...]:
