@@ -59,8 +59,8 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     # Left as they are at the end, a second signal, as of SLURM when it queues the job again, would be a traceback.
     heard = {signum: signal.getsignal(signum) for signum in HANDED_ON}
     try:
-        for signum in HANDED_ON:
-            if not _ignored_hangup(signum):
+        for signum, handler in heard.items():
+            if (signum, handler) != (signal.SIGHUP, signal.SIG_IGN):
                 signal.signal(signum, _end_processes)
         # What they leave in the temporary folder goes with them.
         with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
@@ -171,10 +171,6 @@ def _launch_config(processes: int, scratch: str) -> LaunchConfig:
     # Set, not given: the first of the supported versions of torch may not have it, and wait for 30 seconds.
     config.shutdown_timeout = SHUTDOWN_SECONDS
     return config
-
-
-def _ignored_hangup(signum: signal.Signals) -> bool:
-    return signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN
 
 
 def _in_own_session(launcher: int, scratch: str, entry: Callable[..., Any], *arguments: Any) -> None:
