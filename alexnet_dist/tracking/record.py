@@ -73,11 +73,7 @@ class Record:
     def training(self, record: dict[str, Any], total_steps: int) -> None:
         """The figures of a training step."""
         self.display.show("training", record["step"], total_steps, training_figures(record, self._validated))
-        self._write(record)
-
-    def activity(self, record: dict[str, Any]) -> None:
-        """The sizes of a step's activations and of the gradients that come back."""
-        self._write(record)
+        self.write(record)
 
     def timeline(self, told: dict[str, Any]) -> None:
         """When the parts of a step began and ended; it has a file of its own."""
@@ -88,7 +84,7 @@ class Record:
         """The figures of a validation."""
         self._validated = record
         self.display.say(validation_figures(record))
-        self._write(record)
+        self.write(record)
 
     def __enter__(self) -> "Record":
         return self
@@ -99,17 +95,14 @@ class Record:
             self._ended = True
             self._note(starts.note_end, how)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        self.note_end("done" if error is None else str(error) if isinstance(error, Stopped) else f"failed: {error}")
-        self.close(failed=kind is not None and not issubclass(kind, Stopped))
-
-    def close(self, failed: bool) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, *__: object) -> None:
         """Finish both records, and say where an offline W&B run waits to be uploaded."""
+        self.note_end("done" if error is None else str(error) if isinstance(error, Stopped) else f"failed: {error}")
         if self._metrics and (problem := self._metrics.close()):
             self.display.say(f"warning: metrics.jsonl lacks its last lines, which could not be written ({problem})")
         if self.wandb:
             folder = self.wandb.offline_folder
-            self.wandb.finish(failed)
+            self.wandb.finish(failed=not (error is None or isinstance(error, Stopped)))
             if self.wandb.lost:
                 self.display.say("W&B's process ended before the run: metrics.jsonl holds what it has not recorded")
             elif folder:
@@ -129,7 +122,8 @@ class Record:
         except OSError as error:
             self.display.say(f"warning: {starts.FILE} cannot be written ({error.strerror})")
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def write(self, record: dict[str, Any]) -> None:
+        """Figures that nobody is shown, as those of a step's activity, go to metrics.jsonl and W&B alone."""
         self._step = record["step"]
         record = {**record, "time": round(time.time(), 3)}
         if self._metrics and (problem := self._metrics.append(record)):

@@ -67,4 +67,4 @@ class Watchers:
             for sign in signs_of_not_learning(loss.item(), self._classes, layers):
                 self._record.display.say(sign)
         if logged and self._recorded:
-            self._record.activity({"kind": "activity", "step": step, "epoch": epoch, "layers": layers})
+            self._record.write({"kind": "activity", "step": step, "epoch": epoch, "layers": layers})
