@@ -208,11 +208,10 @@ def _series(records: Sequence[dict[str, Any]], figure: str) -> tuple[list[float]
     return [record["epoch"] for record in known], [record[figure] for record in known]
 
 
-def _thinned(records: Sequence[dict[str, Any]], figure: str) -> tuple[np.ndarray, np.ndarray]:
-    """A figure against the epoch; of more than _MOST_POINTS records the means of as many stretches."""
-    epochs, values = (np.array(side) for side in _series(records, figure))
-    if not len(epochs):
-        return epochs, values
-    stretches = min(len(epochs), _MOST_POINTS)
-    means = [(np.mean(x), np.mean(y)) for x, y in zip(*(np.array_split(a, stretches) for a in (epochs, values)), strict=True)]
-    return np.array([x for x, _ in means]), np.array([y for _, y in means])
+def _thinned(records: Sequence[dict[str, Any]], figure: str) -> np.ndarray:
+    """Epochs and a figure, float64 [2, points]; of more than _MOST_POINTS records the means of as many stretches."""
+    series = np.array(_series(records, figure), dtype=float)
+    if not series.size:
+        return series
+    stretches = np.array_split(series, min(series.shape[1], _MOST_POINTS), axis=1)
+    return np.array([stretch.mean(axis=1) for stretch in stretches]).T
