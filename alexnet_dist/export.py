@@ -93,7 +93,7 @@ def _safetensors(path: Path, trained: Trained, net: Net, preprocess: Preprocess)
 
 
 def _torch(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
-    path.write_text(_source(path.stem, trained))
+    path.write_text(_source(path.stem, trained), "utf-8")
     saved = {
         "parameters": {**_parameters(net), "mean": preprocess.centre(preprocess.mean_image).contiguous()},
         "mean_image": preprocess.mean_image,

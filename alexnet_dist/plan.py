@@ -15,7 +15,6 @@ from alexnet_dist import text
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import Positive, PowerOfTwo, check, strict
 from alexnet_dist.launching.commands import command, worker
-from alexnet_dist.launching.outer import outer_launcher
 from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout, default_processes
@@ -48,8 +47,6 @@ class PlanSettings:
 
 def run(config: dict[str, Any]) -> None:
     """Describe or probe the machine, predict every layout on it, and print a table or one JSON object."""
-    if (launcher := outer_launcher()) is not None:
-        raise UserError(f"alexnet_dist.plan is one process, which starts others for machine=here: start it without {launcher}")
     settings = check(PlanSettings, config)
     if settings.batch_size % settings.slices:
         raise UserError(f"batch_size={settings.batch_size} cannot be cut into slices={settings.slices}: take fewer slices")

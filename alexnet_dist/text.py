@@ -1,6 +1,5 @@
 """Numbers, spans of time, names and tables as a person reads them."""
 
-import re
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,10 +71,19 @@ def printable(name: str) -> str:
 
 
 def hydra_value(text: str) -> str:
-    """A text as the value of a Hydra override: in quotes where it holds what Hydra reads otherwise."""
-    if re.fullmatch(r"[A-Za-z0-9_./@%:+-]([A-Za-z0-9_./@%:+ -]*[A-Za-z0-9_./@%:+-])?", text):
-        return text
-    return '"' + text.replace('"', '\\"') + '"'
+    """A text as the value of a Hydra override: in quotes where Hydra would read something else, as a number or a list."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # here: processes that pack images need no Hydra
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(f"value={text}")
+    except HydraException:
+        pass
+    else:
+        if not override.is_sweep_override() and override.value() == text:
+            return text
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def as_word(name: str, value: object) -> str:

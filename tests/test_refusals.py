@@ -220,6 +220,16 @@ def test_a_sweep_under_torchrun(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("command", ["features", "plan", "import_weights"])
+def test_a_command_of_one_process_of_which_a_launcher_started_several(command: str, tmp_path: Path) -> None:
+    done = run_forked(command, cwd=tmp_path, environments=ranks(2))
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert all(line.startswith("error: this command is one process, and torchrun started several of it: ") for line in lines)
+    done = run_forked(command, cwd=tmp_path, environments=[{"SLURM_STEP_NUM_TASKS": "2"}])
+    _assert_sentence(done, "and srun started several of it: start it without srun")
+
+
 def test_a_world_size_that_does_not_fit_under_torchrun(few_images: Path, tmp_path: Path) -> None:
     done = run_torchrun(3, "train", *SMALL, f"data.root={few_images}", cwd=tmp_path)
     assert done.returncode != 0

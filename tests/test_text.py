@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from alexnet_dist.text import byte_size, duration, printable
+from alexnet_dist.launching.commands import compose
+from alexnet_dist.text import byte_size, duration, hydra_value, printable
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,9 @@ def test_a_name_of_any_bytes_can_be_written() -> None:
     latin = os.fsdecode("Käfer".encode("latin-1"))
     assert printable(latin).encode() == "K\N{REPLACEMENT CHARACTER}fer".encode()
     assert printable("金魚") == "金魚"
+
+
+@pytest.mark.parametrize("text", ["runs/x", "2024", "null", "1e3", "a b", " a", "a=b,c", "a\\", 'a\\"b', "it's", "[a]", "Käfer"])
+def test_hydra_reads_a_text_back_as_it_was(text: str) -> None:
+    assert compose("train", [f"run.dir={hydra_value(text)}"])["run"]["dir"] == text
+    assert hydra_value("runs/a b") == "runs/a b", "no quotes where none are needed"

@@ -6,10 +6,11 @@ One process a tower. Rivals that are one process run in the first with all the c
 import time
 from functools import partial
 from statistics import median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.table import Table as RichTable
 
@@ -34,7 +35,7 @@ from alexnet_dist.training.timeline import Timeline, seconds_by_layer
 @dataclass(frozen=True, config=strict)
 class BenchProcesses:
     processes: Positive | Literal["auto"]
-    timeout: float
+    timeout: Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, config=strict)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_dist.settings import OtherImages, Settings
+from alexnet_dist.text import as_word
 from alexnet_dist.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -27,6 +28,6 @@ def leave_report(run_dir: Path, settings: Settings, wandb_run: "WandbRun | None"
             hand_over(run_dir, wandb_run, settings.tracking.artifacts)
     except Exception as error:  # whatever it is, the run is complete and its record is whole
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        display.say(f"warning: no report could be made ({reason}); try again with: alexnet-dist report run={run_dir}")
+        display.say(f"warning: no report could be made ({reason}); try again with: alexnet-dist report {as_word('run', run_dir)}")
         return
     display.say(f"report: {page}")

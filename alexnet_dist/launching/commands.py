@@ -30,7 +30,7 @@ from alexnet_dist.errors import RunFailed, Stopped, UserError, leave_out_decoder
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
-from alexnet_dist.launching.outer import adopt_srun, check_meeting_place, outer_launcher
+from alexnet_dist.launching.outer import adopt_srun, check_alone, check_meeting_place, outer_launcher
 from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
 from alexnet_dist.launching.sentences import errors_as_sentences
 from alexnet_dist.tracking.run_folder import RunFolder, read_outcome
@@ -82,6 +82,7 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
             raise
 
     with errors_as_sentences():
+        check_alone()
         _prepare_process()
         signal.signal(signal.SIGTERM, _stop)
         sys.argv[1:] = accepted(sys.argv[1:])

@@ -44,7 +44,8 @@ def settle_folders() -> None:
             elsewhere = folder_of_this_user()
         except OSError as error:
             raise UserError(
-                f"{error.filename} cannot be made for what libraries keep: set HOME to a folder that this user may write to"
+                f"{error.filename} cannot be made for what libraries keep ({error.strerror}): set HOME to a folder that "
+                "this user may write to"
             ) from None
         os.environ.update({name: str(elsewhere / usual) for name, usual in missing.items()})
         told.append(f"this user {'has no home' if 'HOME' in missing else 'may not write at home'}: caches are in {elsewhere}")

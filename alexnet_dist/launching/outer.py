@@ -51,6 +51,16 @@ def check_meeting_place(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
+def check_alone(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError where this process is one of several that a launcher started, each of which would do all of the work."""
+    launcher = outer_launcher(environment)
+    if launcher == "srun" or (launcher and int(environment.get("WORLD_SIZE", "1")) > 1):
+        raise UserError(
+            f"this command is one process, and {launcher} started several of it: start it without {launcher}"
+            + (", or unset RANK and WORLD_SIZE" if launcher == "torchrun" else "")
+        )
+
+
 def first_host(nodes: str) -> str:
     """The first of SLURM's list of nodes: gpu03 of gpu[03-04,7],login, rack1node5-ib of rack[1-2]node[5-8]-ib. scontrol, which
     says so too, is not found inside a container."""

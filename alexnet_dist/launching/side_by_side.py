@@ -53,12 +53,14 @@ class SideBySide:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._share(self._gpus, place))
         log.parent.mkdir(parents=True, exist_ok=True)
         os.sched_setaffinity(0, self._share(self._cores, place))  # which the process inherits
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "alexnet_dist.launching.composed", self._module],
-                env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
-        os.sched_setaffinity(0, self._cores)
+        try:
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "alexnet_dist.launching.composed", self._module],
+                    env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
+                )  # fmt: skip
+        finally:
+            os.sched_setaffinity(0, self._cores)
         assert process.stdin
         with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(json.dumps(config).encode())

@@ -39,10 +39,12 @@ class Activity:
         hooks = [layer.register_forward_hook(self._outputs) for layer in self._layers]
         for layer in self._layers:
             layer.watch = self._watch(layer)
-        yield
-        for layer, hook in zip(self._layers, hooks, strict=True):
-            layer.watch = None
-            hook.remove()
+        try:
+            yield
+        finally:
+            for layer, hook in zip(self._layers, hooks, strict=True):
+                layer.watch = None
+                hook.remove()
 
     def read(self) -> dict[str, dict[str, list[float]]]:
         """Of each layer by name, a list with a figure for each tower of the net; every rank takes part and gets the same.
