@@ -1,6 +1,7 @@
 """How a command ends other than well, and what a person is told."""
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -69,7 +70,9 @@ class _Stream(io.FileIO):
 
 
 def outlive_streams() -> None:
-    """From now on this process neither ends nor fails because its standard output or error is lost."""
+    """From now on this process neither ends nor fails because its standard output or error is lost, or has no word for what is
+    written; nor does it tell of a log that a library cannot write."""
+    logging.raiseExceptions = False
     sys.stdout = _outlived(sys.stdout, sys.__stdout__)
     sys.stderr = _outlived(sys.stderr, sys.__stderr__)
 
@@ -84,7 +87,7 @@ def _writing_to(descriptor: int, like: io.TextIOWrapper) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(_Stream(descriptor, "w", closefd=False)),
         encoding=like.encoding,
-        errors=like.errors,
+        errors=like.errors if like.encoding.lower() in ("utf-8", "utf8") else "backslashreplace",
         line_buffering=like.line_buffering,
         write_through=like.write_through,
     )

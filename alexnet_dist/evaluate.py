@@ -88,21 +88,21 @@ def run(config: dict[str, Any]) -> None:
             figures, predictions = measure(voters, feed, mesh, display, weights=weights), None
     if mesh.rank:
         return
-    if predictions and wanted.predictions:
-        write_new(Path(wanted.predictions), predictions.save)
-    if predictions and submission and wanted.submission:
-        write_new(Path(wanted.submission), lambda file: submission.write(predictions, file))
-    if predictions and wanted.per_class:
-        rows = errors_by_class(predictions)
-        if isinstance(wanted.per_class, str):
-            write_new(Path(wanted.per_class), lambda file: write_csv(rows, file))
-        else:
-            Console(width=max(display.console.width, TABLE_WIDTH)).print(table(rows))
+    rows = errors_by_class(predictions) if predictions and wanted.per_class else []
+    if rows and not isinstance(wanted.per_class, str):
+        Console(width=max(display.console.width, TABLE_WIDTH)).print(table(rows))
     record = {"kind": "val", **_origin(nets), **figures}
     if weights is not None:
         record["ensemble"] = {"weights": weights, "found_on_images": found_on}
     display.say(validation_figures(record) if len(nets) == 1 else _ensemble_figures(record))
     print(json.dumps(record), flush=True)
+    # Last, for a disk may be full.
+    if predictions and wanted.predictions:
+        write_new(Path(wanted.predictions), predictions.save)
+    if predictions and submission and wanted.submission:
+        write_new(Path(wanted.submission), lambda file: submission.write(predictions, file))
+    if isinstance(wanted.per_class, str):
+        write_new(Path(wanted.per_class), lambda file: write_csv(rows, file))
 
 
 def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Trained]]:

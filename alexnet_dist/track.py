@@ -68,12 +68,16 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
         RunFailed: W&B's process ended meanwhile.
     """
     from alexnet_dist.figures.wandb_media import hand_over
-    from alexnet_dist.launching.wandb_account import wanted_mode
+    from alexnet_dist.launching.wandb_account import check_variables, wanted_mode
     from alexnet_dist.tracking.wandb_run import WandbRun
 
     if not run.records:
         raise UserError(f"{run.folder} has no records yet (metrics.jsonl is empty): let it train some steps first")
     folder = Path(settings.output or run.folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output={folder} is a file: name a folder for W&B's files")
+    if settings.output is None:
+        check_variables()
     if folder == run.folder and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written: name a folder for W&B's files with output=...")
     with RunFolder(folder).held():
@@ -115,9 +119,11 @@ def _own_id(run: RunFiles, aside: bool) -> str | None:
     What W&B's server has of a run can be added to and not be replaced.
     """
     uploaded = any(part.name.startswith("run-") or list(part.glob("*.synced")) for part in _parts(run))
-    if uploaded or (not aside and _waiting(run)):
+    waiting = _waiting(run)
+    if uploaded or (not aside and waiting):
         return None
-    return next((start["wandb_id"] for start in reversed(run.starts) if start["wandb_id"]), None)
+    tracked_before = [part.name.split("-", 3)[3] for part in waiting]  # offline-run-<date>_<time>-<id>
+    return next((start["wandb_id"] for start in reversed(run.starts) if start["wandb_id"]), next(iter(tracked_before), None))
 
 
 def _waiting(run: RunFiles) -> list[Path]:

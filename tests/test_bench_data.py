@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from alexnet_dist.bench import data
+from alexnet_dist.errors import UserError
+from alexnet_dist.launching.commands import compose
 from tests.commands import run_command
 from tests.forked import run_forked, still_running
 
@@ -38,6 +41,13 @@ def take_two_classes(drawn_images: Path, folder: Path) -> Path:
         for file in sorted((drawn_images / "train" / name).iterdir())[:12]:
             shutil.copy(file, folder / "train" / name)
     return folder
+
+
+def test_a_file_that_a_rival_does_not_read_is_named_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "b.BMP").touch()
+    with pytest.raises(UserError, match=r"does not read .*b\.BMP: name JPEG"):
+        data.run(compose("bench_data", [f"root={tmp_path}"]))
 
 
 def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ from alexnet_dist.planning.work import take_turns
 from alexnet_dist.prepare import PrepareSettings, prepare
 from alexnet_dist.tracking.display import Display
 
+# Files that train takes and torchvision.io.decode_image does not.
+UNREAD = (".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
 
 @dataclass(frozen=True, config=strict)
 class BenchDataSettings:
@@ -49,7 +52,11 @@ def run(config: dict[str, Any]) -> None:
     if settings.crop > settings.size:
         raise UserError(f"crop={settings.crop} is more than size={settings.size}: set it to {settings.size} or less")
     folder = Path(settings.root) / "train"
-    open_split(folder)  # which says what is wrong with it, before anything is written
+    if not folder.is_dir():
+        raise UserError(f"root={settings.root} has no folder train/: name an image folder with one")
+    images = open_split(folder)  # which says what is wrong with it, before anything is written
+    if unread := next((name for name in map(images.name, range(len(images))) if name.lower().endswith(UNREAD)), None):
+        raise UserError(f"torchvision's decoder, which is measured too, does not read {unread}: name JPEG, PNG or WebP")
     output = new_file(settings.output, "data")
     device = pick_device(settings.device, 0)
     threads = share_cores(1) if isinstance(settings.threads, str) else settings.threads

@@ -11,7 +11,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.tracking.run_folder import TIMELINE, read_config, read_outcome
 from alexnet_dist.tracking.starts import read_starts
-from alexnet_dist.training.checkpoint import find_checkpoint
+from alexnet_dist.training.checkpoint import find_saved
 from alexnet_dist.training.state import SavedState
 
 
@@ -46,9 +46,12 @@ class RunFiles:
             raise UserError(f"{self.folder / 'config.json'}: {error}") from None
 
     def timeline(self) -> dict[str, Any] | None:
-        """One of its steps, as `training.timeline` has seen it; None where none was seen."""
+        """One of its steps, as `training.timeline` has seen it; None where none was seen. Raises UserError."""
         path = self.folder / TIMELINE
-        return json.loads(path.read_text()) if path.is_file() else None
+        try:
+            return json.loads(path.read_text()) if path.is_file() else None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): remove it, and the report is made without it") from None
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record.get("kind") == kind]
@@ -94,7 +97,7 @@ def read_run(folder: Path) -> RunFiles:
     config = read_config(folder)
     if config is None:
         raise UserError(f"{folder} is no run folder (it has no config.json): name one that a training has left")
-    checkpoint = find_checkpoint(folder)
+    checkpoint, state = find_saved(folder)
     return RunFiles(
         folder=folder,
         config=config,
@@ -102,7 +105,7 @@ def read_run(folder: Path) -> RunFiles:
         starts=read_starts(folder),
         outcome=read_outcome(folder),
         checkpoint=checkpoint,
-        state=SavedState.read(checkpoint) if checkpoint else None,
+        state=state,
     )
 
 

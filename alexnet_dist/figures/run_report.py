@@ -168,8 +168,8 @@ def _story(run: RunFiles) -> str:
     table, config = run.table(), run.config
     start = run.starts[-1] if run.starts else {}
     held = f" in {start['processes']} process{'es' if start['processes'] > 1 else ''} on {start['device']}" if start else ""
-    steps = run.records[-1]["step"] if run.records else 0
-    epochs = run.records[-1]["epoch"] if run.records else 0
+    steps = run.records[-1]["step"] if run.records else run.state.step if run.state else 0
+    epochs = run.records[-1]["epoch"] if run.records else run.state.epochs_done if run.state else 0
     return (
         f"{table.name}: {table.towers} towers{held}, {config['precision']['kind']}; "
         f"{table.parameters:,} parameters; {epochs:.3g} epochs, {steps:,} steps of {config['trainer']['batch_size']} images."

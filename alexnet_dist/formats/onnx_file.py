@@ -3,8 +3,9 @@
 import contextlib
 import io
 import logging
+import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -25,21 +26,32 @@ def write_onnx(path: Path, net: nn.Module, input_size: int, said: Mapping[str, s
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            (example,),
-            path,
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            external_data=False,
-        )
+        with _signals_wait():
+            torch.onnx.export(
+                net,
+                (example,),
+                path,
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                external_data=False,
+            )
     model = onnx.load(path)
     onnx.helper.set_model_props(model, dict(said))
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A signal is heard at the end: the exporter takes what a handler raises for a failure of its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_onnx(path: Path, images: torch.Tensor) -> torch.Tensor:

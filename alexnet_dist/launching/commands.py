@@ -162,12 +162,14 @@ def start(module: str, config: dict[str, Any]) -> int:
     processes, config = importlib.import_module(module).prepare_start(config)
     restarts = config["parallel"].get("max_restarts", 0)
     run_dir = config.get("run", {}).get("dir")
+    done_before = run_dir and read_outcome(Path(run_dir)) == "done"
     try:
         status = start_processes(worker, processes, restarts, module, config)
     finally:
         if run_dir:  # it was refused, or stopped before anything was in it
             RunFolder(Path(run_dir)).remove_if_bare()
-    if status > 128 and not (run_dir and read_outcome(Path(run_dir)) == "signal"):
+    said = ("signal",) if done_before else ("signal", "done")
+    if status > 128 and not (run_dir and read_outcome(Path(run_dir)) in said):
         tell(f"ended by {signal.Signals(status - 128).name}")
     return status
 

@@ -13,7 +13,9 @@ import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing import connection, forkserver, resource_tracker
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -33,6 +35,9 @@ LOCAL = "127.0.0.1"
 
 # What processes that were told to end may take for their step and their checkpoint before they are killed.
 SHUTDOWN_SECONDS = 120
+
+# A file in the processes' temporary folder: a signal has come, which the launcher hands on.
+ENDING = "ending"
 
 # The process that stands by to be forked from, and a socket that it listens to.
 _standing_by: list[tuple[socket.socket, int]] = []
@@ -59,11 +64,11 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
     # Left as they are at the end, a second signal, as of SLURM when it queues the job again, would be a traceback.
     heard = {signum: signal.getsignal(signum) for signum in HANDED_ON}
     try:
-        for signum, handler in heard.items():
-            if (signum, handler) != (signal.SIGHUP, signal.SIG_IGN):
-                signal.signal(signum, _end_processes)
         # What they leave in the temporary folder goes with them.
         with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
+            for signum, handler in heard.items():
+                if (signum, handler) != (signal.SIGHUP, signal.SIG_IGN):
+                    signal.signal(signum, partial(_end_processes, Path(scratch, ENDING)))
             return _run(processes, restarts, scratch, entry, *arguments)
     except SignalException as received:  # between two starts too
         return 128 + received.sigval
@@ -72,8 +77,9 @@ def start_processes(entry: Callable[..., Any], processes: int, restarts: int, *a
             signal.signal(signum, handler)
 
 
-def _end_processes(signum: int, frame: FrameType | None) -> None:
-    """Raise what torch's launcher takes as word to hand the signal on to its processes and to wait for their end.
+def _end_processes(ending: Path, signum: int, frame: FrameType | None) -> None:
+    """Write the file `ending`, and raise what torch's launcher takes as word to hand the signal on to its processes and to wait
+    for their end.
 
     Not while it starts them: it would forget those that it has begun, which would wait for the others, and it for them.
     """
@@ -82,6 +88,8 @@ def _end_processes(signum: int, frame: FrameType | None) -> None:
         again.daemon = True
         again.start()
     else:
+        with suppress(OSError):  # at the end the folder goes
+            ending.touch()
         raise SignalException(signal.strsignal(signum) or "", signal.Signals(signum))
 
 
@@ -147,7 +155,10 @@ def _wake_forkserver(module: str) -> None:
             socket.send_fds(ours, [b"."], [listener.fileno()])
         server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, ours.detach(), pid
     multiprocessing.set_forkserver_preload([PRELOAD, module])
-    resource_tracker.ensure_running()  # not inside the next lines: it lets SIGTERM through again
+    # Neither process heeds a signal that is sent to all of a job or of a terminal. Python's tracker of semaphores lets SIGINT and
+    # SIGTERM through again, here too, and heeds them as little.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
     forkserver.ensure_running()  # which does nothing where it runs
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
@@ -183,6 +194,15 @@ def _in_own_session(launcher: int, scratch: str, entry: Callable[..., Any], *arg
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
     threading.Thread(target=end_after, args=(launcher,), name="launcher", daemon=True).start()
     entry(*arguments)
+    threading.Thread(target=_leave_when_all_end, args=(Path(scratch, ENDING),), name="end", daemon=True).start()
+
+
+def _leave_when_all_end(ending: Path) -> None:
+    """End this process, whose work is done, where the launcher was told to end while it finished it: torch lets a process go when
+    all are done, and once a signal has come it lets none go and waits for SHUTDOWN_SECONDS."""
+    while not ending.exists():
+        time.sleep(0.1)
+    os._exit(0)
 
 
 def end_after(launcher: int) -> None:

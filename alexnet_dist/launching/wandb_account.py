@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
+from pydantic import ValidationError
+
 from alexnet_dist.errors import UserError
 
 Mode = Literal["online", "offline", "disabled", "shared"]
@@ -22,9 +24,17 @@ def init_seconds() -> float:
 
 
 def check_variables() -> None:
-    """Raises UserError where WANDB_MODE or WANDB_INIT_TIMEOUT says what W&B does not know."""
+    """Raises UserError where WANDB_MODE or WANDB_INIT_TIMEOUT says what W&B does not know, or WANDB_DIR cannot be written: W&B
+    would write elsewhere and say nothing."""
     said_mode()
     init_seconds()
+    if folder := os.environ.get("WANDB_DIR"):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"WANDB_DIR={folder} cannot be made ({error.strerror}): name another folder, or unset it") from None
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"WANDB_DIR={folder} cannot be written: name another folder, or unset it")
 
 
 def unless_set(variable: str, default: Value, environment: Mapping[str, str] = os.environ) -> Value | None:
@@ -53,7 +63,12 @@ def wanted_mode() -> Mode:
         return mode
     import wandb  # not at the top: without W&B nothing of it is loaded
 
-    wandb.setup(settings=wandb.Settings(silent=True))
+    try:
+        wandb.setup(settings=wandb.Settings(silent=True))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = "_".join(("WANDB", *map(str, wrong["loc"]))).upper()
+        raise UserError(f"{name}: {wrong['msg']}, not {wrong['input']!r}: set it so, or unset it") from None
     try:
         return "online" if wandb.login(prompt=False, verify=False) else "offline"
     except wandb.errors.AuthenticationError:  # a login that is none, of which WandbRun says so

@@ -43,8 +43,9 @@ def from_numbers(root: Path, train: Sequence[Sample], val: Sequence[Sample], wor
     count = max(len(words), 1 + max(sample.label for sample in chain(train, val)))
     if words and len(words) < count:
         raise UserError(f"{root} has an image with the label {count - 1} and names of {len(words)} classes: get the files again")
-    if absent := sorted(set(range(count)) - trained):
-        raise UserError(f"{root} has no training image with the label {absent[0]}, of {count} classes: get the files that lack")
+    if len(trained) < count:
+        absent = next(label for label in range(count) if label not in trained)
+        raise UserError(f"{root} has no training image with the label {absent}, of {count} classes: get the files that lack")
     if len(ids) < count:
         names = words or [str(label) for label in range(count)]
         return Source([ClassName(name, name) for name in names], train, val)
@@ -56,7 +57,7 @@ def from_numbers(root: Path, train: Sequence[Sample], val: Sequence[Sample], wor
 
 
 def in_order_of(source: Source, path: str) -> Source:
-    """The source with its classes in the order of a class map, a text file with a class a line: its id, and perhaps its words.
+    """The source with its classes in the order of a class map, a text file with a class a line (`read_class_names`).
 
     Classes that have nothing but a number are called as its lines are, unless these are such numbers too. Raises UserError where
     its classes are others.

@@ -41,7 +41,7 @@ def list_tar(path: Path, offset: int = 0, length: int | None = None) -> list[tup
 def list_webdataset(root: Path, pool: Executor) -> Source:
     """WebDataset's archives, such as timm's imagenet1k-train-0000.tar: images, and with each a .cls or a .json with its label.
 
-    Raises UserError where there is none for training, one is damaged, or an image has no label.
+    Raises UserError where there is none for training, one is damaged, or a sample has not one image and one label.
     """
     archives = [path for path in sorted(root.glob("*.tar")) if split_of(path)]
     samples: dict[str, list[Sample]] = {"train": [], "val": []}
@@ -61,15 +61,21 @@ def _list_archive(path: Path) -> list[Sample]:
             stem, _, ending = file_name.partition(".")
             key, ending = f"{folder}/{stem}", ending.lower()
             if f".{ending}" in ENDINGS:
+                if key in images:
+                    raise UserError(f"{path}: {images[key][0]} and {name} are images of one sample: give each a name of its own")
                 images[key] = name, offset, length
-            elif ending == "cls" or (ending == "json" and key not in labels):
+            elif ending in ("cls", "json"):
                 text = os.pread(file.fileno(), length, offset)
                 if (label := _label(ending, text)) is not None:
-                    labels[key] = label
+                    if labels.setdefault(key, label) != label:
+                        raise UserError(f"{path}: {name} has the label {label}, and another file of that sample {labels[key]}")
                 elif ending == "cls":
                     raise UserError(f"{path}: {name} must hold the label in digits, not {text[:40]!r}: get the archive again")
     if not images:
         raise UserError(f"{path} holds no images: take it away or get it again")
+    if alone := sorted(labels.keys() - images.keys()):
+        endings = ", ".join(ENDINGS)
+        raise UserError(f"{path}: {alone[0].lstrip('/')} has a label and no image ({endings}): get the archive again")
     for key, (name, _, _) in images.items():
         if key not in labels:
             raise UserError(f"{path}: {name} has no label beside it (a .cls, or a .json with label): WebDataset's have one")

@@ -16,7 +16,7 @@ from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import OtherImages, Settings
 from alexnet_dist.text import printable
-from alexnet_dist.training.checkpoint import check_sound, find_checkpoint, load_checkpoint
+from alexnet_dist.training.checkpoint import check_sound, find_saved, load_checkpoint
 from alexnet_dist.training.state import SavedState
 
 A_CHECKPOINT = "a run folder or one of its checkpoints"  # what the setting `checkpoint` names
@@ -56,10 +56,9 @@ def open_trained(where: str) -> Trained:
     Raises:
         UserError: there is none, or none that this program can read.
     """
-    checkpoint = find_checkpoint(Path(where))
-    if checkpoint is None:
+    checkpoint, state = find_saved(Path(where))
+    if checkpoint is None or state is None:
         raise UserError(f"checkpoint={where} holds no checkpoint: name a run folder or a step-... folder")
-    state = SavedState.read(checkpoint)
     return Trained(checkpoint, state, check_net(state.config))
 
 

@@ -49,6 +49,8 @@ class Record:
         self._step = step
         self._write_file("config.json", self._config)
         self._metrics = MetricsFile(self._folder.path / "metrics.jsonl")
+        if self._metrics.size < metrics_bytes:
+            self.display.say("warning: metrics.jsonl is shorter than it was at the checkpoint: lines of steps before are missing")
         self._metrics.rewind(metrics_bytes)
         # A restart goes on with the same run in W&B, even where there was no checkpoint yet.
         before = reversed(starts.read_starts(self._folder.path))

@@ -36,9 +36,24 @@ def find_checkpoint(where: Path) -> Path | None:
     return where if (where / STATE).is_file() else next(iter(list_checkpoints(where)), None)
 
 
+def find_saved(where: Path) -> tuple[Path, SavedState] | tuple[None, None]:
+    """The checkpoint that a path means and what it says; another, where a run that goes on has put a newer one in its place.
+    Raises UserError where it cannot be read."""
+    while checkpoint := find_checkpoint(where):
+        try:
+            return checkpoint, SavedState.read(checkpoint)
+        except UserError:
+            if checkpoint.exists():
+                raise
+    return None, None
+
+
 def check_sound(checkpoint: Path) -> None:
     """Raises UserError when a checkpoint's files are not those that were written."""
-    if damage := damage_of(checkpoint):
+    damage = damage_of(checkpoint)
+    if damage and not checkpoint.exists():
+        raise UserError(f"{checkpoint} is gone, as where its run goes on and keeps newer ones: start the same command again")
+    if damage:
         raise UserError(f"{checkpoint} is damaged ({damage}): take another checkpoint")
 
 
@@ -101,5 +116,7 @@ def damage_of(checkpoint: Path) -> str | None:
             return f"{SUMS} is not whole"
         changed = (name for name, line in zip(names, lines, strict=True) if sums_of(checkpoint, name) != line)
         return next((f"{name} is not as it was written" for name in changed), None)
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
         return reason_of(error)

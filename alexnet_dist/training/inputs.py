@@ -93,6 +93,8 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
     train, validation = check_data(settings, trains) or open_root(root, data)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
+    if data.val_every is not None and not is_packed(root) and (root / "val").is_dir():
+        display.say(f"{root} has a val/, so data.val_every={data.val_every} sets no training image aside")
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     mesh.peers.rest()
     return train, validation

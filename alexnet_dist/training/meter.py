@@ -58,11 +58,12 @@ class Meter:
         tower's own waiting (mean over replicas) and peak memory (of the replica that held most).
         """
         layout, steps = self._mesh.layout, stretch.steps
-        own = torch.tensor([stretch.waited, peak_memory(self._mesh.device)], dtype=torch.float64)
-        everyone = own.new_empty(2 * layout.processes)
+        own = torch.tensor([stretch.waited, peak_memory(self._mesh.device), stretch.seconds], dtype=torch.float64)
+        everyone = own.new_empty(3 * layout.processes)
         dist.all_gather(list(everyone.chunk(layout.processes)), own, group=self._mesh.host_group)
-        waits, peaks = everyone.view(layout.replicas, layout.shares, 2).unbind(dim=2)
-        images_per_second = steps * self._batch_size / stretch.seconds
+        waits, peaks, took = everyone.view(layout.replicas, layout.shares, 3).unbind(dim=2)
+        seconds = took.mean().item()  # each process has begun its stretch at a moment of its own
+        images_per_second = steps * self._batch_size / seconds
         flops = images_per_second * self._table.training_flops
         figures: dict[str, Any] = {
             "images_per_second": images_per_second,
@@ -70,7 +71,7 @@ class Meter:
             "peak_share": flops / self._peak if self._peak else None,
             "crossing_bytes": stretch.sent // steps,
             "crossing_exposed_seconds": waits.mean().item() / steps,
-            "step_seconds": stretch.seconds / steps,
+            "step_seconds": seconds / steps,
             "peak_memory_bytes": int(peaks.max()),
         }
         if layout.shares > 1 and layout.shares == self._table.towers:

@@ -189,6 +189,21 @@ def test_a_mode_that_wandb_does_not_know_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WANDB_DIR", "/proc/nowhere", "WANDB_DIR=/proc/nowhere cannot be made (No such file or directory): name another"),
+        ("WANDB_SILENT", "", "WANDB_SILENT: Input should be a valid boolean"),
+    ],
+)
+def test_what_wandb_would_stumble_over_is_refused(name: str, value: str, said: str, few_images: Path, tmp_path: Path) -> None:
+    words = (f"data.root={few_images}", "tracking=wandb", "trainer.max_steps=1", "parallel.processes=1", "run.dir=run")
+    done = run_forked("train", *words, cwd=tmp_path, environments=[{name: value}])
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {said}"), line
+
+
 def test_wandb_s_variables_hold_where_no_override_says_otherwise(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

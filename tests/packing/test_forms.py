@@ -216,6 +216,26 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"7"}),
         "no training image with the label 4, of 8 classes",
     ),
+    "a label beyond all": (
+        "webdataset",
+        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"99999999999999"}),
+        "no training image with the label 4, of 100000000000000 classes",
+    ),
+    "a name twice": (
+        "webdataset",
+        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.png": b"-", "a.cls": b"0"}),
+        "a.jpg and a.png are images of one sample",
+    ),
+    "two labels": (
+        "webdataset",
+        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.json": b'{"label": 1}', "a.cls": b"0"}),
+        "a.cls has the label 0, and another file of that sample 1",
+    ),
+    "a label alone": (
+        "webdataset",
+        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"0", "b.gif": b"-", "b.cls": b"0"}),
+        "b has a label and no image",
+    ),
     "no csv": ("kaggle", _without(SOLUTION), f"lacks {SOLUTION}"),
     "another csv": ("kaggle", _rewritten(SOLUTION, lambda text: "a,b\n1,2\n"), "lacks the columns ImageId and PredictionString"),
     "image not in the csv": ("kaggle", _rewritten(SOLUTION, lambda text: text.rsplit("\n", 1)[0]), "val_00000004.JPEG is not in"),

@@ -41,15 +41,16 @@ def test_stopped_by_sigterm_and_ctrl_c_and_resumed_it_ends_with_the_same_bits(
     kills.same_run(complete, run.run_dir)
 
 
-def test_a_signal_to_a_run_that_is_done_costs_it_no_report(epoch_images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("to", "status"), [("its processes", 0), ("the launcher", 143)])
+def test_a_signal_to_a_run_that_is_done_costs_it_no_report(to: str, status: int, epoch_images: Path, tmp_path: Path) -> None:
     words = (*kills.RUN, f"data.root={epoch_images}", "trainer.max_steps=5", "run.report=true")
     with started(PLAIN, *words, cwd=tmp_path) as run:
         run.wait_until((run.run_dir / "stopped").exists)
         assert not (run.run_dir / "report.html").exists()
-        for rank in run.ranks():
-            rank.send_signal(signal.SIGTERM)
-        assert run.end() == 0, run.said()
-    assert "lost" not in run.said()
+        for process in run.ranks() if to == "its processes" else [run.process]:
+            process.send_signal(signal.SIGTERM)
+        assert run.end(100) == status, run.said()
+    assert run.said().splitlines()[-1].startswith("done: ")
     assert (run.run_dir / "report.html").is_file()
 
 
@@ -129,8 +130,9 @@ def test_under_nohup_a_run_outlives_its_terminal(epoch_images: Path, tmp_path: P
             rank.send_signal(signal.SIGHUP)
         at = run.last_step()
         run.wait_for_step(at + 5)
-        run.process.send_signal(signal.SIGTERM)
-        assert run.end() == 143
+        os.killpg(run.process.pid, signal.SIGUSR1)  # as SLURM sends it to all of a job
+        assert run.end() == 128 + signal.SIGUSR1
+        assert run.said().splitlines()[-1].startswith("stopped by SIGUSR1 at step ")
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
@@ -156,6 +158,13 @@ def test_a_command_whose_reader_has_left_ends_well(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_an_encoding_has_no_letter_for_is_written_otherwise(tmp_path: Path) -> None:
+    program = "from alexnet_dist.errors import outlive_streams\noutlive_streams()\nprint('Käfer 金')"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "Käfer \\u91d1\n".encode("latin-1")), done.stderr
 
 
 def _read_all(file: int) -> None:

@@ -14,6 +14,8 @@ import torch
 from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import open_folder
 from alexnet_dist.errors import UserError
+from alexnet_dist.figures.run_files import read_run
+from alexnet_dist.figures.run_report import _story
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
@@ -137,6 +139,21 @@ def test_with_another_batch_size_a_run_goes_on_in_its_epoch_and_ends_with_its_la
     assert len(steps) == 25 + (320 // size - 80 // size) + 320 // size
     assert steps[25]["epoch"] == pytest.approx(1 + (80 // size + 1) * size / 320)
     assert [line["epoch"] for line in read_metrics(tmp_path / "run") if line["kind"] == "val"] == [1, 2, 3, 3]
+
+
+def test_a_record_that_lacks_lines_is_told_of(two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "a")
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    words = (f"data.root={few_images}", "trainer.batch_size=32", "evaluation.views=1", "run.dir=a", "parallel.processes=1")
+    for steps, told in ((9, False), (10, True)):
+        done = train(*words, f"trainer.max_steps={steps}", cwd=tmp_path)
+        assert ("warning: metrics.jsonl is shorter than it was at the checkpoint" in done.stdout) == told
+        metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[-2:]))
+    metrics.unlink()
+    assert "10 steps" in _story(read_run(tmp_path / "a"))
+    (tmp_path / "a" / "timeline.json").write_text("{")
+    with pytest.raises(UserError, match=r"a/timeline\.json is damaged"):
+        read_run(tmp_path / "a").timeline()
 
 
 def test_images_are_others_where_they_come_from_another_place(saved: SavedState) -> None:
