@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from alexnet_dist.data.bad_image import BadImage
+from alexnet_dist.parallel.process import stream_for
 
 
 class Exchanging(Protocol):
@@ -97,7 +98,7 @@ class Exchanged(Generic[Item]):
 
     def __init__(self, batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> None:
         self._batches, self._exchange = batches, exchange
-        self._stream = torch.cuda.Stream(device) if exchange and device.type == "cuda" else None
+        self._stream = stream_for("exchange", device) if exchange and device.type == "cuda" else None
         self.begun: deque[tuple[Item, Exchanging | None]] = deque()
 
     def begin(self, count: int = LOOKAHEAD) -> None:
@@ -130,7 +131,7 @@ def on_device(items: Generator[Item, None, None], device: torch.device) -> Gener
     if device.type != "cuda":
         yield from items
         return
-    stream = torch.cuda.Stream(device)
+    stream = stream_for("feed", device)
     with closing(items):
         while True:
             with torch.cuda.device(device), torch.cuda.stream(stream):

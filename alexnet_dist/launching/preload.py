@@ -13,10 +13,12 @@ from unittest import mock
 from alexnet_dist.launching.folders import SCRATCH
 
 gc.disable()
-for module in ("launching.processes", "training.tensors"):
-    import_module(f"alexnet_dist.{module}")
-# DALI writes what it has converted to a file.
-with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder, mock.patch.object(tempfile, "tempdir", folder):
-    import_module("alexnet_dist.data.graph").convert()
-gc.freeze()
-gc.enable()
+try:
+    for module in ("launching.processes", "training.tensors"):
+        import_module(f"alexnet_dist.{module}")
+    # DALI writes what it has converted to a file.
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder, mock.patch.object(tempfile, "tempdir", folder):
+        import_module("alexnet_dist.data.graph").convert()
+finally:  # where one is not there, which Python passes over
+    gc.freeze()
+    gc.enable()

@@ -79,9 +79,9 @@ class Crossing:
             self._events[-1][1].synchronize()
         self._add_up()
         if self._replays:
-            last = self._captured_events[-1][1]
-            if wait or self._replay_seconds is None or last.query():
-                last.synchronize()
+            replays = torch.cuda.current_stream()  # whose events the next replay records anew
+            if wait or self._replay_seconds is None or replays.query():
+                replays.synchronize()
                 self._replay_seconds = sum(start.elapsed_time(end) for start, end in self._captured_events) / 1000
             self._seconds += self._replays * self._replay_seconds
             self._bytes += self._replays * self._captured_bytes

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -79,7 +80,10 @@ def pick_device(wanted: str, local_rank: int, precision: str = "fp32") -> torch.
     if not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")
     visible = torch.cuda.device_count()
-    is_a_task = os.environ.get("SLURM_LOCALID") == str(local_rank) and "SLURM_GPUS_PER_TASK" in os.environ
+    # The second since SLURM 23.11.
+    of_a_task = any(name in os.environ for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU"))
+    of_a_task = of_a_task or "gpu" in os.environ.get("SLURM_TRES_PER_TASK", "")
+    is_a_task = os.environ.get("SLURM_LOCALID") == str(local_rank) and of_a_task
     if visible == 1 and is_a_task:  # of srun's, and each sees its own GPU alone
         return torch.device("cuda", 0)
     if local_rank >= visible:
@@ -88,6 +92,13 @@ def pick_device(wanted: str, local_rank: int, precision: str = "fp32") -> torch.
             "start fewer processes on the node, or use device=cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+@cache
+def stream_for(purpose: str, device: torch.device) -> torch.cuda.Stream:
+    """A process's stream for a purpose, made once: torch has 32 a GPU and hands them out in turn, so that one made anew each time
+    would one day be that in which a step is captured."""
+    return torch.cuda.Stream(device)
 
 
 def share_cores(shares: int) -> int:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from alexnet_dist.errors import RunFailed, Stopped
 from alexnet_dist.files import whole_file
 from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.process import stream_for
 from alexnet_dist.settings import CheckpointSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.checkpoint import STATE, SUMS, NotWrittenError, list_checkpoints, reason_of, sums_of
@@ -234,5 +235,5 @@ def _stream_of_its_own(device: torch.device, copied: torch.cuda.Event | None) ->
         return
     with torch.cuda.device(device):
         copied.synchronize()
-        with torch.cuda.stream(torch.cuda.Stream(device)):
+        with torch.cuda.stream(stream_for("checkpoint", device)):
             yield

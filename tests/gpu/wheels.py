@@ -31,7 +31,9 @@ for first in here.glob("*.whl.000"):
         for piece in sorted(here.glob(first.stem + ".*")):
             whole.write(piece.read_bytes())
 wheels = map(str, sorted(here.glob("*.whl")))
-sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", *wheels]))
+pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps"]
+# The project itself too: its configuration lies beside the package, where only an installation finds it.
+sys.exit(subprocess.call([*pip, *wheels]) or subprocess.call([*pip, "--no-build-isolation", "-e", here.parents[2]]))
 '''
 
 
@@ -57,7 +59,7 @@ def gather(folder: Path) -> Iterator[str]:
     setup = configparser.ConfigParser()
     setup.read("setup.cfg")
     there = needed([THERE], {})
-    wanted = needed([*setup["options"]["install_requires"].split("\n")[1:], "pytest", "psutil"], {})
+    wanted = needed([*setup["options"]["install_requires"].split("\n")[1:], "pytest", "psutil", "setuptools"], {})
     for name, found in sorted(wanted.items()):
         if name in there and name not in OTHER_VERSIONS:
             continue

@@ -10,11 +10,7 @@ from typing import Any
 import torch
 
 from alexnet_dist.data import quickstart
-from alexnet_dist.data.feed import TrainFeed, ValidationFeed
-from alexnet_dist.data.images import open_folder
 from tests.commands import read_metrics, read_tensors, run_command, train
-from tests.data.jpegs import InMemory, photo
-from tests.packing.miniature import odd_but_good
 from tests.reliability import kills
 from tests.reliability.started import PLAIN, started
 
@@ -37,6 +33,10 @@ def _towers(dry: bool) -> str:
 def pixels(note: Any, dry: bool) -> None:
     """The GPU decoder's pixels against the CPU's, file by file over odd ones: the largest and the mean difference of grey levels.
     Dry: the CPU's against themselves."""
+    from alexnet_dist.data.feed import ValidationFeed  # here: without DALI the other stages can be taken
+    from tests.data.jpegs import InMemory, photo
+    from tests.packing.miniature import odd_but_good
+
     odd = odd_but_good(photo(3, 64, 64))
     files: Any = InMemory([data for data, _ in odd.values()])
 
@@ -65,6 +65,9 @@ def feed(note: Any, dry: bool) -> None:
 
 
 def _rate(images: Path, share: float, batches: int, dry: bool) -> float:
+    from alexnet_dist.data.feed import TrainFeed
+    from alexnet_dist.data.images import open_folder
+
     device = torch.device("cpu") if dry else torch.device("cuda", 0)
     threads = 2 if dry else len(os.sched_getaffinity(0))
     with TrainFeed(

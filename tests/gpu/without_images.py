@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
+from alexnet_dist.kernels.units import activate
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
@@ -123,7 +124,11 @@ def masks(note: Any, dry: bool) -> None:
         key = DropoutKey(11, 123_456, first_row=64)
         here = keep_mask(key, layer, rows, slice(units, 2 * units), 0.5, torch.device("cpu"))
         there = keep_mask(key, layer, rows, slice(units, 2 * units), 0.5, device)
-        note(layer=layer, rows=rows, units=units, alike=torch.equal(here, there.cpu()), kept=here.float().mean().item())
+        alike = torch.equal(here, there.cpu())
+        if not dry:
+            fused = activate(torch.ones(rows, units, device=device), None, "", 0.5, key.masks(layer, units))
+            alike = alike and torch.equal(here, fused.cpu() > 0)
+        note(layer=layer, rows=rows, units=units, alike=alike, kept=here.float().mean().item())
 
 
 def _alone(dry: bool, work: Callable[[Mesh], None]) -> None:
