@@ -68,7 +68,7 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
         RunFailed: W&B's process ended meanwhile.
     """
     from alexnet_dist.figures.wandb_media import hand_over
-    from alexnet_dist.launching.wandb_account import check_variables, wanted_mode
+    from alexnet_dist.launching.wandb_account import wanted_mode
     from alexnet_dist.tracking.wandb_run import WandbRun
 
     if not run.records:
@@ -76,8 +76,6 @@ def rebuild(run: RunFiles, settings: TrackSettings, group: str | None, display: 
     folder = Path(settings.output or run.folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder} is a file: name a folder for W&B's files")
-    if settings.output is None:
-        check_variables()
     if folder == run.folder and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written: name a folder for W&B's files with output=...")
     with RunFolder(folder).held():

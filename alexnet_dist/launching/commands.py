@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from alexnet_dist.dali import dali_package
-from alexnet_dist.errors import RunFailed, Stopped, UserError, leave_out_decoder_lines, tell
+from alexnet_dist.errors import USER_ERROR_STATUS, RunFailed, UserError, leave_out_decoder_lines, tell
 from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
@@ -73,20 +73,12 @@ def distributed_command(module: str, config_name: str) -> None:
 
 def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
     """Run a command of one process on its composed configuration. SIGTERM ends it in order, as Ctrl-C does."""
-
-    def job(composed: DictConfig) -> None:
-        try:
-            run(_plain(composed))
-        except Stopped as stopped:
-            tell(f"ended by {signal.Signals(stopped.signum).name}")
-            raise
-
     with errors_as_sentences():
         check_alone()
         _prepare_process()
         signal.signal(signal.SIGTERM, _stop)
         sys.argv[1:] = accepted(sys.argv[1:])
-        _with_hydra(config_name, errors_as_sentences()(job))
+        _with_hydra(config_name, errors_as_sentences()(lambda composed: run(_plain(composed))))
 
 
 def _prepare_process() -> None:
@@ -100,7 +92,9 @@ def _prepare_process() -> None:
 
 
 def _stop(signum: int, _: object) -> NoReturn:
-    raise Stopped(signum)
+    with suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"ended by {signal.Signals(signum).name}\n".encode())
+    raise SystemExit(128 + signum)  # which nothing takes for a failure of its own
 
 
 def worker(module: str, config: dict[str, Any]) -> None:
@@ -178,7 +172,14 @@ def _compose_outside(module: str, config_name: str) -> None:
     from alexnet_dist.launching.sweeps import JobFailed, Sweep  # here: as above
 
     sweep = Sweep(module)
-    sys.argv[1:] = with_sweep_folder(sys.argv[1:])
+    words = sys.argv[1:]
+    if {"-m", "--multirun"} & set(words) and any("=glob(" in word for word in words):
+        from alexnet_dist.launching.sweep_job import sweep_jobs
+
+        sweep_jobs([word for word in words if not word.startswith("-")])  # Hydra would begin none and say nothing
+    sys.argv[1:], folder = with_sweep_folder(words)
+    swept = folder / "multirun.yaml" if folder else None
+    said_before = swept.read_bytes() if swept and swept.exists() else None
 
     def job(composed: DictConfig) -> Any:
         read = partial(_read, composed)
@@ -196,8 +197,11 @@ def _compose_outside(module: str, config_name: str) -> None:
             raise RunFailed(f"{error}; the others went on") from None
     finally:
         sweep.wait()
-        for folder in _sweep_folders:
-            remove_folder(folder, "multirun.yaml")
+        if swept and said_before and sweep.statuses and set(sweep.statuses.values()) == {USER_ERROR_STATUS}:
+            swept.write_bytes(said_before)  # all jobs were refused, and it tells of those before
+        bare = [*_sweep_folders, *([folder] if folder and said_before is None else [])]
+        for made in bare:
+            remove_folder(made, "multirun.yaml")
         if sweep.statuses:
             tell(sweep.summary())
     if sweep.status():

@@ -71,5 +71,8 @@ def own_temporary_folder() -> Iterator[None]:
 
 
 def _writable(folder: Path) -> bool:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except PermissionError:  # it may not even be entered
+        return False
     return os.access(there, os.W_OK)

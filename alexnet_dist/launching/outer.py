@@ -12,14 +12,17 @@ def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
     """`torchrun` or `srun` when this process is one of several that it started; None when a person started it alone."""
     if "TORCHELASTIC_RUN_ID" in environment or ("RANK" in environment and "WORLD_SIZE" in environment):
         return "torchrun"
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    # A shell that srun --pty gives is one, whatever it was told of tasks; what is started in it by another srun has no terminal.
+    in_shell = "SLURM_PTY_PORT" in environment and os.isatty(0)
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not in_shell:
         return "srun"
     return None
 
 
 def rank_of_process(environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank; 0 where it is alone."""
-    return int(environment.get("RANK", "0"))
+    rank = environment.get("RANK", "0")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def job_name(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -20,7 +20,7 @@ RENAMED = {
 }
 
 # Hydra's own flags that have a value.
-_FLAGS = ("--config-path", "--config-name", "--package", "--info", "--experimental-rerun")
+_FLAGS = ("--config-path", "--config-name", "--package", "--info", "--experimental-rerun", "--cfg")
 
 
 def accepted(words: Sequence[str]) -> list[str]:
@@ -88,17 +88,18 @@ def with_layers_added(words: Sequence[str]) -> list[str]:
     return [f"++{word}" if word.startswith("optimizer.layers.") else word for word in words]
 
 
-def with_sweep_folder(words: Sequence[str]) -> list[str]:
+def with_sweep_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
     """A sweep's words, with a `run.dir` of all jobs as Hydra's folder too: what Hydra leaves of the sweep is then beside them.
+    And that folder, where there is one.
 
     Raises UserError where that cannot be made or written, or is a single run's.
     """
     folders = [word for word in words if word.startswith("run.dir=")]
     if not {"-m", "--multirun"} & set(words) or not folders:
-        return list(words)
+        return list(words), None
     given = OverridesParser.create().parse_override(folders[-1])
     if given.is_sweep_override():
-        return list(words)
+        return list(words), None
     folder = Path(str(given.value()))
     if folder.is_file():
         raise UserError(f"{folders[-1]} is a file: name a folder for the sweep's runs")
@@ -109,7 +110,7 @@ def with_sweep_folder(words: Sequence[str]) -> list[str]:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{folders[-1]} cannot be made or written ({error.strerror}): name another folder") from None
-    return [*words, f"hydra.sweep.dir={folders[-1].partition('=')[2]}"]
+    return [*words, f"hydra.sweep.dir={folders[-1].partition('=')[2]}"], folder
 
 
 def overrides_under(launcher: str) -> list[str]:

@@ -26,12 +26,14 @@ def sweep_jobs(words: list[str]) -> list[list[str]]:
     """The overrides of every job of a sweep, in the order in which Hydra's own sweeper runs them.
 
     Raises:
-        HydraException: a word is no override.
+        HydraException: a word is no override. UserError: there is none.
     """
     with hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         batches = BasicSweeper.split_arguments(parser.parse_overrides(words), max_batch_size=None)
-    return [job for batch in batches for job in batch]
+    if jobs := [job for batch in batches for job in batch]:
+        return jobs
+    raise UserError("the sweep has no job: a glob() in it finds none of the program's own files; name choices, as in model=a,b")
 
 
 def main() -> None:

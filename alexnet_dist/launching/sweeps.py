@@ -90,6 +90,8 @@ class Sweep:
             return 0
         if at_once == 1:
             return start(config)
+        if not HydraConfig.get().launcher["_target_"].startswith(_HYDRA_S_OWN):
+            raise UserError(f"parallel.jobs={at_once} is for jobs that are started here, not by another launcher: leave it out")
         if not self._beside:
             self._beside = SideBySide(self._module, at_once, [] if config["device"] == "cpu" else visible_gpus(), self._note)
         self._beside.start(number, config, Path(f"{folder}.log"))

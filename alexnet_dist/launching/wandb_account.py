@@ -1,7 +1,8 @@
 """What this machine says of W&B: its variables, and whether somebody is logged in."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
@@ -47,9 +48,24 @@ def files_folder(run_dir: Path, environment: Mapping[str, str] = os.environ) -> 
     return Path(environment.get("WANDB_DIR") or run_dir)
 
 
+@contextmanager
+def refusals_as_sentences() -> Iterator[None]:
+    """Raises UserError where W&B does not take a value that it was given, by a variable of its own or by an override."""
+    try:
+        yield
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0])
+        raise UserError(
+            f"W&B does not take {name}={wrong['input']!r} ({wrong['msg']}): mend WANDB_{name.removeprefix('run_').upper()}, or "
+            "what tracking. gives for it"
+        ) from None
+
+
 def said_mode(environment: Mapping[str, str] = os.environ) -> Mode | None:
     """WANDB_MODE, None where it is not set. Raises UserError where it says what W&B does not know."""
-    mode, known = environment.get("WANDB_MODE"), get_args(Mode)
+    said, known = environment.get("WANDB_MODE"), get_args(Mode)
+    mode = {"dryrun": "offline", "run": "online"}.get(said or "", said)  # as W&B called them once, and still takes them
     if mode and mode not in known:
         close = get_close_matches(mode, known, n=1)
         meant = f"did you mean {close[0]}?" if close else f"take one of {', '.join(known)}, or unset it"
@@ -63,12 +79,8 @@ def wanted_mode() -> Mode:
         return mode
     import wandb  # not at the top: without W&B nothing of it is loaded
 
-    try:
+    with refusals_as_sentences():
         wandb.setup(settings=wandb.Settings(silent=True))
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = "_".join(("WANDB", *map(str, wrong["loc"]))).upper()
-        raise UserError(f"{name}: {wrong['msg']}, not {wrong['input']!r}: set it so, or unset it") from None
     try:
         return "online" if wandb.login(prompt=False, verify=False) else "offline"
     except wandb.errors.AuthenticationError:  # a login that is none, of which WandbRun says so

@@ -1,5 +1,6 @@
 """The sets that torchvision brings: CIFAR-10 and Imagenette, downloaded where they are not there."""
 
+import tempfile
 import urllib.error
 from pathlib import Path
 
@@ -39,8 +40,18 @@ def list_imagenette(root: Path, wants_originals: bool) -> Source:
 
     present = [size for size, folder in EDITIONS.items() if (root / folder).is_dir() or (root / f"{folder}.tgz").is_file()]
     size = present[0] if present else "full" if wants_originals else "320px"
+    folder = root / EDITIONS[size]
+    archive = folder.with_suffix(".tgz")
     try:
-        train = Imagenette(root, "train", size, download=not (root / EDITIONS[size]).is_dir())
+        if not folder.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            # Beside it and then renamed: torchvision would take a folder for whole that it had begun to unpack.
+            with tempfile.TemporaryDirectory(dir=root, prefix=".") as scratch:
+                if archive.is_file():
+                    (Path(scratch) / archive.name).symlink_to(archive.absolute())
+                Imagenette(scratch, "train", size, download=True)
+                (Path(scratch) / folder.name).rename(folder)
+        train = Imagenette(root, "train", size)
     except (urllib.error.URLError, OSError, RuntimeError, KeyError) as error:
         raise UserError(
             f"Imagenette is not whole under {root} and could not be downloaded ({error}): "

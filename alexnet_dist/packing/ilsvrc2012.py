@@ -1,8 +1,10 @@
 """ImageNet as image-net.org gives it: three archives, none of which is unpacked."""
 
+import gzip
 import io
 import re
 import tarfile
+import zlib
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -75,7 +77,8 @@ def read_devkit(path: Path) -> tuple[tuple[ClassName, ...], list[int]]:
     meta, ground_truth = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as devkit:
+        # Read to its end, where the sum of all bytes stands: a flipped bit would give other labels.
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(path.read_bytes()))) as devkit:
             for member in devkit:
                 for wanted in (meta, ground_truth):
                     if member.name.endswith(wanted) and (extracted := devkit.extractfile(member)) is not None:
@@ -85,7 +88,7 @@ def read_devkit(path: Path) -> tuple[tuple[ClassName, ...], list[int]]:
             (int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"])) for row in synsets if not row["num_children"]
         )
         labels = [int(line) - 1 for line in files[ground_truth].split()]
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, TypeError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not the devkit of ILSVRC2012 ({error}): get it again") from None
     if [number for number, _, _ in leaves] != list(range(1, len(leaves) + 1)):
         raise UserError(f"the classes in {path} are not numbered from 1 on: get it again")

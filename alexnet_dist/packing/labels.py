@@ -81,11 +81,12 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
         UserError: the file cannot be read, a line of it is none, or an image has two classes.
     """
     found: dict[str, str] = {}
+    numbered = all(name.isdecimal() for name in classes)  # then a number is a name, and nothing else
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         *name, label = line.rsplit(maxsplit=1)
-        if label.isdecimal() and label not in classes and int(label) < len(classes):
+        if not numbered and label.isdecimal() and label not in classes and int(label) < len(classes):
             label = classes[int(label)]
         if not name or label not in classes:
             raise UserError(

@@ -13,7 +13,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.packing.labels import from_numbers, split_of
 from alexnet_dist.packing.samples import Sample, Source
 
-_PART = re.compile(r"(.*)-(\d+)-of-(\d+)\.parquet")
+_PART = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?\.parquet")  # with a sum of what is in it, from older programs
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -49,13 +49,13 @@ def list_parquet(root: Path) -> Source:
 
 
 def _check_parts(files: list[Path]) -> None:
-    names = {path.name for path in files}
-    for path in files:
-        if match := _PART.fullmatch(path.name):
-            for number in range(int(match[3])):
-                name = f"{match[1]}-{number:0{len(match[2])}}-of-{match[3]}.parquet"
-                if name not in names:
-                    raise UserError(f"{path.parent} lacks {name}: get the file that is missing")
+    parts = [match for path in files if (match := _PART.fullmatch(path.name))]
+    there = {(part[1], part[3], int(part[2])) for part in parts}
+    for part in parts:
+        for number in range(int(part[3])):
+            if (part[1], part[3], number) not in there:
+                name = f"{part[1]}-{number:0{len(part[2])}}-of-{part[3]}.parquet"
+                raise UserError(f"{files[0].parent} lacks {name}: get the file that is missing")
 
 
 def _list_file(path: Path) -> tuple[list[Sample], list[str]]:

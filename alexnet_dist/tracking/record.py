@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alexnet_dist.errors import Stopped
+from alexnet_dist.errors import RunFailed, Stopped
 from alexnet_dist.files import whole_file
 from alexnet_dist.settings import TrackingSettings
+from alexnet_dist.text import as_word
 from alexnet_dist.tracking import starts
 from alexnet_dist.tracking.display import Display, training_figures, validation_figures
 from alexnet_dist.tracking.metrics import MetricsFile
@@ -59,10 +60,14 @@ class Record:
             from alexnet_dist.tracking.wandb_run import WandbRun  # not at the top: without W&B nothing of it is loaded
 
             seconds = _FINISH_SECONDS * (10 if self._settings.artifacts else 1)
-            self.wandb = WandbRun(self._settings, self._config, self._folder.path, wandb_id, finish_seconds=seconds)
-            if self.wandb.unreachable:
-                self.display.say(f"W&B cannot be reached ({self.wandb.unreachable}): the run is recorded offline")
-            wandb_id = self.wandb.id
+            try:
+                self.wandb = WandbRun(self._settings, self._config, self._folder.path, wandb_id, finish_seconds=seconds)
+            except RunFailed as error:
+                self.display.say(f"warning: {error} later, with alexnet-dist track {as_word('run', self._folder.path)}")
+            else:
+                wandb_id = self.wandb.id
+                if self.wandb.unreachable:
+                    self.display.say(f"W&B cannot be reached ({self.wandb.unreachable}): the run is recorded offline")
         self._note(starts.note_start, device, processes, overrides, wandb_id)
 
     def position(self) -> dict[str, Any]:

@@ -8,9 +8,17 @@ from typing import Any
 
 import wandb
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunFailed, UserError
 from alexnet_dist.fields import flat
-from alexnet_dist.launching.wandb_account import Mode, files_folder, init_seconds, unless_set, wanted_mode
+from alexnet_dist.launching.wandb_account import (
+    Mode,
+    check_variables,
+    files_folder,
+    init_seconds,
+    refusals_as_sentences,
+    unless_set,
+    wanted_mode,
+)
 from alexnet_dist.settings import TrackingSettings
 
 # Names, what they stand against, and what the run's summary keeps of them beside the last value.
@@ -39,9 +47,11 @@ class WandbRun:
     Figures appear as train/... against the step and val/... against the epoch; those of a single tower as tower0/..., tower1/...
 
     Raises:
-        UserError: it is to be online and nobody is logged in.
+        UserError: it is to be online and nobody is logged in, or W&B does not take what it was given.
+        RunFailed: W&B's own process does not start.
     """
 
+    @refusals_as_sentences()
     def __init__(
         self,
         settings: TrackingSettings,
@@ -52,6 +62,8 @@ class WandbRun:
         finish_seconds: float = 0,
         files: Path | None = None,
     ) -> None:
+        if files is None:
+            check_variables()
         start = partial(
             wandb.init,
             project=settings.project or unless_set("WANDB_PROJECT", "alexnet_dist"),
@@ -59,7 +71,7 @@ class WandbRun:
             group=settings.group,
             name=settings.name or unless_set("WANDB_NAME", folder.name),
             tags=settings.tags or None,
-            job_type=settings.job_type,
+            job_type=settings.job_type if settings.job_type != "train" else unless_set("WANDB_JOB_TYPE", "train"),
             id=run_id,
             resume="allow" if run_id else None,
             dir=files or files_folder(folder),
@@ -76,6 +88,8 @@ class WandbRun:
             self._run = start(mode="offline")
         except wandb.errors.UsageError as error:
             raise UserError(f"W&B: {error}") from None
+        except wandb.errors.Error as error:
+            raise RunFailed(f"W&B could not be started ({str(error).splitlines()[0]}): try again") from None
         for name, against, summary in _METRICS:
             self._run.define_metric(name, step_metric=against, summary=summary)
 

@@ -193,7 +193,7 @@ def test_a_mode_that_wandb_does_not_know_is_refused(tmp_path: Path) -> None:
     ("name", "value", "said"),
     [
         ("WANDB_DIR", "/proc/nowhere", "WANDB_DIR=/proc/nowhere cannot be made (No such file or directory): name another"),
-        ("WANDB_SILENT", "", "WANDB_SILENT: Input should be a valid boolean"),
+        ("WANDB_SILENT", "", "W&B does not take silent='' (Input should be a valid boolean"),
     ],
 )
 def test_what_wandb_would_stumble_over_is_refused(name: str, value: str, said: str, few_images: Path, tmp_path: Path) -> None:

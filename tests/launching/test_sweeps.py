@@ -48,6 +48,18 @@ def test_a_failed_job_is_counted_and_the_others_go_on_and_a_second_start_does_wh
     assert read_metrics(tmp_path / "sweep" / "0") == before
 
 
+def test_a_sweep_that_is_refused_leaves_what_was_there_and_no_folder(few_images: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text("of those before")
+    words = ("-m", *SMALL, f"data.root={few_images}", "optimizer.lr=-1,-2")
+    assert run_forked("train", *words, cwd=tmp_path).returncode == 1
+    assert (tmp_path / "sweep" / "multirun.yaml").read_text() == "of those before"
+    assert run_forked("train", *words, "run.dir=other", cwd=tmp_path).returncode == 1
+    assert not (tmp_path / "other").exists()
+    done = run_forked("train", "-m", *SMALL, "model=glob(plants*)", cwd=tmp_path)
+    assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " the sweep has no job"])
+
+
 def test_as_many_jobs_at_once_as_cannot_be_are_refused(few_images: Path, tmp_path: Path) -> None:
     done = run_forked("train", "-m", *SMALL, f"data.root={few_images}", "parallel.jobs=0", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 1

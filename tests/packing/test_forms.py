@@ -197,6 +197,15 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no column label": ("parquet", lambda root: _with_columns(root, **IMAGE, fine=[0]), "no column label of .* image, fine"),
     "labels in words": ("parquet", lambda root: _with_columns(root, **IMAGE, label=["cat"]), "no column label of whole numbers"),
     "a part is missing": ("parquet", _without("data/train-00000-of-00002.parquet"), "lacks train-00000-of-00002.parquet"),
+    "a part is missing, and names have sums": (
+        "parquet",
+        lambda root: [
+            path.rename(path.with_name(f"{path.stem}-0123456789abcdef.parquet"))
+            for path in sorted(root.glob("data/train-*"))[:1]
+        ]
+        and _without("data/train-00001-of-00002.parquet")(root),
+        "lacks train-00001-of-00002.parquet",
+    ),
     "cut parquet": ("parquet", lambda root: cut_short(root / "data/train-00001-of-00002.parquet"), "damaged or cut short"),
     "cut description": ("parquet", lambda root: _described(root, '{"info": {'), "describes its labels in no way that is known"),
     "a description of nothing": ("parquet", lambda root: _described(root, '{"info": []}'), "describes its labels in no way"),

@@ -1,6 +1,7 @@
 """What `prepare` finds in each kind of source, and what it says of those that are not whole."""
 
 import pickle
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_an_archive_that_is_missing_or_cut_short_is_named(archives, name):
         listed("ilsvrc2012", archives)
 
 
+def test_a_devkit_with_one_bit_turned_is_damaged_wherever_it_is(archives):
+    archive = archives / "ILSVRC2012_devkit_t12.tar.gz"
+    whole = archive.read_bytes()
+    begin = whole.index(0, 10) + 1  # behind the archive's name, which says nothing
+    for place in range(begin, len(whole), len(whole) // 40):
+        data = bytearray(whole)
+        data[place] ^= 4
+        archive.write_bytes(data)
+        with pytest.raises(UserError, match=archive.name):
+            listed("ilsvrc2012", archives)
+
+
 def test_a_damaged_header_inside_the_train_archive_is_no_silent_end(archives):
     archive = archives / "ILSVRC2012_img_train.tar"
     data = bytearray(archive.read_bytes())
@@ -107,6 +120,27 @@ def test_imagenette_is_read_from_its_folder(tmp_path):
     assert [entry.id for entry in source.classes] == sorted(wnids)
     assert source.classes[0].words == "tench"
     assert len(source.train) == len(source.val) == 10
+
+
+def test_imagenette_that_was_not_wholly_unpacked_is_unpacked_anew(tmp_path, monkeypatch):
+    wnids = list(Imagenette._WNID_TO_CLASS)
+    names = [f"imagenette2-320/{split}/{wnid}/1.JPEG" for split in ("train", "val") for wnid in wnids]
+    with tarfile.open(tmp_path / "imagenette2-320.tgz", "w:gz") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+    md5 = calculate_md5(tmp_path / "imagenette2-320.tgz")
+    monkeypatch.setattr(Imagenette, "_ARCHIVES", {"320px": ("file:///nowhere/imagenette2-320.tgz", md5)})
+    unpack = tarfile.TarFile.extractall
+
+    def ended(archive, path, **options):
+        unpack(archive, path, members=archive.getmembers()[:3], **options)
+        raise OSError("it was ended here")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", ended)
+    with pytest.raises(UserError, match="it was ended here"):
+        listed("imagenette", tmp_path)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", unpack)
+    assert len(listed("imagenette", tmp_path).val) == 10
 
 
 def test_cifar10_is_read_from_its_files(tmp_path, monkeypatch):

@@ -144,11 +144,11 @@ def test_with_another_batch_size_a_run_goes_on_in_its_epoch_and_ends_with_its_la
 def test_a_record_that_lacks_lines_is_told_of(two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path) -> None:
     shutil.copytree(two_runs[0], tmp_path / "a")
     metrics = tmp_path / "a" / "metrics.jsonl"
-    words = (f"data.root={few_images}", "trainer.batch_size=32", "evaluation.views=1", "run.dir=a", "parallel.processes=1")
+    words = (f"data.root={few_images}", "trainer.batch_size=32", "evaluation.views=1", "run.dir=a", "trainer.log_every=1")
     for steps, told in ((9, False), (10, True)):
         done = train(*words, f"trainer.max_steps={steps}", cwd=tmp_path)
         assert ("warning: metrics.jsonl is shorter than it was at the checkpoint" in done.stdout) == told
-        metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[-2:]))
+        metrics.write_bytes(b"")
     metrics.unlink()
     assert "10 steps" in _story(read_run(tmp_path / "a"))
     (tmp_path / "a" / "timeline.json").write_text("{")
