@@ -54,7 +54,12 @@ def track(config: dict[str, Any]) -> None:
             if settings.sweep and not run.records:
                 display.say(f"{run.folder} has no records and is left out")
                 continue
-            if left := rebuild(run, settings, group, display):
+            try:
+                left = rebuild(run, settings, group, display)
+            except OSError as error:
+                reason = error.strerror or error
+                raise RunFailed(f"{run.folder} could not be recorded ({reason}): make room, or name another output=") from None
+            if left:
                 offline.append(str(left))
         if offline:
             display.say(f"W&B: recorded offline; upload it with: wandb sync {shlex.join(offline)}")
