@@ -28,6 +28,7 @@ STAGES = [
     Stage("masks", 60, without_images.masks),
     Stage("silence", 90, without_images.silence),
     Stage("pair", 150, without_images.pair),
+    Stage("graph", 150, without_images.graph),
     Stage("table", 420, without_images.table),
     Stage("profile", 90, without_images.profile),
     Stage("gpu_tests", 240, without_images.gpu_tests),
