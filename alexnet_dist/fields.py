@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import PydanticCustomError
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.text import as_word
 
 strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -56,6 +57,8 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
             "dataclass_type": f"is a group of settings, not {first['input']!r}",
         }
         wrong = needed if first["input"] is None else f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        if first["type"] == "string_type" and isinstance(first["input"], int | float):
+            wrong = f"{first['input']!r} is read as a number: to have it as a text write {as_word(where, first['input'])}"
         message = plain.get(first["type"], wrong)
         raise UserError(f"{where}: {message}") from None
 

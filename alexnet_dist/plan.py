@@ -48,6 +48,8 @@ class PlanSettings:
 def run(config: dict[str, Any]) -> None:
     """Describe or probe the machine, predict every layout on it, and print a table or one JSON object."""
     settings = check(PlanSettings, config)
+    if settings.images < settings.batch_size:
+        raise UserError(f"images={settings.images} are fewer than batch_size={settings.batch_size}: take a smaller batch")
     if settings.batch_size % settings.slices:
         raise UserError(f"batch_size={settings.batch_size} cannot be cut into slices={settings.slices}: take fewer slices")
     table = build_table(settings.model)
