@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from alexnet_dist.launching.processes import PRELOAD
 from tests.gpu import stages
 from tests.gpu.stages import STAGES, Stage
@@ -48,9 +50,13 @@ def run_stage(stage: Stage, out: Path, limit: float, dry: bool) -> dict[str, Any
     process.join(limit)
     if process.exitcode is None:
         ended = f"not done within {limit:g} seconds"
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            # What it started in sessions of their own too, or that would keep the GPU.
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             os.killpg(process.pid or 0, signal.SIGKILL)
-        process.join()
+        process.join(30)
     else:
         ended = "done" if process.exitcode == 0 else f"failed with status {process.exitcode}"
     lines = [json.loads(line) for line in found.read_text().splitlines()] if found.exists() else []
