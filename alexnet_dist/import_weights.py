@@ -173,10 +173,10 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
                 images_per_epoch=1,  # none is trained on
             )
             saved = state.saved(SavedState(shapes_of(table), config, whole.classes, whole.class_ids, training_images=None))
-            with Checkpoints(partial, settings.checkpoint, mesh, Display(mesh.rank), state, lambda: saved) as checkpoints:
+            with Checkpoints(partial, settings.checkpoint, mesh, Display(rank=1), state, lambda: saved) as checkpoints:
                 checkpoints.save()
         if not list_checkpoints(partial):
-            raise RunFailed(f"{output} could not be written")
+            raise RunFailed(f"{output} could not be written ({checkpoints.problem})")
         publish_new(partial, output)
     except OSError as error:
         raise RunFailed(f"{output} could not be written ({error.strerror or error})") from error

@@ -32,9 +32,9 @@ class Checkpoints:
     """The checkpoints of the run in `run_dir`, as this rank takes part in writing them.
 
     `describe` gives what a checkpoint of this moment says in state.json; every rank takes part. `saved_step` is the step of the
-    last one begun, None before the first; `pause` is entered while the training waits. Within it nothing of an earlier start is
-    left half written, and the two pointers are right for `state`, from which the run goes on. At its end the last checkpoint is
-    waited for, unless a peer is lost.
+    last one begun, None before the first; `problem` says why the last that failed could not be; `pause` is entered while the
+    training waits. Within it nothing of an earlier start is left half written, and the two pointers are right for `state`, from
+    which the run goes on. At its end the last checkpoint is waited for, unless a peer is lost.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[bool] | None = None
         self.saved_step = self._complete_step = saved_step
+        self.problem = ""
         self._begun = time.monotonic()
 
     def time_due(self) -> bool:
@@ -129,10 +130,11 @@ class Checkpoints:
             sums = self._together(lambda: sums_of(partial, f"__{rank}_*"))
             self._together(lambda: self._publish(partial, name, replace(written, weights=weights), sums) if rank == 0 else None)
         except NotWrittenError as error:
+            self.problem = reason_of(error)
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 self._display.say(
-                    f"warning: no checkpoint of step {written.step} could be written to {self._folder} ({reason_of(error)}); "
+                    f"warning: no checkpoint of step {written.step} could be written to {self._folder} ({self.problem}); "
                     "the run goes on, and the checkpoint before stays"
                 )
             return False
