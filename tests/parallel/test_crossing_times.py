@@ -1,5 +1,7 @@
 """The waiting on a GPU is measured by events, of which none may pile up; and who watches a crossing hears of its messages."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -47,6 +49,7 @@ def test_waiting_that_nobody_reads_keeps_no_events(monkeypatch: pytest.MonkeyPat
 
 def test_waiting_in_a_graph_counts_with_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
     with join_mesh(1, torch.device("cpu"), timeout=60) as mesh:
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         for _ in range(2):

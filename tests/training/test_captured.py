@@ -12,11 +12,9 @@ from alexnet_dist.data.views import Preprocess
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
-from alexnet_dist.planning.work import UPDATE
 from alexnet_dist.settings import TrainerSettings
 from alexnet_dist.training.captured import Captured
 from alexnet_dist.training.step import Step
-from alexnet_dist.training.update import MomentumSGD
 
 CPU = torch.device("cpu")
 TINY = build_table(compose("train", [])["model"])
@@ -117,8 +115,7 @@ def test_after_a_capture_that_failed_in_the_middle_steps_are_as_ever(monkeypatch
     for fails in (True, False):
         graphs, said = Graphs(monkeypatch), []  # type: ignore[var-annotated]
         with join_mesh(2, CPU, timeout=60) as mesh:
-            net = new_net(TINY, mesh, native=False)
-            optimizer = MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held)
+            net, optimizer = new_net(TINY, mesh, native=False)
             trainer = TrainerSettings(1, None, 8, 1, 1, "stop", "off", "auto", False, None, slices=2)
             step = Step(net, Preprocess(88, 56, "aligned"), optimizer, mesh, trainer, 0, nullcontext, said.append)
             step._captured._wanted = fails  # as on a GPU
