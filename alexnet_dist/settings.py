@@ -234,7 +234,7 @@ class TrackingSettings:
     name: str | None = None
     tags: tuple[str, ...] = ()
     activity: bool = False
-    job_type: str = "train"
+    job_type: str | None = None
     artifacts: bool = False
     objective: Literal["top1_error", "top5_error", "loss"] = "top1_error"
 

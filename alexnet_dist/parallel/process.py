@@ -80,11 +80,10 @@ def pick_device(wanted: str, local_rank: int, precision: str = "fp32") -> torch.
     if not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device on this machine: use device=cpu or device=auto")
     visible = torch.cuda.device_count()
-    # The second since SLURM 23.11.
-    of_a_task = any(name in os.environ for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU"))
-    of_a_task = of_a_task or "gpu" in os.environ.get("SLURM_TRES_PER_TASK", "")
-    is_a_task = os.environ.get("SLURM_LOCALID") == str(local_rank) and of_a_task
-    if visible == 1 and is_a_task:  # of srun's, and each sees its own GPU alone
+    # SLURM 23.11 and later say --gpus-per-task in SLURM_TRES_PER_TASK.
+    named = {"SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU"} & set(os.environ)
+    bound = named or "gpu" in os.environ.get("SLURM_TRES_PER_TASK", "")
+    if visible == 1 and bound and os.environ.get("SLURM_LOCALID") == str(local_rank):  # srun's task sees its own GPU alone
         return torch.device("cuda", 0)
     if local_rank >= visible:
         raise UserError(

@@ -71,7 +71,7 @@ class WandbRun:
             group=settings.group,
             name=settings.name or unless_set("WANDB_NAME", folder.name),
             tags=settings.tags or None,
-            job_type=settings.job_type if settings.job_type != "train" else unless_set("WANDB_JOB_TYPE", "train"),
+            job_type=settings.job_type or unless_set("WANDB_JOB_TYPE", "train"),
             id=run_id,
             resume="allow" if run_id else None,
             dir=files or files_folder(folder),

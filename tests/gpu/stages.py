@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.gpu import with_images, without_images
+from tests.gpu import graph, with_images, without_images
 
 # Notes something found, as a line of JSON, at once: a stage that is ended has told what it knew.
 Note = Callable[..., None]
@@ -28,7 +28,7 @@ STAGES = [
     Stage("masks", 60, without_images.masks),
     Stage("silence", 90, without_images.silence),
     Stage("pair", 150, without_images.pair),
-    Stage("graph", 150, without_images.graph),
+    Stage("graph", 150, graph.graph),
     Stage("table", 420, without_images.table),
     Stage("profile", 90, without_images.profile),
     Stage("gpu_tests", 240, without_images.gpu_tests),

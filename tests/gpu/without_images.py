@@ -13,9 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet_dist.bench import slices
 from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
-from alexnet_dist.data.views import Preprocess
 from alexnet_dist.kernels.units import activate
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
@@ -25,18 +23,17 @@ from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import set_precision
 from alexnet_dist.planning.work import random_batch, training_step
-from alexnet_dist.settings import TrainerSettings
-from alexnet_dist.training.step import Step, load_kernels
+from alexnet_dist.training.step import load_kernels
 from tests.distributed.processes import ONE_GPU, run_processes
 
 KINDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
-def _device(dry: bool) -> torch.device:
+def device_of(dry: bool) -> torch.device:
     return torch.device("cpu") if dry else torch.device("cuda", 0)
 
 
-def _table(dry: bool) -> Table:
+def table_of(dry: bool) -> Table:
     return build_table(compose("train", [f"model={'tiny' if dry else 'paper'}"])["model"])
 
 
@@ -70,7 +67,7 @@ def _seconds(work: Callable[[], object], device: torch.device, times: int) -> fl
 def machine(note: Any, dry: bool) -> None:
     """What the machine is, how many bytes a second it copies, and how many FLOP a second square products reach in fp32, tf32 and
     bf16. Dry: the CPU's."""
-    device = _device(dry)
+    device = device_of(dry)
     note(python=sys.version.split()[0], cores=len(os.sched_getaffinity(0)), torch=version("torch"), cuda=torch.version.cuda)
     if not dry:
         note(gpu=torch.cuda.get_device_name(device), nccl=".".join(map(str, torch.cuda.nccl.version())), triton=version("triton"))
@@ -88,7 +85,7 @@ def machine(note: Any, dry: bool) -> None:
 def numerics(note: Any, dry: bool) -> None:
     """Loss and gradients of the whole net in fp32, tf32 and bf16, by fused operations and by torch's, against float64 on the CPU:
     relative errors, the worst layer's named. Then the same step twice: are the bits the same? Dry: the tiny net on the CPU."""
-    device, table = _device(dry), _table(dry)
+    device, table = device_of(dry), table_of(dry)
     load_kernels("on", device, print)
     batch = 8 if dry else 32
     generator = torch.Generator().manual_seed(1)
@@ -122,7 +119,7 @@ def _gradients(
 
 def masks(note: Any, dry: bool) -> None:
     """The dropout masks of the GPU against the CPU's: all alike? Also as the fused operation makes them. Dry: the CPU's twice."""
-    device = _device(dry)
+    device = device_of(dry)
     for layer, rows, units in ((5, 128, 4096), (6, 7, 33)):
         key = DropoutKey(11, 123_456, first_row=64)
         here = keep_mask(key, layer, rows, slice(units, 2 * units), 0.5, torch.device("cpu"))
@@ -135,7 +132,7 @@ def masks(note: Any, dry: bool) -> None:
 
 
 def _alone(dry: bool, work: Callable[[Mesh], None]) -> None:
-    with join_mesh(2, _device(dry), timeout=120) as mesh:
+    with join_mesh(2, device_of(dry), timeout=120) as mesh:
         work(mesh)
 
 
@@ -143,7 +140,7 @@ def silence(note: Any, dry: bool) -> None:
     """Twenty steps in which the host must not wait for the GPU once: torch raises where it does. Dry: counted on meta."""
 
     def steps(mesh: Mesh) -> None:
-        step = _step(_table(dry), 128, "bf16", mesh, native=True)
+        step = _step(table_of(dry), 128, "bf16", mesh, native=True)
         for _ in range(5):
             step()
         torch.cuda.set_sync_debug_mode("error")
@@ -166,7 +163,7 @@ def _pair(steps: int, dry: bool) -> dict[str, float]:
     rank = int(os.environ["RANK"])
     if not dry:
         os.environ |= ONE_GPU | {"NCCL_HOSTID": f"tower-{rank}"}
-    device, table = _device(dry), _table(dry)
+    device, table = device_of(dry), table_of(dry)
     with join_mesh(table.towers, device, timeout=40) as mesh:
         step = _step(table, 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
         crops = torch.full((4 if dry else 64, table.input_size, table.input_size, 3), rank, dtype=torch.uint8, device=device)
@@ -188,44 +185,10 @@ def pair(note: Any, dry: bool) -> None:
         note(**told)
 
 
-def _captured(dry: bool) -> dict[str, Any]:
-    """The trainer's whole step in bf16 of the rank's share of the net: captured as a graph, and operation by operation."""
-    if not dry:
-        os.environ |= ONE_GPU | {"NCCL_HOSTID": f"tower-{os.environ.get('RANK', '0')}"}
-    device, table, steps = _device(dry), _table(dry), 3 if dry else 50
-    ends, told, warnings = [], {}, []
-    with join_mesh(table.towers, device, timeout=40) as mesh:
-        native = load_kernels("off" if dry else "auto", device, warnings.append)
-        preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(device)
-        batch = slices.random_batch(table, 8 if dry else 128, device)
-        for graph in ("auto", "off"):
-            net, optimizer = slices.new_net(table, mesh, native)
-            wanted = TrainerSettings(1, None, len(batch.labels), 1, 1, "stop", "auto", graph, False, None)
-            step = Step(net, preprocess, optimizer, mesh, wanted, 0, set_precision("bf16", device), warnings.append)
-            begun = time.perf_counter()
-            for number in range(steps):
-                loss, _, good = step.take(batch, number, colour=True)
-                mesh.peers.progressed()
-            told[f"graph {graph}"] = {"loss": loss.item(), "good": bool(good), "seconds": time.perf_counter() - begun}
-            told[f"graph {graph}"]["replayed"] = step._captured.replayed
-            ends.append(torch.cat([parameter.detach().float().cpu().flatten() for parameter in net.parameters()]))
-            step.release()
-    difference = (ends[0] - ends[1]).abs().max().item()
-    return {**told, "processes": mesh.layout.processes, "warnings": warnings, "parameters_differ_by": difference}
-
-
-def graph(note: Any, dry: bool) -> None:
-    """The trainer's step as a CUDA graph beside the same launched operation by operation, in one process and in two on one GPU
-    over NCCL: is it replayed, and are the parameters the same behind 50 steps? Dry: three on the CPU, where none is."""
-    note(**_captured(dry))
-    for told in run_processes(_captured, 2, dry):
-        note(**told)
-
-
 def table(note: Any, dry: bool) -> None:
     """Images a second and the share of the product ceiling of one step, in each precision at batch 128 and 1024: plain PyTorch
     eager and compiled, this trainer by torch's operations and fused. Dry: the tiny net, batch 8, fp32, by torch's operations."""
-    device, net = _device(dry), _table(dry)
+    device, net = device_of(dry), table_of(dry)
     torch.backends.cudnn.benchmark = True  # as in a training
 
     def steps(mesh: Mesh) -> None:
@@ -274,7 +237,7 @@ def profile(note: Any, dry: bool) -> None:
     """The kernels of five steps in bf16 at batch 128, by the time they take. Dry: the CPU's operations of one step."""
 
     def steps(mesh: Mesh) -> None:
-        step = _step(_table(dry), 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
+        step = _step(table_of(dry), 8 if dry else 128, "fp32" if dry else "bf16", mesh, native=not dry)
         for _ in range(1 if dry else 5):
             step()
         activity = torch.profiler.ProfilerActivity
