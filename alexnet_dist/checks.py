@@ -36,7 +36,7 @@ def check_settings(config: Mapping[str, Any]) -> Settings:
     if batch % slices:
         raise UserError(
             f"trainer.batch_size={batch} cannot be cut into trainer.slices={slices} slices: "
-            f"take a multiple of {slices}, such as {-(-batch // slices) * slices}"
+            f"take a multiple of {slices}, such as {-(-batch // slices) * slices}, or fewer slices"
         )
     table = settings.table()
     if settings.experiment and settings.experiment.replace("/", "_") != table.name:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import tarfile
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 
 from alexnet_dist.data.listing import ENDINGS
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, tell
 from alexnet_dist.packing.labels import from_numbers, split_of
 from alexnet_dist.packing.samples import Sample, Source
 
@@ -49,7 +52,22 @@ def list_webdataset(root: Path, pool: Executor) -> Source:
         samples[split_of(path)] += own
     if not samples["train"]:
         raise UserError(f"{root} has no archives of training images: they are called such as imagenet1k-train-0000.tar")
+    _tell_gaps(root, archives)
     return from_numbers(root, samples["train"], samples["val"])
+
+
+def _tell_gaps(root: Path, archives: Iterable[Path]) -> None:
+    """Numbers that lack between the first and the last may lack on purpose, or because a download has not ended."""
+    numbers: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for path in archives:
+        if numbered := re.fullmatch(r"(.*?)(\d+)", path.stem):
+            numbers[numbered[1], len(numbered[2])].add(int(numbered[2]))
+    for (name, digits), there in numbers.items():
+        first, last = min(there), max(there)
+        if lacking := last - first + 1 - len(there):
+            one = next(number + 1 for number in sorted(there) if number + 1 not in there)
+            between = f"{lacking} of the archives between {name}{first:0{digits}}.tar and {name}{last:0{digits}}.tar"
+            tell(f"warning: {root} lacks {between}, such as {name}{one:0{digits}}.tar: their images are not packed")
 
 
 def _list_archive(path: Path) -> list[Sample]:

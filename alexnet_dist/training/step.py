@@ -90,7 +90,7 @@ class Step:
         if settings.batch_size % (replicas * self.slices):
             raise UserError(
                 f"trainer.batch_size={settings.batch_size} cannot be cut into {self.slices} slices for each of {replicas} "
-                f"replicas: take a multiple of {replicas * self.slices}"
+                f"replicas: take a multiple of {replicas * self.slices}, or fewer slices"
             )
         self._first_row = mesh.replica * (settings.batch_size // replicas)
         self._parts = replicas * self.slices

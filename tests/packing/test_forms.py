@@ -270,6 +270,15 @@ def test_what_is_wrong_is_one_sentence(form: str, spoil: Callable[[Path], object
     assert "\n" not in str(refused.value)
 
 
+def test_archives_that_lack_between_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = made("webdataset", tmp_path / "images")
+    for number in (4, 7):
+        (root / f"imagenet1k-train-{number:04}.tar").write_bytes((root / "imagenet1k-train-0001.tar").read_bytes())
+    listed(root)
+    lacking = "4 of the archives between imagenet1k-train-0000.tar and imagenet1k-train-0007.tar, such as imagenet1k-train-0002.tar"
+    assert capsys.readouterr().err == f"warning: {root} lacks {lacking}: their images are not packed\n"
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
