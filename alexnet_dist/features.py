@@ -88,7 +88,8 @@ def compute(trained: Trained, layer: str, split: str) -> Features:
     threads = share_cores(1)
     torch.set_num_threads(threads)
     with join_mesh(trained.table.towers, device, settings.parallel.timeout) as mesh, Display(mesh.rank) as display:
-        images = open_root(Path(settings.data.root or QUICKSTART_FOLDER), settings.data)[split == "val"]
+        validates = split == "val"
+        images = open_root(Path(settings.data.root or QUICKSTART_FOLDER), settings.data, validates)[validates]
         net, preprocess = load_trained(trained, device)
         feed = validation_feed(settings, images, mesh, threads)
 

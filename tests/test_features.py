@@ -58,8 +58,10 @@ def test_maps_of_images_that_the_net_was_not_trained_on_as_parquet(
     others = tmp_path / "others" / "train" / "all"
     others.parent.mkdir(parents=True)
     others.symlink_to(few_images / "val" / "blue-ellipse-flat")
-    words = (f"data.root={tmp_path / 'others'}", "data.val_every=5", "split=train", "layer=conv5")
-    _features(f"checkpoint={two_runs[0]}", *words, f"output={tmp_path / 'conv5.parquet'}")
+    words = (f"checkpoint={two_runs[0]}", f"data.root={tmp_path / 'others'}", "split=train", "layer=conv5")
+    _features(*words, f"output={tmp_path / 'all.npy'}")
+    assert len(np.load(tmp_path / "all.npy")) == 8, "images for validation are not needed"
+    _features(*words, "data.val_every=5", f"output={tmp_path / 'conv5.parquet'}")
     table = parquet.read_table(tmp_path / "conv5.parquet")
     assert table.column_names == ["image", "class", "features"]
     assert (len(table), len(table["features"][0]), set(table["class"].to_pylist())) == (7, 64 * 2 * 2, {"all"})

@@ -50,8 +50,8 @@ class Ablation:
 
 def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
     """The experiments among the runs that the authors ran too, in the order of the runs; those that only the seed sets apart are
-    one, and are compared with runs of the whole net under the same other overrides. Runs that are not complete do not count.
-    Empty where there is none."""
+    one, and are compared with runs of the whole net under the same other overrides, whatever layers a net was begun with. Runs that
+    are not complete do not count. Empty where there is none."""
     measured: dict[tuple[str, tuple[str, ...]], list[Errors]] = {}
     for run in runs:
         experiment, last = _experiment(run), run.final()
@@ -60,7 +60,12 @@ def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
             measured.setdefault((experiment, _others(run)), []).append((last["top1_error"], last["top5_error"]))
     common = set.intersection(*(set(others) for _, others in measured)) if measured else set()
     return [
-        _ablation(experiment, [said for said in others if said not in common], seeds, measured.get((_whole(experiment), others)))
+        _ablation(
+            experiment,
+            [said for said in others if said not in common],
+            seeds,
+            measured.get((_whole(experiment), tuple(said for said in others if not said.startswith(("init_from=", "init_layers="))))),
+        )
         for (experiment, others), seeds in measured.items()
     ]
 
@@ -128,7 +133,7 @@ def _others(run: RunFiles) -> tuple[str, ...]:
         elsewhere = name.partition(".")[0] in ("run", "tracking", "parallel", "resume") and name != "parallel.wire"
         return name not in ("experiment", "seed") and not elsewhere
 
-    return tuple(filter(sets_apart, run.overrides()))
+    return tuple(sorted(filter(sets_apart, run.overrides())))
 
 
 def _name(experiment: str) -> str:

@@ -1,5 +1,6 @@
 """What follows a layer's product, in steps that are one operation each, and the one place that chooses how a step is done."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -145,5 +146,6 @@ def by_torch(x: Tensor, step: Step, masks: Masks | None, bias: Tensor | None = N
         return x
     if masks is None:
         return x * (1 - step.dropout)
-    mask = keep_mask(masks, x.shape[0], x.shape[1], step.dropout, x.device)
-    return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
+    pixels = math.prod(x.shape[2:])
+    masks = replace(masks, first_unit=masks.first_unit * pixels)
+    return x * keep_mask(masks, x.shape[0], x.shape[1] * pixels, step.dropout, x.device).view(x.shape)

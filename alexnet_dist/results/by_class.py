@@ -32,15 +32,17 @@ class ClassErrors:
 
 
 def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
-    """The classes that have images, the worst first."""
-    best = predictions.best(5)
+    """The classes that have images, the worst first. An output beyond the classes is never right, but can be said."""
+    outputs = predictions.probabilities.shape[1]
+    names = [*map(str, predictions.classes), *(f"output {number}" for number in range(len(predictions.classes), outputs))]
+    best = predictions.best(5, outputs)
     right = best == predictions.labels[:, None]
     rows = []
     for label, (class_id, name) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
         own = predictions.labels == label
         if not own.any():
             continue
-        taken_for = np.bincount(best[own, 0], minlength=len(predictions.classes))
+        taken_for = np.bincount(best[own, 0], minlength=outputs)
         taken_for[label] = 0
         other, times = int(taken_for.argmax()), int(taken_for.max())
         rows.append(
@@ -50,7 +52,7 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
                 images=int(own.sum()),
                 top1_error=1 - float(right[own, 0].mean()),
                 top5_error=1 - float(right[own].any(axis=1).mean()),
-                confused_with=text.printable(str(predictions.classes[other])) if times else "",
+                confused_with=text.printable(names[other]) if times else "",
                 confused=times,
             )
         )

@@ -31,10 +31,11 @@ class Predictions:
     classes: np.ndarray
     class_ids: np.ndarray
 
-    def best(self, count: int) -> np.ndarray:
-        """The labels of the `count` most probable classes, int64 [n, count]; of equal ones the first counts as better."""
-        named = self.probabilities[:, : len(self.classes)]
-        return np.argsort(-named, axis=1, kind="stable")[:, :count]
+    def best(self, count: int, outputs: int | None = None) -> np.ndarray:
+        """The labels of the `count` most probable of the first `outputs` (None: of the classes), int64 [n, count]; of equal ones the
+        first counts as better."""
+        ranked = self.probabilities[:, : len(self.classes) if outputs is None else outputs]
+        return np.argsort(-ranked, axis=1, kind="stable")[:, :count]
 
     def save(self, file: BinaryIO) -> None:
         """Write them as .npz, an array for each attribute."""

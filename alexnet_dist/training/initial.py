@@ -4,7 +4,9 @@ convolutions (paper, section 6).
 Parameters alone are taken: momentum, schedule, step and the data's statistics begin anew, unlike with `resume`.
 """
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import KINDS, listed
 from alexnet_dist.formats.weights import read_layers
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.table import Table
+from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.training.checkpoint import check_sound, find_checkpoint
 from alexnet_dist.training.state import SavedState
@@ -59,6 +61,8 @@ def choose_layers(init_from: str, wanted: Sequence[str] | None, table: Table) ->
 def take_layers(init_from: str, wanted: Sequence[str] | None, net: Net, preprocess: Preprocess, mesh: Mesh) -> str:
     """Read the chosen layers' parameters into place, on all ranks; which were taken and which begin anew, in a line.
 
+    Weights behind a dropout that has another rate here come so that in testing, where it scales, they give what they gave there.
+
     Raises:
         UserError: as `choose_layers`; the checkpoint's files are damaged or incomplete.
     """
@@ -84,6 +88,19 @@ def _read_checkpoint(checkpoint: Path, layers: Sequence[str], net: Net, preproce
     parameters = run_tensors(net, preprocess, None)["net"]
     taken = {name: tensor for name, tensor in parameters.items() if name.rpartition(".")[0] in layers}
     read_tensors({"net": taken}, checkpoint, mesh)
+    there, here = _kept_before(build_table(SavedState.read(checkpoint).config["model"])), _kept_before(net.table)
+    with torch.no_grad():
+        for name in layers:
+            if there.get(name, 1) != here.get(name, 1):
+                net.get_parameter(f"{name}.weight").mul_(there.get(name, 1) / here.get(name, 1))
+
+
+def _kept_before(table: Table) -> dict[str, float]:
+    """What share of its inputs the dropout before a layer leaves, by the layer's name."""
+    return {
+        following.name: math.prod(1 - operation.options["p"] for operation in layer.then if operation.kind == "dropout")
+        for layer, following in pairwise(table.layers)
+    }
 
 
 def _shapes(layer: str, shapes: Any) -> tuple[list[int], list[int]]:

@@ -93,19 +93,24 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
     train, validation = check_data(settings, trains) or open_root(root, data)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
-    if data.val_every is not None and not is_packed(root) and (root / "val").is_dir():
-        display.say(f"{root} has a val/, so data.val_every={data.val_every} sets no training image aside")
+    if data.val_every is not None and _has_validation(root):
+        display.say(f"{root} has validation images, so data.val_every={data.val_every} sets no training image aside")
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     mesh.peers.rest()
     return train, validation
 
 
-def open_root(root: Path, data: DataSettings) -> tuple[Images, Images]:
+def _has_validation(root: Path) -> bool:
+    return len(open_packed(root)[1]) > 0 if is_packed(root) else (root / "val").is_dir()
+
+
+def open_root(root: Path, data: DataSettings, validates: bool = True) -> tuple[Images, Images]:
     """The training and validation images of a folder, packed or of class folders; where it has none for validation, every
-    `data.val_every`-th of each class is set aside. Raises UserError as `open_images` does."""
+    `data.val_every`-th of each class is set aside. Raises UserError as `open_images` does; none for validation are needed where
+    nothing `validates`."""
     packed = data.source == "packed" or (data.source != "imagefolder" and is_packed(root))
     train, validation = open_packed(root) if packed else open_folder(root)
-    if len(validation):
+    if len(validation) or (data.val_every is None and not validates):
         return train, validation
     if data.val_every is None:
         raise UserError(

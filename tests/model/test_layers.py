@@ -5,6 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from alexnet_dist.kernels.norms import response_norm, spatial_norm
+from alexnet_dist.kernels.steps import Step, by_torch
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
@@ -55,6 +56,16 @@ def test_masks_drop_the_share_they_should_and_differ() -> None:
     for i, first in enumerate(masks):
         for second in masks[i + 1 :]:
             assert (first == second).float().mean().item() == pytest.approx(0.7**2 + 0.3**2, abs=0.01)
+
+
+def test_behind_maps_single_units_are_dropped_whatever_the_share() -> None:
+    maps, step = torch.ones(4, 6, 5, 5), Step(dropout=0.5)
+    whole = by_torch(maps, step, DropoutKey(1, 2).masks(3, 0))
+    part = by_torch(maps[1:3, 2:4], step, DropoutKey(1, 2, first_row=1).masks(3, 2))
+    assert torch.equal(whole[1:3, 2:4], part)
+    assert set(whole.unique().tolist()) == {0, 1}
+    means = whole.mean(dim=(2, 3))
+    assert ((means > 0) & (means < 1)).all()
 
 
 def test_testing_scales_instead_of_dropping() -> None:

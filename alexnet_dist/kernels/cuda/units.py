@@ -13,10 +13,11 @@ _COLUMNS, _PASSES = 64, 4
 
 
 @triton.jit
-def kept(step_ptr, row, unit, HALVES: tl.constexpr, LAYER: tl.constexpr, seed, first_row, first_unit, threshold):
-    """`kernels.dropout.keep_mask`, of which the seed is mixed already."""
+def kept(step_ptr, row, column, PIXELS: tl.constexpr, LAYER: tl.constexpr, seed, first_row, first_unit, threshold):
+    """`kernels.dropout.keep_mask`, of which the seed is mixed already; a map's units are numbered as if it were flat."""
     stream = mix(mix(seed.to(tl.uint32) ^ tl.load(step_ptr).to(tl.uint32)) ^ LAYER)
-    bits = mix(mix((row // HALVES + first_row).to(tl.uint32) ^ stream) ^ (unit + first_unit).to(tl.uint32))
+    unit = (column + first_unit) * PIXELS + row % PIXELS
+    bits = mix(mix((row // PIXELS + first_row).to(tl.uint32) ^ stream) ^ unit.to(tl.uint32))
     return bits >= threshold.to(tl.uint32)
 
 
@@ -25,7 +26,7 @@ def forward_kernel(
     x_ptr, bias_ptr, step_ptr, y_ptr, rows, stride, columns, seed, first_row, first_unit, threshold, PIXELS: tl.constexpr,
     LAYER: tl.constexpr, P: tl.constexpr, C: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """Of x [rows, columns], whose rows lie `stride` apart; PIXELS of them are an image's, and are dropped together."""
+    """Of x [rows, columns], whose rows lie `stride` apart; PIXELS of them are an image's."""
     row = tl.program_id(0) * P + tl.arange(0, P)[:, None]
     column = tl.program_id(1) * C + tl.arange(0, C)[None, :]
     known = (row < rows) & (column < columns)
