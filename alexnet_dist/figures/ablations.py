@@ -15,6 +15,9 @@ from alexnet_dist.figures.style import BLUE, ORANGE, drawing
 # The nets that others are told to be worse than: of the paper's experiments, of the nets as the authors ran them, of small/.
 PAPER, NET145, SMALL = "paper", "net145", "tiny_imagenet"
 
+# Overrides that a deeper net has beside it, as the authors' sixth convolution had.
+_BEGUN_WITH = {"init_from", "init_layers"}
+
 Errors = tuple[float, float]  # top-1 and top-5, fractions
 
 
@@ -50,8 +53,8 @@ class Ablation:
 
 def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
     """The experiments among the runs that the authors ran too, in the order of the runs; those that only the seed sets apart are
-    one, and are compared with runs of the whole net under the same other overrides, whatever layers a net was begun with. Runs that
-    are not complete do not count. Empty where there is none."""
+    one, and are compared with runs of the whole net under the same other overrides, whatever layers a net was begun with. Runs
+    that are not complete do not count. Empty where there is none."""
     measured: dict[tuple[str, tuple[str, ...]], list[Errors]] = {}
     for run in runs:
         experiment, last = _experiment(run), run.final()
@@ -64,7 +67,7 @@ def ablations(runs: Sequence[RunFiles]) -> list[Ablation]:
             experiment,
             [said for said in others if said not in common],
             seeds,
-            measured.get((_whole(experiment), tuple(said for said in others if not said.startswith(("init_from=", "init_layers="))))),
+            measured.get((_whole(experiment), tuple(said for said in others if said.partition("=")[0] not in _BEGUN_WITH))),
         )
         for (experiment, others), seeds in measured.items()
     ]

@@ -32,8 +32,8 @@ class Predictions:
     class_ids: np.ndarray
 
     def best(self, count: int, outputs: int | None = None) -> np.ndarray:
-        """The labels of the `count` most probable of the first `outputs` (None: of the classes), int64 [n, count]; of equal ones the
-        first counts as better."""
+        """The labels of the `count` most probable of the first `outputs` (None: of the classes), int64 [n, count]; of equal ones
+        the first counts as better."""
         ranked = self.probabilities[:, : len(self.classes) if outputs is None else outputs]
         return np.argsort(-ranked, axis=1, kind="stable")[:, :count]
 

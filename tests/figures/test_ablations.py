@@ -57,6 +57,13 @@ def test_runs_that_only_the_seed_sets_apart_are_one_and_each_is_beside_its_own_w
     assert rows["no_lrn"].authors == pytest.approx((0.42, 0.194))
 
 
+def test_a_net_begun_with_layers_and_overrides_in_another_order_are_beside_the_whole_net(tmp_path: Path) -> None:
+    runs = made(tmp_path / "whole", [("net145", 1, 0.41, 0.18)], "trainer.epochs=3", "trainer.batch_size=64")
+    begun = ("trainer.batch_size=64", "init_from=runs/fall2011", "trainer.epochs=3", "init_layers=[conv1,conv2]")
+    runs += made(tmp_path / "begun", [("net146", 1, 0.39, 0.17)], *begun)
+    assert {row.experiment: row.here_worse for row in ablations(runs)}["net146"] == pytest.approx((-0.02, -0.01))
+
+
 def test_the_nets_as_the_authors_ran_them_are_beside_their_own_whole_net(tmp_path: Path) -> None:
     sweep = [("paper", 1, 0.40, 0.18), ("net145", 1, 0.41, 0.19), ("net148", 1, 0.42, 0.20), ("no_lrn", 1, 0.43, 0.19)]
     worse = {row.experiment: row.here_worse and row.here_worse[0] for row in ablations(made(tmp_path, sweep))}

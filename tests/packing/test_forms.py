@@ -275,7 +275,8 @@ def test_archives_that_lack_between_others_are_told(tmp_path: Path, capsys: pyte
     for number in (4, 7):
         (root / f"imagenet1k-train-{number:04}.tar").write_bytes((root / "imagenet1k-train-0001.tar").read_bytes())
     listed(root)
-    lacking = "4 of the archives between imagenet1k-train-0000.tar and imagenet1k-train-0007.tar, such as imagenet1k-train-0002.tar"
+    name = "imagenet1k-train"
+    lacking = f"4 of the archives between {name}-0000.tar and {name}-0007.tar, such as {name}-0002.tar"
     assert capsys.readouterr().err == f"warning: {root} lacks {lacking}: their images are not packed\n"
 
 
