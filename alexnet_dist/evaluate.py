@@ -16,6 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
+from alexnet_dist.data.images import Subset
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, named, strict
 from alexnet_dist.files import check_new, write_new
@@ -67,7 +68,13 @@ def run(config: dict[str, Any]) -> None:
     with ExitStack() as at_end:
         mesh = at_end.enter_context(join_mesh(nets[0].table.towers, process.device, wanted.parallel.timeout))
         display = at_end.enter_context(Display(mesh.rank))
-        _, images = open_images(first, mesh, display, trains=False)
+        left, images = open_images(first, mesh, display, trains=False)
+        for trained in nets:
+            if isinstance(images, Subset) and trained.set_others_aside(left):
+                display.say(
+                    f"warning: {trained.checkpoint} was trained while other images were set aside than these: "
+                    "it may have been trained on some of them"
+                )
         devkit = Path(wanted.devkit) if wanted.devkit else None
         submission = plan_submission(images, devkit, display.say) if wanted.submission else None
         images = number_as(nets[0], images)

@@ -9,7 +9,7 @@ The authors' program had it as shownet.py --write-features, and read it with fin
 import csv
 import io
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +72,8 @@ def run(config: dict[str, Any]) -> None:
         need("pyarrow", f"output={wanted.output}", extra="parquet")
     evaluation = {"views": 1, "batch_size": wanted.batch_size}
     trained = open_trained(wanted.checkpoint).overridden(wanted.data, device=wanted.device, evaluation=evaluation)
+    if wanted.data.root and wanted.data.val_every is None:  # what the run set aside was of its own images
+        trained = replace(trained, settings=replace(trained.settings, data=replace(trained.settings.data, val_every=None)))
     names = [layer.name for layer in trained.table.layers]
     if wanted.layer not in names:
         raise UserError(f"layer={wanted.layer} is none of the net's: they are {', '.join(names)}")
@@ -112,8 +114,12 @@ def write_npy(output: Path, features: Features) -> None:
     lines = csv.writer(said)
     lines.writerow(("row", "image", "class"))
     lines.writerows(zip(range(len(features.rows)), features.names(), features.classes(), strict=True))
-    write_new(output, lambda file: np.save(file, features.rows))
     write_new(output.with_suffix(".csv"), lambda file: file.write(said.getvalue().encode()))
+    try:
+        write_new(output, lambda file: np.save(file, features.rows))
+    except BaseException:
+        output.with_suffix(".csv").unlink()  # one is no use without the other
+        raise
 
 
 def write_parquet(output: Path, features: Features) -> None:

@@ -27,6 +27,7 @@ from alexnet_dist.formats.layouts import MEAN, TORCHVISION_MEAN, check_shapes, f
 from alexnet_dist.formats.safetensors_file import WholeNet, is_own, whole_net
 from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
+from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
@@ -63,11 +64,14 @@ def run(config: dict[str, Any]) -> None:
         kind = "an export of this program"
         net = whole_net(arrays, said)
         others = [name for name, value in (("classes", wanted.classes), ("mean", wanted.mean)) if value is not None]
-        if config["model"]["name"] not in (DEFAULT_MODEL, net.model["name"]):
+        own_name = build_table(net.model).name
+        if settings.table().name not in (DEFAULT_MODEL, own_name):
             others.append("model")
+        given = {said.partition("=")[0] for said in config["run"].get("overrides", ())}
+        others += [key for key in ("data.size", "data.mean") if key in given]
         if others:
             raise UserError(
-                f"{wanted.weights} is {kind}, of model={net.model['name']} with classes and a mean of its own: leave out "
+                f"{wanted.weights} is {kind}, of model={own_name} with classes and a mean of its own: leave out "
                 f"{', '.join(f'{name}=' for name in others)}"
             )
         config["model"] = net.model

@@ -91,7 +91,7 @@ def run(config: dict[str, Any]) -> None:
         step = Step(net, preprocess, optimizer, mesh, trainer, settings.seed, autocast, display.say)
         at_end.callback(step.release)
         if device.type == "cpu":
-            display.say(same_bits(trainer.slices, mesh.layout.replicas, process.threads))
+            display.say(same_bits(trainer.slices, table.towers, mesh.layout, process.threads))
         open_feed = partial(training_feed, settings, train_images, mesh, process.cores)
         feed = at_end.enter_context(GoodBatches(open_feed, state, settings, folder, mesh, display))
         feed.mend()
@@ -226,7 +226,7 @@ def begin(
     """Bring the state to where this start begins, a checkpoint or a new run. Returns what the checkpoint says, if it is one of
     this folder; and what those from here on say beside their numbers."""
     checkpoint = mesh.from_first(None if mesh.rank else choose_checkpoint(settings, folder.path, display.say))
-    origin = SavedState(shapes_of(state.net.table), config, list(images.classes), list(images.class_ids), len(images))
+    origin = SavedState.begun(shapes_of(state.net.table), config, images)
     if checkpoint is None:
         folder.take(anew=True)
         if settings.init_from:

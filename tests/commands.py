@@ -5,13 +5,14 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from alexnet_dist.training.checkpoint import sums_of
 from tests.forked import assert_none_left, ranks, run_forked
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
@@ -40,6 +41,16 @@ def train(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedP
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def change_state(run_dir: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a run's only checkpoint says of the run, and its sums with it."""
+    (state,) = run_dir.glob("checkpoints/*/state.json")
+    saved = json.loads(state.read_text())
+    change(saved)
+    state.write_text(json.dumps(saved))
+    sums = state.parent / "sha256sums"
+    sums.write_text("".join(sums_of(state.parent, line.split()[1]) for line in sums.read_text().splitlines()))
 
 
 def read_tensors(run_dir: Path, checkpoint: str = "") -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from PIL import Image
 
 from alexnet_dist import evaluate, export, import_weights
+from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
+from alexnet_dist.training.inputs import open_root
+from tests.commands import change_state
 from tests.data.test_decode import reference
 from tests.forked import ranks, run_forked
 
@@ -150,6 +154,22 @@ def test_class_errors_add_up_to_the_whole(averaged: tuple[Path, dict[str, Any]])
     taken_for = saved["probabilities"][saved["labels"] == worst].argmax(axis=1)
     other = list(saved["classes"]).index(rows[0]["confused_with"])
     assert int(rows[0]["confused"]) == (taken_for == other).sum() == np.bincount(taken_for[taken_for != worst]).max()
+
+
+def test_images_of_which_others_were_set_aside_in_training_are_told(
+    two_runs: tuple[Path, Path], few_images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "train").symlink_to(few_images / "train")
+    data = check_settings(compose("train", ["data=imagenet", "data.root=images", "data.val_every=5"])).data
+    shutil.copytree(two_runs[0], tmp_path / "run")
+    change_state(tmp_path / "run", lambda saved: saved["config"]["data"].update(val_every=5))
+    left, _ = open_root(tmp_path / "images", data)
+    for told, fingerprint in ((True, None), (False, left.fingerprint())):
+        if fingerprint:
+            change_state(tmp_path / "run", lambda saved: saved.update(fingerprint=left.fingerprint()))
+        said = _evaluate([Path("run")], "views=1", "data.root=images", cwd=tmp_path)["said"]
+        assert ("warning: run/checkpoints/step-00000008 was trained while other images were set aside" in said) == told
 
 
 def test_predict_says_what_evaluate_says(

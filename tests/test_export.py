@@ -1,5 +1,6 @@
 """A checkpoint in other forms: each is opened by what a stranger has, and gives the checkpoint's logits."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import need
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.results.trained import load_trained, open_trained
-from tests.commands import read_tensors
+from tests.commands import change_state, read_tensors
 from tests.data.test_decode import reference
 from tests.forked import run_forked
 
@@ -96,6 +97,10 @@ def test_safetensors_hold_every_bit_and_come_back_as_a_run(two_runs: tuple[Path,
     assert "red-ellipse-flat" in said["classes"]
     with pytest.raises(UserError, match="of model=tiny with classes and a mean of its own: leave out mean=, model="):
         _import(tmp_path / "back", ("model=paper",), weights=str(path), mean="[1,2,3]")
+    config = compose("import_weights", [f"weights={path}", f"output={tmp_path / 'back'}", "data.size=300"])
+    config["run"]["overrides"] = ["data.size=300"]
+    with pytest.raises(UserError, match=r"leave out data\.size="):
+        import_weights.run(config)
     _import(tmp_path / "back", weights=str(path))
     back = open_trained(str(tmp_path / "back"))
     assert back.classes == open_trained(str(two_runs[1])).classes
@@ -104,6 +109,14 @@ def test_safetensors_hold_every_bit_and_come_back_as_a_run(two_runs: tuple[Path,
     for name, tensor in tensors.items():
         if not name.startswith("momentum."):
             assert torch.equal(read[name], tensor), name
+
+
+def test_a_net_without_a_name_comes_back_too(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "run")
+    change_state(tmp_path / "run", lambda saved: saved["config"]["model"].pop("name"))
+    path = _export(tmp_path / "run", "safetensors", tmp_path / "x.safetensors")
+    _import(tmp_path / "back", weights=str(path))
+    assert open_trained(str(tmp_path / "back")).table.name == "unnamed"
 
 
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])

@@ -13,7 +13,7 @@ import torch
 
 from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.images import Images
-from alexnet_dist.data.odd_files import UnusableImageError, for_decoder
+from alexnet_dist.data.odd_files import UnusableImageError, check_sides, for_decoder
 from alexnet_dist.data.odd_files import decode as decode_file
 from alexnet_dist.data.places import Places
 from alexnet_dist.errors import UserError
@@ -88,6 +88,7 @@ def decode(
             try:
                 encoded = tensors_of([image for chunk in chunks for image in chunk])
                 sides = sides_of(encoded)
+                _check_sides(images, samples, sides)
             except (BadImageError, RuntimeError) as error:
                 failed.append(blame(images, [crops], size, crop, error) if isinstance(error, RuntimeError) else error)
                 raise StopIteration from None  # when the requests before have been answered
@@ -113,6 +114,14 @@ def decode(
                 pixels = pixels.clone()
                 torch.cuda.current_stream(pixels.device).synchronize()
             yield pixels, taken.popleft()[1]
+
+
+def _check_sides(images: Images, samples: list[int], sides: np.ndarray) -> None:
+    for sample, (height, width) in zip(samples, sides.tolist(), strict=True):
+        try:
+            check_sides(width, height)
+        except UnusableImageError as reason:
+            raise BadImageError(BadImage.undecodable(sample, images.name(sample), str(reason))) from None
 
 
 def _read(images: Images, sample: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A split of a data set as its encoded images, and the reader of a folder of class folders."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,19 @@ class Images(Protocol):
 
     def name(self, index: int) -> str:
         """Where the image is, for messages: a path, or a shard and sample."""
+
+    def fingerprint(self) -> str:
+        """A sum of the images' names, classes and order: the same wherever they lie. No image is read."""
+
+
+def sum_of(*parts: bytes | np.ndarray | Sequence[str]) -> str:
+    """A SHA-256 over bytes, arrays and names."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, bytes | np.ndarray):
+            part = "\n".join(part).encode("utf-8", "surrogateescape")
+        digest.update(part if isinstance(part, bytes) else part.tobytes())
+    return digest.hexdigest()
 
 
 class ImageFolder:
@@ -80,6 +94,9 @@ class ImageFolder:
             raise UserError(f"{path} is empty: replace it or remove it")
         return encoded
 
+    def fingerprint(self) -> str:
+        return sum_of(self.classes, self.labels, *self._files)
+
 
 class AnnotatedImages(ImageFolder):
     """The images of a folder that lie together in images/, their classes told by a list: Tiny-ImageNet's val/ as it comes."""
@@ -105,6 +122,9 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._numbers[index]))
+
+    def fingerprint(self) -> str:
+        return sum_of(self._images.fingerprint().encode(), self._numbers, self.labels, self.class_ids)
 
 
 class Relabelled(Subset):

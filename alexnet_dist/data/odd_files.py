@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, ImageOps
 # The largest photograph of ILSVRC2012 has 61 million pixels.
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_768
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which it warns in lines of its own
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 
@@ -34,8 +35,6 @@ def decode(
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             return _decode(image, data, draft_size)
-    except Image.DecompressionBombError as error:
-        raise UnusableImageError(f"enormous: {error}") from None
     except Image.UnidentifiedImageError:
         raise UnusableImageError(f"not an image in a known format (begins with {data[:8]!r})") from None
     except UnusableImageError:
@@ -51,20 +50,26 @@ def decode(
 def check_header(path: str) -> None:
     """Raises UnusableImageError with the reason where a file does not begin as an image does; its pixels are not looked at."""
     try:
-        with Image.open(path, formats=FORMATS):
-            pass
+        with Image.open(path, formats=FORMATS) as image:
+            check_sides(*image.size)
+    except UnusableImageError:
+        raise
     except OSError as error:  # which Pillow's own is too
         raise UnusableImageError(error.strerror or "not an image in a known format") from None
     except Exception as error:  # as in `decode`
         raise UnusableImageError(f"damaged: {error}") from None
 
 
-def _decode(image: Image.Image, data: bytes, draft_size: int | None) -> tuple[Image.Image, bool]:
-    width, height = image.size
+def check_sides(width: int, height: int) -> None:
+    """Raises UnusableImageError where an image of so many pixels is not to be decoded."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise UnusableImageError(
             f"enormous: {width} x {height} pixels, where {MAX_PIXELS} pixels and sides of {MAX_SIDE} are taken"
         )
+
+
+def _decode(image: Image.Image, data: bytes, draft_size: int | None) -> tuple[Image.Image, bool]:
+    check_sides(*image.size)
     if draft_size is not None and image.format == "JPEG":
         image.draft(None, (2 * draft_size, 2 * draft_size))
     image.load()
@@ -75,6 +80,8 @@ def _decode(image: Image.Image, data: bytes, draft_size: int | None) -> tuple[Im
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as EXIF's orientation wants; itself where there is none or the EXIF block cannot be read, as viewers have it."""
+    if image.format == "JPEG":
+        image.info.pop("xmp", None)  # Pillow would look there too; DALI does not
     try:
         if image.getexif().get(ExifTags.Base.Orientation) not in range(2, 9):
             return image
@@ -107,7 +114,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise UnusableImageError("its grey levels have more than 16 bits")
-        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+        if not (image.mode == "I" and levels.max() < 256):  # 32 bits say nothing of how many are meant
+            levels = levels >> 8
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

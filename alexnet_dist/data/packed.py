@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
+from alexnet_dist.data.images import sum_of
 from alexnet_dist.data.statistics import Statistics
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import sha256_of
@@ -143,14 +145,24 @@ class PackedImages:
         member = self._mapped(shard)[header : header + 100].tobytes().split(b"\0", 1)[0].decode("ascii", "backslashreplace")
         return f"{self._shards[shard]['file']}:{member}"
 
+    def fingerprint(self) -> str:
+        return sum_of(self._split.encode(), self._index, self.class_ids)
+
     def _mapped(self, shard: int) -> np.ndarray:
         """The bytes of a shard, mapped when they are first asked for."""
         if (mapped := self._maps[shard]) is None:
             entry = self._shards[shard]
             path = self._root / entry["file"]
             check_size(path, entry["bytes"])
-            with open(path, "rb") as file:
-                mapped = self._maps[shard] = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            try:
+                with open(path, "rb") as file:
+                    mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            except OSError as error:
+                raise UserError(
+                    f"shard {path} cannot be opened ({error.strerror}): there are {len(self._shards)}, and `ulimit -n` says how "
+                    "many files a process may have open"
+                ) from None
+            self._maps[shard] = mapped
         return mapped
 
 
@@ -164,7 +176,16 @@ def open_packed(root: str | os.PathLike[str]) -> tuple[PackedImages, PackedImage
         for entry in manifest["splits"][split]["shards"]:
             check_size(Path(root) / entry["file"], entry["bytes"])
     train, val = (PackedImages(root, split, manifest) for split in SPLITS)
+    _let_open(sum(len(manifest["splits"][split]["shards"]) for split in SPLITS))
     return train, val
+
+
+def _let_open(files: int) -> None:
+    """Let this process have so many files open beside its others: a mapped file counts as one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files + 512
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def check_size(path: Path, expected: int) -> None:

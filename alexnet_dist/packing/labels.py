@@ -82,10 +82,13 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     numbered = all(name.isdecimal() for name in classes)  # then a number is a name, and nothing else
+    of_words = re.compile(rf"\s({'|'.join(re.escape(name) for name in classes if len(name.split()) > 1) or '$.'})\s*$")
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         *name, label = line.rsplit(maxsplit=1)
+        if ending := of_words.search(line):
+            name, label = [line[: ending.start()].strip()], ending[1]
         if not numbered and label.isdecimal() and label not in classes and int(label) < len(classes):
             label = classes[int(label)]
         if not name or label not in classes:

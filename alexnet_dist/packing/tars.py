@@ -20,9 +20,9 @@ def list_tar(path: Path, offset: int = 0, length: int | None = None) -> list[tup
 
     Raises UserError where the archive is damaged or ends early.
     """
-    end = path.stat().st_size if length is None else offset + length
     members = []
     try:
+        end = path.stat().st_size if length is None else offset + length
         with open(path, "rb") as file:
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -38,6 +38,8 @@ def list_tar(path: Path, offset: int = 0, length: int | None = None) -> list[tup
                     raise tarfile.ReadError(f"neither a member nor the archive's end at byte {archive.offset}")
     except tarfile.TarError as error:
         raise UserError(f"the archive {path} is damaged or cut short ({error}): get it again") from None
+    except OSError as error:
+        raise UserError(f"the archive {path} cannot be read ({error.strerror}): get it again") from None
     return members
 
 
@@ -73,8 +75,9 @@ def _tell_gaps(root: Path, archives: Iterable[Path]) -> None:
 def _list_archive(path: Path) -> list[Sample]:
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
+    members = list_tar(path)
     with open(path, "rb") as file:
-        for name, offset, length in list_tar(path):
+        for name, offset, length in members:
             folder, _, file_name = name.rpartition("/")
             stem, _, ending = file_name.partition(".")
             key, ending = f"{folder}/{stem}", ending.lower()

@@ -1,6 +1,7 @@
 """The file that ILSVRC's server takes: a line an image, in the images' order, its five best labels by the devkit's numbers."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,11 @@ def plan_submission(images: Images, devkit: Path | None, say: Callable[[str], No
 
     A class has its ILSVRC2012_ID where the devkit is given or the images were packed from ILSVRC2012's archives. Of classes that
     are none of the challenge's it is the place in their own order, which is said. Images are in the order of their ILSVRC
-    numbers, or as they come where they have none.
+    numbers, or as they come where none has one.
 
     Raises:
         UserError: fewer than five classes, classes that the devkit does not know or whose numbers it alone knows, a numbered
-            image that is missing.
+            image that is missing or there twice, or one without a number among them.
     """
     ids, expected = images.class_ids, 0
     if len(ids) < LABELS:
@@ -67,9 +68,17 @@ def plan_submission(images: Images, devkit: Path | None, say: Callable[[str], No
 def _order(images: Images, expected: int) -> np.ndarray:
     found = [_NUMBERED_IMAGE.search(images.name(index)) for index in range(len(images))]
     numbers = [int(match[1]) for match in found if match]
-    if len(numbers) < len(images):
+    if not numbers:
         return np.arange(len(images))
-    present = set(numbers)
+    if len(numbers) < len(images):
+        raise UserError(
+            f"{images.name(found.index(None))} has no number of the challenge and other images have: take it away, for a "
+            "submission's lines are in the order of these numbers"
+        )
+    present = Counter(numbers)
+    if len(present) < len(numbers):
+        twice = numbers.index(present.most_common(1)[0][0])
+        raise UserError(f"{images.name(twice)} has a number that another image has too: take one of them away")
     missing = next((number for number in range(1, max([expected, *numbers]) + 1) if number not in present), None)
     if missing is not None:
         raise UserError(

@@ -49,6 +49,11 @@ class Trained:
         of_run = self.state.config
         return replace(self, settings=check_settings({**of_run, **said, "data": data.in_place_of(of_run["data"])}))
 
+    def set_others_aside(self, left: Images) -> bool:
+        """Whether its run set validation images aside, and was trained on others than `left`."""
+        set_aside = self.state.config["data"].get("val_every") is not None
+        return set_aside and self.state.fingerprint not in (None, left.fingerprint())
+
 
 def open_trained(where: str) -> Trained:
     """The checkpoint that a path means: itself, or the newest of a run folder.

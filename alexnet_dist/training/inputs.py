@@ -91,6 +91,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
                 ) from None
         dist.barrier()
     train, validation = check_data(settings, trains) or open_root(root, data)
+    _check_alike(root, train, validation, mesh)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
     if data.val_every is not None and _has_validation(root):
@@ -98,6 +99,17 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     mesh.peers.rest()
     return train, validation
+
+
+def _check_alike(root: Path, train: Images, validation: Images, mesh: Mesh) -> None:
+    """Each process reads its own list of the images, and a sample is a number in it. Raises UserError where the lists differ."""
+    own = f"{len(train)} training and {len(validation)} validation images", train.fingerprint(), validation.fingerprint()
+    for rank, (counts, *sums) in enumerate(everyone := mesh.from_everyone(own)):
+        if (counts, *sums) != everyone[0]:
+            raise UserError(
+                f"{root} is not the same for all processes: process 0 lists {everyone[0][0]} and process {rank} {counts}, "
+                "not the same ones: copy it again to where it is not whole, and start when it no longer changes"
+            )
 
 
 def _has_validation(root: Path) -> bool:

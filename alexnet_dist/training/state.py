@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
@@ -37,10 +38,10 @@ class Numbers:
 class SavedState(Numbers):
     """state.json: what was trained, on what, and how far.
 
-    `shapes` are those of the whole net's parameters, `config` is the composed configuration, `classes` and `class_ids` name the
-    net's outputs by label. `training_images` is None where other images than this program's have been trained on (imported
-    weights). `metrics_bytes` is how much of metrics.jsonl was written by then. `weights` is the short hash of the parameters
-    (training/weights.py).
+    `shapes` are those of the whole net's parameters, `config` is the composed configuration, `classes` and `class_ids` name
+    the net's outputs by label. `training_images` is None where other images than this program's have been trained on
+    (imported weights), `fingerprint` the sum of their names. `metrics_bytes` is how much of metrics.jsonl was written by
+    then. `weights` is the short hash of the parameters (training/weights.py).
     """
 
     shapes: dict[str, list[int]]
@@ -48,6 +49,7 @@ class SavedState(Numbers):
     classes: list[str]
     class_ids: list[str]
     training_images: int | None
+    fingerprint: str | None = None
     resumed_from: str | None = None
     epochs_done: float = 0.0
     errors_since_line: tuple[int, int] = (0, 0)
@@ -56,6 +58,11 @@ class SavedState(Numbers):
     weights: str | None = None
     wandb_id: str | None = None
     format: int = FORMAT
+
+    @classmethod
+    def begun(cls, shapes: dict[str, list[int]], config: dict[str, Any], images: Images) -> "SavedState":
+        """Of a run that begins to train on these."""
+        return cls(shapes, config, list(images.classes), list(images.class_ids), len(images), images.fingerprint())
 
     def write(self, checkpoint: Path) -> None:
         """Raises OSError."""

@@ -16,7 +16,7 @@ from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.loss import split_cross_entropy
-from alexnet_dist.parallel.mesh import Mesh
+from alexnet_dist.parallel.mesh import Layout, Mesh
 from alexnet_dist.parallel.ordered_sum import tree_sum
 from alexnet_dist.parallel.process import Autocast
 from alexnet_dist.settings import Phase, TrainerSettings
@@ -160,12 +160,18 @@ class Step:
         return tree_sum(list(torch.cat(everyone))) / self._parts
 
 
-def same_bits(slices: int, replicas: int, threads: int) -> str:
-    """For which other numbers of processes a run on CPUs would end with the same bits, in a sentence."""
+def same_bits(slices: int, towers: int, layout: Layout, threads: int) -> str:
+    """For which other numbers of processes a run on CPUs would end with the same bits, in a sentence.
+
+    What more than two towers give each other is added process by process, so that its order depends on how many hold them.
+    """
+    replicas, held = layout.replicas, "whichever processes hold a replica"
+    if towers > 2:
+        held = f"where {layout.shares} {'processes hold' if layout.shares > 1 else 'process holds'} a replica"
     layouts = [1 << power for power in range(slices.bit_length())]
     if replicas not in layouts or slices == 1:
-        return f"the same bits whichever processes hold a replica; with another number than {replicas} they part by rounding"
-    return f"the same bits with {', '.join(map(str, layouts))} replicas and parallel.threads={threads}"
+        return f"the same bits {held}; with another number of replicas than {replicas} they part by rounding"
+    return f"the same bits with {', '.join(map(str, layouts))} replicas and parallel.threads={threads}, {held}"
 
 
 def loss_of(

@@ -8,8 +8,10 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
+from alexnet_dist.data.bad_image import BadImageError
 from alexnet_dist.data.decode import Crops, decode
 from alexnet_dist.data.images import Images, open_folder
+from alexnet_dist.data.odd_files import MAX_SIDE
 from alexnet_dist.data.sampling import draws
 from alexnet_dist.errors import UserError
 from tests.data.jpegs import InMemory, encoded, make_folder, photo
@@ -90,6 +92,12 @@ def test_decoding_only_the_crop_gives_the_pixels_of_the_whole(subsampling: str) 
         expected = whole[i, crops.y[i] : crops.y[i] + 128, crops.x[i] : crops.x[i] + 128]
         expected = expected[:, ::-1] if crops.mirror[i] else expected
         assert np.abs(pixels[i].astype(int) - expected).max() <= 1
+
+
+def test_an_enormous_image_is_named_and_not_decoded() -> None:
+    files = [encoded(photo(1, 60, 60)), encoded(Image.new("L", (MAX_SIDE + 1, 40)))]
+    with pytest.raises(BadImageError, match=r"image-1 cannot be decoded \(enormous: 32769 x 40 pixels"):
+        decoded(InMemory(files), drawn_crops(2, 8), 48, 41)
 
 
 def test_files_that_are_not_plain_jpegs() -> None:

@@ -150,6 +150,29 @@ def test_a_set_without_validation_images_is_trained_with_some_set_aside(tmp_path
     assert all(split.read(i)[:2].tobytes() == b"\xff\xd8" for split in (train, val) for i in range(len(split)))
 
 
+OPEN_MANY = """
+import resource, sys
+from alexnet_dist.data.packed import open_packed
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, int(sys.argv[2])))
+train, _ = open_packed(sys.argv[1])
+print(sum(len(train.read(index)) > 0 for index in range(len(train))))
+"""
+
+
+def test_more_shards_than_a_process_may_have_open_are_read_or_named(tmp_path):
+    source = write_files(tmp_path / "source", {f"train/a/{n}.jpg": encoded(photo(n)) for n in range(40)})
+    packed = pack_here(source, tmp_path / "set", samples_per_shard=1)
+
+    def read(hard):
+        command = [sys.executable, "-c", OPEN_MANY, str(packed), str(hard)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert read(2000).stdout == "40\n"
+    refused = read(30).stderr.splitlines()[-1]
+    assert refused.startswith("alexnet_dist.errors.UserError: shard ")
+    assert refused.endswith("there are 40, and `ulimit -n` says how many files a process may have open")
+
+
 OPEN_AND_MEASURE = """
 import sys, time, psutil, numpy as np
 from alexnet_dist.data.packed import open_packed

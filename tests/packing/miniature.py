@@ -60,6 +60,10 @@ def enormous_jpeg() -> bytes:
     return bytes(data)
 
 
+# An orientation that no decoder of JPEGs looks for there.
+XMP_TURNED = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
 def odd_but_good(image: Image.Image) -> dict[str, tuple[bytes, Image.Image]]:
     """Files that are not plain JPEGs, each with the RGB picture that it shows."""
     grey = image.convert("L")
@@ -90,6 +94,8 @@ def odd_but_good(image: Image.Image) -> dict[str, tuple[bytes, Image.Image]]:
         "holes": (encoded(palette, "PNG", transparency=bytes([0] * 20)), Image.fromarray(holes)),
         "turned": (encoded(image.transpose(Image.Transpose.ROTATE_90), exif=lying), image),
         "brokenexif": (broken_exif, image),
+        "xmp": (encoded(image, xmp=XMP_TURNED), image),
+        "tiff32": (encoded(Image.fromarray(np.asarray(grey).astype(np.int32)), "TIFF"), grey.convert("RGB")),
         "gif": (encoded(palette, "GIF"), palette.convert("RGB")),
     }
 

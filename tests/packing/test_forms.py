@@ -15,6 +15,7 @@ from alexnet_dist.checks import check_settings
 from alexnet_dist.data.packed import open_packed
 from alexnet_dist.errors import UserError
 from alexnet_dist.launching.commands import compose
+from alexnet_dist.packing.labels import read_val_labels
 from alexnet_dist.packing.parquet import read_row
 from alexnet_dist.packing.samples import Sample, Source
 from alexnet_dist.packing.sources import list_source, recognise
@@ -268,6 +269,19 @@ def test_what_is_wrong_is_one_sentence(form: str, spoil: Callable[[Path], object
     with pytest.raises(UserError, match=said) as refused:
         listed(root, form, **options)
     assert "\n" not in str(refused.value)
+
+
+def test_a_link_that_leads_nowhere_is_one_sentence(tmp_path: Path) -> None:
+    root = made("webdataset", tmp_path / "images")
+    (root / "imagenet1k-train-0002.tar").symlink_to(tmp_path / "pruned")
+    with pytest.raises(UserError, match=r"imagenet1k-train-0002\.tar cannot be read \(No such file"):
+        listed(root)
+
+
+def test_a_list_names_classes_of_several_words(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("my first.jpg golden retriever\nb.jpg\tretriever\nc.jpg  golden retriever \nd.jpg 1\n")
+    found = read_val_labels(tmp_path / "val.txt", ["golden retriever", "retriever"])
+    assert found == {"my first.jpg": "golden retriever", "b.jpg": "retriever", "c.jpg": "golden retriever", "d.jpg": "retriever"}
 
 
 def test_archives_that_lack_between_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

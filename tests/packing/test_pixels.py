@@ -33,12 +33,12 @@ def test_every_odd_file_is_taken_right_or_named(tmp_path):
 
     answer = run_prepare(*common)
     assert answer.returncode == 2
-    assert "4 of 20 files were skipped, more than max_skipped=0.001" in answer.stderr
+    assert "4 of 22 files were skipped, more than max_skipped=0.001" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert (tmp_path / "set" / "skipped.tsv").exists()
     answer = run_prepare(*common, "max_skipped=0.5")
     assert answer.returncode == 0, answer.stderr
-    assert "16 of 20 files packed, 4 skipped" in answer.stdout
+    assert "18 of 22 files packed, 4 skipped" in answer.stdout
 
     header, *lines = (tmp_path / "set" / "skipped.tsv").read_text().splitlines()
     assert header == "split\tfile\treason"
@@ -79,7 +79,7 @@ def test_originals_are_kept_where_dali_shows_them_as_they_are(tmp_path):
         shown = decoder.run()[0].as_cpu().at(0).astype(int)
         assert shown.shape == (48, 64, 3)
         assert np.abs(shown - np.asarray(good[name][1]).astype(int)).mean() < 4, name
-    assert kept == {"grey", "progressive", "brokenexif"}
+    assert kept == {"grey", "progressive", "brokenexif", "xmp"}
     assert read_statistics(output).mean_image.shape == (3, 256, 256)
 
 

@@ -1,5 +1,6 @@
 """The challenge's numbers of images and classes, from archives packed here, from the devkit, and refused where unknown."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / split / wnid).mkdir(parents=True, exist_ok=True)
             (root / split / wnid / f"{name}.JPEG").write_bytes(encoded(photo(50 + number)))
     return root
+
+
+def test_images_without_a_number_or_with_one_twice_are_refused(
+    archives: Path, folder: Path, tmp_path: Path
+) -> None:
+    for name, said in (("stray", "stray.JPEG has no number"), ("copy of ILSVRC2012_val_00000002", "has a number that another")):
+        root = tmp_path / name
+        shutil.copytree(folder, root)
+        (root / "val" / VAL[0] / f"{name}.JPEG").write_bytes(b"-")
+        with pytest.raises(UserError, match=said):
+            plan_submission(open_folder(root)[1], archives / "ILSVRC2012_devkit_t12.tar.gz", print)
 
 
 def _sure(images: Images) -> Predictions:
