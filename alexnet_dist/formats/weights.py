@@ -1,5 +1,6 @@
 """Layers for a new net out of any file of weights: an export of this program, torchvision's, or arrays in Caffe's layout."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -8,7 +9,25 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import listed, read_arrays
 from alexnet_dist.formats.layouts import from_caffe, from_torchvision, is_torchvision
 from alexnet_dist.formats.safetensors_file import is_own, whole_net
-from alexnet_dist.model.table import Table
+from alexnet_dist.model.table import Table, build_table
+
+
+def dropout_factors(there: Table, here: Table) -> dict[str, float]:
+    """By how much a net's weights are multiplied for another table, by name: those behind a dropout that has another rate here,
+    so that in testing, where it scales, they give what they gave there."""
+    before, now = _kept_before(there), _kept_before(here)
+    return {name: before[name] / now[name] for name in before.keys() & now.keys() if before[name] != now[name]}
+
+
+def _kept_before(table: Table) -> dict[str, float]:
+    """What share of its inputs the dropout before a layer leaves, by the name of the layer's weight."""
+    layers = [None, *table.layers]
+    return {
+        f"{following.name}.weight": math.prod(
+            1 - operation.options["p"] for operation in (layer.then if layer else ()) if operation.kind == "dropout"
+        )
+        for layer, following in zip(layers, table.layers, strict=False)
+    }
 
 
 def read_layers(path: Path, table: Table, setting: str) -> dict[str, torch.Tensor]:
@@ -20,7 +39,9 @@ def read_layers(path: Path, table: Table, setting: str) -> dict[str, torch.Tenso
     """
     arrays, said = read_arrays(path, setting)
     if is_own(said):
-        return whole_net(arrays, said).parameters
+        net = whole_net(arrays, said)
+        factors = dropout_factors(build_table(net.model), table)
+        return {name: value * factors[name] if name in factors else value for name, value in net.parameters.items()}
     parameters = (from_torchvision if is_torchvision(arrays) else from_caffe)(arrays, table, whole=False)
     if not parameters:
         first = table.layers[0].name

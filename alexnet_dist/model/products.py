@@ -2,7 +2,7 @@
 
 A tower's output is the product with its own maps, which are here, plus the product with the others', which come meanwhile.
 Backward, the gradient that the others wait for is computed first and travels while the rest is computed. The sums are the same
-where nothing travels, so that the bits do not depend on how many processes hold the net.
+where nothing travels, so that the bits of two towers do not depend on how many processes hold them.
 """
 
 from collections.abc import Sequence

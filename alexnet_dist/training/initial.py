@@ -4,9 +4,7 @@ convolutions (paper, section 6).
 Parameters alone are taken: momentum, schedule, step and the data's statistics begin anew, unlike with `resume`.
 """
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import KINDS, listed
-from alexnet_dist.formats.weights import read_layers
+from alexnet_dist.formats.weights import dropout_factors, read_layers
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh
@@ -88,19 +86,10 @@ def _read_checkpoint(checkpoint: Path, layers: Sequence[str], net: Net, preproce
     parameters = run_tensors(net, preprocess, None)["net"]
     taken = {name: tensor for name, tensor in parameters.items() if name.rpartition(".")[0] in layers}
     read_tensors({"net": taken}, checkpoint, mesh)
-    there, here = _kept_before(build_table(SavedState.read(checkpoint).config["model"])), _kept_before(net.table)
+    factors = dropout_factors(build_table(SavedState.read(checkpoint).config["model"]), net.table)
     with torch.no_grad():
-        for name in layers:
-            if there.get(name, 1) != here.get(name, 1):
-                net.get_parameter(f"{name}.weight").mul_(there.get(name, 1) / here.get(name, 1))
-
-
-def _kept_before(table: Table) -> dict[str, float]:
-    """What share of its inputs the dropout before a layer leaves, by the layer's name."""
-    return {
-        following.name: math.prod(1 - operation.options["p"] for operation in layer.then if operation.kind == "dropout")
-        for layer, following in pairwise(table.layers)
-    }
+        for name in taken.keys() & factors.keys():
+            net.get_parameter(name).mul_(factors[name])
 
 
 def _shapes(layer: str, shapes: Any) -> tuple[list[int], list[int]]:

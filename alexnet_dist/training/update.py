@@ -116,8 +116,9 @@ def lars_rates(
     tensors = (*weights, *gradients)
     squares = torch.stack([_squared_norm(tensor.chunk(towers)[tower]) for tower in range(towers) for tensor in tensors])
     if tower_group is not None:
-        own, squares = squares, squares.new_empty(tower_group.size() * len(squares))
-        dist.all_gather_into_tensor(squares, own, group=tower_group)
+        everyone = [torch.empty_like(squares) for _ in range(tower_group.size())]
+        dist.all_gather(everyone, squares, group=tower_group)
+        squares = torch.cat(everyone)
     weight_norms, gradient_norms = tree_sum(list(squares.view(-1, len(tensors)))).sqrt().chunk(2)
     rates = trust * weight_norms / (gradient_norms + decay * weight_norms)
     return torch.where((weight_norms > 0) & (gradient_norms > 0), rates, 1.0)

@@ -12,6 +12,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,7 +39,8 @@ def take_few(data: Path, folder: Path, train: int = 160, val: int = 32) -> Path:
 
 
 def steps_for(kills: int) -> int:
-    """So many steps that a run cannot end before it has lost so many processes: one is killed after ten steps at most."""
+    """So many steps that a run cannot end before it has lost so many processes: between two kills it comes a checkpoint further
+    at most, which is ten steps."""
     return 20 + 10 * kills
 
 
@@ -63,11 +65,12 @@ def with_kills(data: Path, processes: int, kills: int, seed: int, folder: Path, 
         for kill in range(1, kills + 1):
             if starting:
                 run.wait_until(lambda: len(run.ranks()) == processes)
-                time.sleep(chance.uniform(0, 1.5))
+                moment, stepped = time.monotonic() + chance.uniform(0, 1.5), _grows(run)
+                run.wait_until(lambda moment=moment, stepped=stepped: time.monotonic() >= moment or stepped())
             else:
                 reached = run.last_step() + chance.randint(0, 10)
                 run.wait_until(lambda reached=reached: run.last_step() >= reached)
-                time.sleep(chance.uniform(0, 0.2))
+                time.sleep(chance.uniform(0, 0.1))
             chance.choice(run.ranks()).kill()
             killed = time.monotonic()
             starting = chance.random() < 0.3
@@ -91,16 +94,20 @@ def same_run(one: Path, other: Path) -> None:
 
 def _seconds_to_next_step(run: Started, kill: int, killed: float) -> float:
     run.wait_until(lambda: f"restart {kill} of" in run.said())
+    run.wait_until(_grows(run))
+    return time.monotonic() - killed
+
+
+def _grows(run: Started) -> Callable[[], bool]:
+    """Whether a run's record has grown since it was last asked: a start behind a kill takes lines back before it adds any."""
     metrics = run.run_dir / "metrics.jsonl"
     sizes = [metrics.stat().st_size if metrics.exists() else 0]
 
     def grown() -> bool:
-        """The start behind the kill takes lines back before it adds any."""
         sizes.append(metrics.stat().st_size if metrics.exists() else 0)
         return sizes[-1] > sizes[-2]
 
-    run.wait_until(grown)
-    return time.monotonic() - killed
+    return grown
 
 
 def main() -> None:

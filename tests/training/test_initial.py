@@ -78,6 +78,10 @@ def test_fine_tuning_from_an_export_moves_all_but_the_frozen_layer(source: Path,
     assert "from net.safetensors: conv1, conv2, conv3, conv4, conv5, fc6, fc7; begun anew: fc8" in done.stdout
     theirs, ours = read_tensors(source), read_tensors(tmp_path / "run")
     assert ours["net.fc8.weight"].shape == (10, 256)
+    other = build_table(compose("train", ["model.operations.dropout.p=0.2"])["model"])
+    rescaled = read_layers(tmp_path / "net.safetensors", other, "init_from")
+    assert torch.equal(rescaled["fc7.weight"], theirs["net.fc7.weight"] * (0.5 / 0.8))
+    assert torch.equal(rescaled["fc6.weight"], theirs["net.fc6.weight"])
     for name in ("conv1.weight", "conv1.bias"):
         assert torch.equal(ours[f"net.{name}"], theirs[f"net.{name}"]), "frozen"
         assert not ours[f"momentum.{name}"].any()
