@@ -1,6 +1,7 @@
 """Layers for a new net out of any file of weights: an export of this program, torchvision's, or arrays in Caffe's layout."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,12 +22,9 @@ def dropout_factors(there: Table, here: Table) -> dict[str, float]:
 
 def _kept_before(table: Table) -> dict[str, float]:
     """What share of its inputs the dropout before a layer leaves, by the name of the layer's weight."""
-    layers = [None, *table.layers]
     return {
-        f"{following.name}.weight": math.prod(
-            1 - operation.options["p"] for operation in (layer.then if layer else ()) if operation.kind == "dropout"
-        )
-        for layer, following in zip(layers, table.layers, strict=False)
+        f"{following.name}.weight": math.prod(1 - each.options["p"] for each in layer.then if each.kind == "dropout")
+        for layer, following in pairwise(table.layers)
     }
 
 
