@@ -46,8 +46,8 @@ def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_
     words = ("--array=0-1", "slurm/sweep.sbatch", *SMALL, *own_experiment(tmp_path), f"data.root={few_images}")
     (tmp_path / "slurm").symlink_to(SCRIPT.parent)
 
-    def submit(*more: str) -> tuple[str, list[str], list[str]]:
-        array = cluster.submit(*words, *more, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline")
+    def submit(*more: str, **environment: str) -> tuple[str, list[str], list[str]]:
+        array = cluster.submit(*words, *more, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline", **environment)
         states = [cluster.wait_until_over(f"{array}_{task}", timeout=900) for task in range(2)]
         return array, states, [(tmp_path / f"slurm-{array}_{task}.log").read_text() for task in range(2)]
 
@@ -59,7 +59,7 @@ def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_
     assert {config["tracking"]["group"] for config in configs} == {sweep.name}
 
     shutil.copytree(sweep / "1", tmp_path / "runs" / "a=b" / "1")
-    _, states, said = submit("optimizer.lr=0.005,0.02", 'run.dir="runs/a=b"')
+    _, states, said = submit("optimizer.lr=0.005,0.02", 'run.dir="runs/a=b"', PROCESSES="1")
     assert states == ["COMPLETED", "FAILED"], said
     assert read_metrics(tmp_path / "runs" / "a=b" / "0")[0]["lr"] == 0.005
     assert said[1].startswith("error: runs/a=b/1 holds a job with optimizer.lr=0.01, and this one says optimizer.lr=0.02: ")
