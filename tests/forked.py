@@ -28,7 +28,7 @@ def run_forked(
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]
         started = [
-            CONTEXT.Process(target=_run, args=(module, words, cwd, {**os.environ, **own}, said)) for own in environments
+            CONTEXT.Process(target=run_here, args=(module, words, cwd, {**os.environ, **own}, said)) for own in environments
         ]
         for process in started:
             process.start()
@@ -87,7 +87,8 @@ def is_told(held: psutil.Process, signum: int) -> bool:
     return bool(int(pending.split()[1], 16) >> (signum - 1) & 1)
 
 
-def _run(module: str, words: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Sequence[Path]) -> None:
+def run_here(module: str, words: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Sequence[Path]) -> None:
+    """Be the command, with standard output and error in the two files `said`."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

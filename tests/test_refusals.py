@@ -226,6 +226,7 @@ def test_a_command_of_one_process_of_which_a_launcher_started_several(command: s
     done = run_forked(command, cwd=tmp_path, environments=ranks(2))
     lines = done.stderr.splitlines()
     assert done.returncode == 2
+    assert lines
     assert all(line.startswith("error: this command is one process, and torchrun started several of it: ") for line in lines)
     done = run_forked(command, cwd=tmp_path, environments=[{"SLURM_STEP_NUM_TASKS": "2"}])
     _assert_sentence(done, "and srun started several of it: start it without srun")

@@ -16,7 +16,7 @@ from tests.forked import is_told
 
 SETTINGS = (
     *("tracking=none", "run.dir=run", "run.report=false", "data.size=64", "trainer.batch_size=16", "trainer.log_every=1"),
-    "optimizer.lr=0.005",
+    *("optimizer.lr=0.005", "data.statistics_images=16"),
 )
 QUICK = ("evaluation.views=1", "trainer.validate_every=1000", "trainer.epochs=1000", "checkpoint.every=10", "parallel.threads=1")
 TIMEOUT = 10

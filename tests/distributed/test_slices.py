@@ -9,6 +9,7 @@ from tests.distributed.slices import NETS, train_in
 from tests.forked import ranks, run_forked
 
 STEPS = "trainer.max_steps=6"
+SMALL = ("trainer.batch_size=16", "data.statistics_images=16")
 
 
 @pytest.mark.parametrize(
@@ -21,13 +22,13 @@ STEPS = "trainer.max_steps=6"
 def test_any_number_of_processes_ends_with_the_same_weights(
     net: str, words: tuple[str, ...], few_images: Path, tmp_path: Path
 ) -> None:
-    said = (*NETS[net], *words, STEPS, f"data.root={few_images}")
+    said = (*NETS[net], *words, *SMALL, "trainer.max_steps=3", f"data.root={few_images}")
     hashes = {count: train_in(count, *said, f"run.dir=run-{count}", cwd=tmp_path) for count in (1, 2, 4, 8)}
     assert len(set(hashes.values())) == 1, hashes
 
 
 def test_stopped_on_four_and_resumed_on_one_and_on_eight_it_ends_as_unbroken(few_images: Path, tmp_path: Path) -> None:
-    said = ("trainer.slices=4", f"data.root={few_images}")
+    said = ("trainer.slices=4", *SMALL, f"data.root={few_images}")
     unbroken = train_in(2, *said, STEPS, "run.dir=unbroken", cwd=tmp_path)
     for processes, steps in ((4, 2), (1, 4)):
         train_in(processes, *said, f"trainer.max_steps={steps}", "run.dir=run", cwd=tmp_path)

@@ -22,7 +22,7 @@ from tests.forked import run_forked
 
 SMALL = (
     *("tracking=none", "run.report=false", "run.dir=sweep", "evaluation.views=1", "data.size=64", "trainer.batch_size=32"),
-    *("trainer.max_steps=2", "trainer.log_every=1", "parallel.processes=1"),
+    *("trainer.max_steps=2", "trainer.log_every=1", "parallel.processes=1", "data.statistics_images=16"),
 )
 
 

@@ -95,7 +95,8 @@ def test_a_first_step_that_hangs_is_found(capfd: pytest.CaptureFixture[str], mon
     assert "kept the others waiting for 1 seconds; rank" in capfd.readouterr().err
 
 
-def test_the_first_process_leaves_when_the_others_have_left() -> None:
+def test_the_first_process_leaves_when_the_others_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS_FOR_ALL", 60.0)
     store = dist.HashStore()
     first, other = (Peers(store, rank, world=2, timeout=60) for rank in range(2))
     leaving = threading.Thread(target=first.leave, args=(False,))

@@ -23,6 +23,7 @@ from tests.reliability.started import PLAIN, Started, started
 # With 160 images an epoch, and so a validation, ends every ten steps, with a checkpoint.
 RUN = (
     *("data.size=64", "trainer.batch_size=16", "trainer.log_every=1", "evaluation.views=1", "evaluation.batch_size=32"),
+    "data.statistics_images=16",
     *("checkpoint.every=10", "trainer.epochs=1000", "parallel.max_restarts=100"),
 )
 SIXTY = "trainer.max_steps=60"

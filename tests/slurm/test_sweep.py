@@ -15,7 +15,10 @@ from tests.forked import run_forked
 from tests.slurm.cluster import Cluster, own_experiment
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "sweep.sbatch"
-SMALL = ("data.size=64", "trainer.batch_size=32", "evaluation.views=1", "trainer.log_every=1", "run.report=false")
+SMALL = (
+    *("data.size=64", "data.statistics_images=16", "trainer.batch_size=32", "evaluation.views=1", "trainer.log_every=1"),
+    "run.report=false",
+)
 
 
 def test_jobs_are_those_of_hydra_s_own_sweeper() -> None:
@@ -47,7 +50,7 @@ def test_an_array_trains_the_jobs_of_a_sweep_in_one_group(cluster: Cluster, few_
     (tmp_path / "slurm").symlink_to(SCRIPT.parent)
 
     def submit(*more: str, **environment: str) -> tuple[str, list[str], list[str]]:
-        array = cluster.submit(*words, *more, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="offline", **environment)
+        array = cluster.submit(*words, *more, cwd=tmp_path, PYTHON=sys.executable, WANDB_MODE="disabled", **environment)
         states = [cluster.wait_until_over(f"{array}_{task}", timeout=900) for task in range(2)]
         return array, states, [(tmp_path / f"slurm-{array}_{task}.log").read_text() for task in range(2)]
 

@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SMALL = (
     *("data.size=64", "trainer.batch_size=16", "evaluation.views=1", "optimizer.lr=0.005", "trainer.log_every=1"),
     *("trainer.epochs=1000", "trainer.validate_every=1000", "checkpoint.every=10000", "parallel.threads=1"),
-    "run.report=false",
+    *("run.report=false", "data.statistics_images=16"),
 )
 STEPS = "trainer.max_steps=100"
 # Nodes are shared by tests alone; what takes longer than this will never be.

@@ -30,6 +30,8 @@ def test_a_net_that_learns_is_left_in_peace() -> None:
 @pytest.mark.slow
 def test_the_run_says_it_once(few_images: Path, tmp_path: Path) -> None:
     words = [f"model.layers.{name}.weight_std=1e-5" for name in ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")]
+    words += [f"model.layers.conv{number}.filters=8" for number in range(1, 6)]
+    words += ["model.layers.fc6.filters=16", "model.layers.fc7.filters=16"]
     more = ("trainer.max_steps=201", "trainer.batch_size=16", "trainer.epochs=99", "run.dir=run")
     seldom = ("trainer.validate_every=99", "evaluation.views=1")
     done = train(*words, *more, *seldom, f"data.root={few_images}", cwd=tmp_path)

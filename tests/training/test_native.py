@@ -7,7 +7,10 @@ import pytest
 from tests.commands import read_metrics, read_tensors, train
 
 # So small a rate that a last bit stays a last bit: at a training rate it grows until two runs of any two layouts part.
-SETTINGS = ("data.size=64", "trainer.batch_size=16", "trainer.max_steps=40", "optimizer.lr=1e-6", "evaluation.views=1")
+SETTINGS = (
+    *("data.size=64", "data.statistics_images=16", "trainer.batch_size=16", "trainer.max_steps=8", "trainer.log_every=2"),
+    *("optimizer.lr=1e-6", "evaluation.views=1"),
+)
 
 
 @pytest.fixture(scope="module")
