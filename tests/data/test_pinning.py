@@ -9,7 +9,7 @@ import pytest
 
 CORES = sorted(os.sched_getaffinity(0))
 
-# Prints for each of DALI's working threads the cores that it may run on.
+# Prints for each of DALI's working threads its name in its pool, and the cores that it may run on.
 CORES_OF_THE_DECODER = """
 import os
 import sys
@@ -32,7 +32,7 @@ with feed:
     next(feed)
     for task, name in sorted(threads().items()):
         if name.startswith("[DALI][TP"):
-            print(*sorted(os.sched_getaffinity(task)))
+            print(name[7:10], *sorted(os.sched_getaffinity(task)))
 """
 
 
@@ -46,18 +46,24 @@ with feed:
     ids=["alone", "second rank", "the user's list"],
 )
 def test_each_decoding_thread_has_a_core(drawn_images: Path, variables: dict[str, str], expected: list[int]) -> None:
-    assert decoder_cores(drawn_images, variables)[-2:] == [[core] for core in expected]
+    cores = decoder_cores(drawn_images, variables)
+    assert cores["TP1"] == [[expected[1]]]
+    assert len(cores["TP0"]) == 2, "the other reads the images' sides"
+    assert [expected[0]] in cores["TP0"]
 
 
 @pytest.mark.parametrize("mask", ["", str(CORES[0])], ids=["empty", "too short"])
 def test_a_list_without_a_core_for_each_thread_pins_none(drawn_images: Path, mask: str) -> None:
-    assert decoder_cores(drawn_images, {"DALI_AFFINITY_MASK": mask})[-2:] == [CORES, CORES]
+    assert decoder_cores(drawn_images, {"DALI_AFFINITY_MASK": mask}) == {"TP0": [CORES, CORES], "TP1": [CORES]}
 
 
-def decoder_cores(images: Path, variables: dict[str, str]) -> list[list[int]]:
-    """Of each DALI thread, in the order of their starts: the cores it may run on. The decoder's are the last."""
+def decoder_cores(images: Path, variables: dict[str, str]) -> dict[str, list[list[int]]]:
+    """The cores that DALI's working threads may run on, by their names: the decoder has two, and what reads sides the first."""
     words = [sys.executable, "-c", CORES_OF_THE_DECODER, str(images)]
     others = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "DALI_AFFINITY_MASK")}
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=others | variables)
     assert "affinity" not in done.stderr, done.stderr
-    return [[int(core) for core in line.split()] for line in done.stdout.splitlines()]
+    cores: dict[str, list[list[int]]] = {}
+    for name, *own in map(str.split, done.stdout.splitlines()):
+        cores.setdefault(name, []).append([int(core) for core in own])
+    return cores
