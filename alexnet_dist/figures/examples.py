@@ -19,11 +19,12 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures.maps import Looks, look
 from alexnet_dist.figures.neighbours import Neighbourhood, find_neighbours
 from alexnet_dist.figures.page import write_whole
-from alexnet_dist.figures.predictions import Outcome, names_of, predict
+from alexnet_dist.figures.predictions import Outcome, predict
 from alexnet_dist.figures.run_files import RunFiles
 from alexnet_dist.figures.viewer import Viewer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.process import pick_device, set_precision, share_cores
+from alexnet_dist.results.predictions import output_names
 from alexnet_dist.results.trained import Trained, number_as
 from alexnet_dist.settings import OtherImages
 from alexnet_dist.text import printable
@@ -95,7 +96,7 @@ def find_examples(
     set_precision("fp32", device)
     net, preprocess = load()
     viewer = Viewer(net.to(device), preprocess.to(device), device, settings.data.threads or share_cores(1), options.batch_size)
-    names = names_of(viewer, validation)
+    names = output_names(validation.classes, viewer.net.table.classes)
     examples = Examples(
         step=run.state.step,
         names=names,

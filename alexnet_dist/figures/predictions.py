@@ -11,7 +11,7 @@ from pydantic import Base64Bytes
 from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.figures.style import BLUE, RED, drawing, short
 from alexnet_dist.figures.viewer import Viewer, caption, evenly_spread, open_picture
-from alexnet_dist.text import printable
+from alexnet_dist.results.predictions import output_names
 
 SHOWN = 8  # as in the paper
 MOST_CONFUSED = 2000  # labels in the picture of what is taken for what
@@ -58,7 +58,7 @@ def predict(viewer: Viewer, validation: Images, most: int | None, show: Callable
     said, sure, right = (torch.cat(parts).numpy() for parts in (best, chances, labels))
     chosen = _choose(said[:, 0] != right, sure[:, 0])
     shown = Subset(taken, chosen)
-    names = names_of(viewer, validation)
+    names = output_names(validation.classes, viewer.net.table.classes)
     predictions = [
         Prediction(
             *caption(shown, number),
@@ -71,14 +71,6 @@ def predict(viewer: Viewer, validation: Images, most: int | None, show: Callable
     pairs, counts = np.unique(np.stack([right, said[:, 0]], axis=1), axis=0, return_counts=True)
     confusion = [(label, other, count) for (label, other), count in zip(pairs.tolist(), counts.tolist(), strict=True)]
     return Outcome(predictions, confusion, len(taken), len(validation))
-
-
-def names_of(viewer: Viewer, images: Images) -> list[str]:
-    """A name for each output: those beyond the images' classes are never right, but can be said."""
-    return [
-        *map(printable, images.classes),
-        *(f"output {number}" for number in range(len(images.classes), viewer.net.table.classes)),
-    ]
 
 
 def draw_predictions(predictions: list[Prediction], path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from alexnet_dist import text
-from alexnet_dist.results.predictions import Predictions
+from alexnet_dist.results.predictions import Predictions, output_names
 
 TABLE_WIDTH = 110  # a narrow terminal may fold the table's lines, but nothing is cut
 
@@ -32,13 +32,13 @@ class ClassErrors:
 
 
 def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
-    """The classes that have images, the worst first. An output beyond the classes is never right, but can be said."""
+    """The classes that have images, the worst first. An output beyond them is never right, but can be said."""
     outputs = predictions.probabilities.shape[1]
-    names = [*map(str, predictions.classes), *(f"output {number}" for number in range(len(predictions.classes), outputs))]
+    names = output_names(predictions.classes, outputs)
     best = predictions.best(5, outputs)
     right = best == predictions.labels[:, None]
     rows = []
-    for label, (class_id, name) in enumerate(zip(predictions.class_ids, predictions.classes, strict=True)):
+    for label, class_id in enumerate(predictions.class_ids):
         own = predictions.labels == label
         if not own.any():
             continue
@@ -48,11 +48,11 @@ def errors_by_class(predictions: Predictions) -> list[ClassErrors]:
         rows.append(
             ClassErrors(
                 class_id=text.printable(str(class_id)),
-                name=text.printable(str(name)),
+                name=names[label],
                 images=int(own.sum()),
                 top1_error=1 - float(right[own, 0].mean()),
                 top5_error=1 - float(right[own].any(axis=1).mean()),
-                confused_with=text.printable(names[other]) if times else "",
+                confused_with=names[other] if times else "",
                 confused=times,
             )
         )

@@ -1,6 +1,6 @@
 """What nets say of every image of a validation set, gathered and kept as a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.results.validation import Voter, measure
+from alexnet_dist.text import printable
 from alexnet_dist.tracking.display import Display
 
 
@@ -49,6 +50,12 @@ class Predictions:
                 return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} holds no predictions ({error}): make it with evaluate's predictions=") from None
+
+
+def output_names(classes: Iterable[str], outputs: int) -> list[str]:
+    """A name for each output, to be shown: those beyond the images' classes are never right, but can be said."""
+    names = [printable(str(name)) for name in classes]
+    return [*names, *(f"output {number}" for number in range(len(names), outputs))]
 
 
 def predict_split(

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from alexnet_dist.data import quickstart
 from alexnet_dist.data.bad_image import BadImage, BadImageError
 from alexnet_dist.data.feed import TrainFeed, ValidationFeed, check_fills_a_batch
-from alexnet_dist.data.images import Images, open_folder, set_aside
+from alexnet_dist.data.images import Images, Subset, open_folder, set_aside
 from alexnet_dist.data.listing import refuse_among_images
 from alexnet_dist.data.packed import PackedImages, is_packed, open_packed, read_statistics
 from alexnet_dist.data.statistics import Statistics, gather
@@ -94,7 +94,7 @@ def open_images(settings: Settings, mesh: Mesh, display: Display, trains: bool =
     _check_alike(root, train, validation, mesh)
     if data.root is not None and not is_packed(root):  # `prepare` has decoded what it packed
         check_headers(validation, mesh)
-    if data.val_every is not None and _has_validation(root):
+    if data.val_every is not None and not isinstance(validation, Subset):
         display.say(f"{root} has validation images, so data.val_every={data.val_every} sets no training image aside")
     display.say(f"{root}: {len(train)} training and {len(validation)} validation images in {len(train.classes)} classes")
     mesh.peers.rest()
@@ -110,10 +110,6 @@ def _check_alike(root: Path, train: Images, validation: Images, mesh: Mesh) -> N
                 f"{root} is not the same for all processes: process 0 lists {everyone[0][0]} and process {rank} {counts}, "
                 "not the same ones: copy it again to where it is not whole, and start when it no longer changes"
             )
-
-
-def _has_validation(root: Path) -> bool:
-    return len(open_packed(root)[1]) > 0 if is_packed(root) else (root / "val").is_dir()
 
 
 def open_root(root: Path, data: DataSettings, validates: bool = True) -> tuple[Images, Images]:

@@ -3,12 +3,15 @@
 import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
+from alexnet_dist.packing.samples import Source
+from alexnet_dist.packing.sources import list_source, recognise
 from tests.packing.miniature import write_files, write_ilsvrc2012, write_tar
 
 # Of each split the files: name, WordNet id, bytes.
@@ -119,3 +122,25 @@ def tar_without(path: Path, ending: str) -> None:
     with tarfile.open(path) as tar:
         kept = {m.name: tar.extractfile(m).read() for m in tar if not m.name.endswith(ending)}  # type: ignore[union-attr]
     write_tar(path, kept)
+
+
+# In another order than that of their ids.
+WORDS = {"n02000003": "crane", "n02000001": "tench, Tinca tinca", "n02000004": "goldfish", "n02000002": "crane bird"}
+
+
+def listed(root: Path, form: str | None = None, **options: str) -> Source:
+    with ThreadPoolExecutor(2) as pool:
+        return list_source(form or recognise(root), root, False, pool, **options)  # type: ignore[arg-type]
+
+
+def text(wnid: str, number: int) -> bytes:
+    return f"{wnid} {number}".encode()
+
+
+def made(form: str, root: Path) -> Path:
+    FORMS[form](root, WORDS, *imagenet(WORDS, 4, text))
+    return root
+
+
+def options_of(form: str, root: Path) -> dict[str, str]:
+    return {"val_labels": str(root / "val.txt")} if form == "imagefolder" else {}

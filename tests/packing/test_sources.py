@@ -11,6 +11,7 @@ from torchvision.datasets import CIFAR10, Imagenette
 from torchvision.datasets.utils import calculate_md5
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.packing.labels import read_val_labels
 from alexnet_dist.packing.samples import Sample, Source
 from alexnet_dist.packing.sources import list_source
 from tests.packing.miniature import write_files, write_ilsvrc2012
@@ -171,3 +172,9 @@ def test_what_is_neither_there_nor_to_be_had_is_said(tmp_path, monkeypatch, sour
     monkeypatch.setattr(Imagenette, "_ARCHIVES", {"320px": ("file:///nowhere/imagenette2-320.tgz", "0")})
     with pytest.raises(UserError, match="could not be downloaded"):
         listed(source, tmp_path)
+
+
+def test_a_list_names_classes_of_several_words(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("my first.jpg golden retriever\nb.jpg\tretriever\nc.jpg  golden retriever \nd.jpg 1\n")
+    found = read_val_labels(tmp_path / "val.txt", ["golden retriever", "retriever"])
+    assert found == {"my first.jpg": "golden retriever", "b.jpg": "retriever", "c.jpg": "golden retriever", "d.jpg": "retriever"}
