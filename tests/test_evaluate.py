@@ -113,7 +113,7 @@ def test_the_average_is_that_of_plain_torch_nets_on_images_read_by_pillow(
     files = sorted((few_images / "val").glob("*/*.jpg"))
     assert [str(name) for name in saved["names"]] == [str(file) for file in files]
     assert [str(saved["classes"][label]) for label in saved["labels"]] == [file.parent.name for file in files]
-    crops = np.stack([reference(Image.open(file), 64, 56, 4, 4, mirror=False) for file in files])
+    crops = np.stack([reference(Image.open(file), 64, 56, 4, 4) for file in files])
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
     expected = torch.zeros(64, 8)
     for run in two_runs:

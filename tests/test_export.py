@@ -49,7 +49,7 @@ def _export(checkpoint: Path, kind: str, output: Path) -> Path:
 def expected(two_runs: tuple[Path, Path], drawn_images: Path) -> tuple[np.ndarray, np.ndarray]:
     """Centre crops of some images, float32 [N, 3, 56, 56] in 0..255, and the checkpoint's logits of them."""
     files = sorted((drawn_images / "val").glob("*/000[0-4].jpg"))
-    squares = np.stack([reference(Image.open(file), 64, 64, 0, 0, mirror=False) for file in files]).transpose(0, 3, 1, 2)
+    squares = np.stack([reference(Image.open(file), 64, 64, 0, 0) for file in files]).transpose(0, 3, 1, 2)
     net, preprocess = load_trained(open_trained(str(two_runs[0])), CPU)
     with torch.inference_mode():
         (view,) = preprocess.centre_view(torch.from_numpy(squares.copy()))

@@ -48,8 +48,9 @@ class Asked:
 
 
 def this_feed(asked: Asked) -> Reader:
-    """The feed of a training process that has no peer."""
+    """The feed of a training process that has no peer, and the mirror, which is made in the step: kernels/preprocess.py."""
     _keep_memory(asked)
+    torch.set_num_threads(1)
     feed = TrainFeed(
         asked.images(),
         seed=0,
@@ -62,6 +63,8 @@ def this_feed(asked: Asked) -> Reader:
     )
     with closing(feed):
         for batch in feed:
+            for image in itertools.compress(batch.pixels, batch.mirror.tolist()):
+                image.flip(2)
             yield len(batch.labels)
 
 

@@ -40,9 +40,9 @@ class Batch:
     """A replica's b images of one step, on the device.
 
     epoch, index: which batch of which epoch. samples: int64 [b], NumPy. pixels: uint8 [b, 3, crop, crop], channels last in
-    memory. labels: int64 [b]. What was drawn for each image (data/sampling.py): offsets y, x int64 [b], mirror bool [b], colour
-    float32 [b, 3]. packed: what is not pixels in one piece, uint8, of which they are views. bad: an image for which this process
-    could not make its part; nothing else of the batch means anything then.
+    memory, not mirrored yet. labels: int64 [b]. What was drawn for each image (data/sampling.py): offsets y, x int64 [b], mirror
+    bool [b], colour float32 [b, 3]. packed: what is not pixels in one piece, uint8, of which they are views. bad: an image for
+    which this process could not make its part; nothing else of the batch means anything then.
     """
 
     epoch: int

@@ -33,18 +33,17 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True)
 class Crops:
-    """What is asked of b images: samples int64 [b]; offsets y, x int64 [b] of the crop in the centre square; mirror bool [b]."""
+    """What is asked of b images: samples int64 [b]; offsets y, x int64 [b] of the crop in the centre square."""
 
     samples: np.ndarray
     y: np.ndarray
     x: np.ndarray
-    mirror: np.ndarray
 
     @classmethod
     def whole(cls, samples: np.ndarray) -> "Crops":
         """The centre squares themselves."""
         zero = np.zeros(len(samples), np.int64)
-        return cls(samples, zero, zero, zero.astype(bool))
+        return cls(samples, zero, zero)
 
     def offsets(self) -> np.ndarray:
         """(y, x) int64 [b, 2]."""
@@ -74,7 +73,7 @@ def decode(
 
     taken: deque[tuple[Crops, Tag]] = deque()
     failed: list[Exception] = []
-    sides_of = Sides(batch_size)
+    sides_of = Sides(batch_size) if images.side is None else None
 
     with closing(requests), ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
 
@@ -87,16 +86,22 @@ def decode(
             chunks = readers.map(read, [samples[first : first + share] for first in range(0, len(samples), share)])
             try:
                 encoded = tensors_of([image for chunk in chunks for image in chunk])
-                sides = sides_of(encoded)
+                sides = sides_of(encoded) if sides_of else np.full((len(samples), 2), images.side)
                 _check_sides(images, samples, sides)
             except (BadImageError, RuntimeError) as error:
                 failed.append(blame(images, [crops], size, crop, error) if isinstance(error, RuntimeError) else error)
                 raise StopIteration from None  # when the requests before have been answered
             taken.append((crops, tag))
-            return encoded, Places.of(sides, crops.offsets(), size), crops.mirror
+            return encoded, Places.of(sides, crops.offsets(), size)
 
         pipeline = build_pipeline(
-            source, crop=crop, batch_size=batch_size, threads=threads, device_id=device.index, options=options
+            source,
+            crop=crop,
+            scales=images.side != size,
+            batch_size=batch_size,
+            threads=threads,
+            device_id=device.index,
+            options=options,
         )
         while True:
             try:
@@ -150,8 +155,8 @@ def _decodes(encoded: np.ndarray, offset: np.ndarray, size: int, crop: int) -> b
 
     try:
         image = tensors_of([encoded])
-        inputs = image, Places.of(Sides(1)(image), offset, size), np.zeros(1)
-        build_pipeline(lambda: inputs, crop=crop, batch_size=1, threads=1, device_id=None, options=NO_OPTIONS).run()
+        inputs = image, Places.of(Sides(1)(image), offset, size)
+        build_pipeline(lambda: inputs, crop=crop, scales=True, batch_size=1, threads=1, device_id=None, options=NO_OPTIONS).run()
     except RuntimeError:
         return False
     return True

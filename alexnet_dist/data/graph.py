@@ -14,8 +14,8 @@ from alexnet_dist.parallel.pinning import name_cores
 
 PREFETCH = 2
 
-# What `build_pipeline`'s source gives for a batch: the encoded images, where their crops lie, and whether each is mirrored.
-Inputs = tuple[TensorListCPU, Places, np.ndarray]
+# What `build_pipeline`'s source gives for a batch: the encoded images, and where their crops lie.
+Inputs = tuple[TensorListCPU, Places]
 
 
 def tensors_of(encoded: list[np.ndarray]) -> TensorListCPU:
@@ -43,6 +43,7 @@ def build_pipeline(
     source: Callable[[], Inputs],
     *,
     crop: int,
+    scales: bool,
     batch_size: int,
     threads: int,
     device_id: int | None,
@@ -50,8 +51,9 @@ def build_pipeline(
 ) -> Pipeline:
     """A pipeline of uint8 [crop, crop, 3] for each image, that ends where `source` raises StopIteration.
 
-    Of an image the region of its crop is decoded, upright as EXIF has it, scaled (triangle filter, antialiased) and mirrored. An
-    image that need not be scaled is not resampled. With device_id None all is done on the CPU, else on that GPU.
+    Of an image the region of its crop is decoded, upright as EXIF has it, and scaled (triangle filter, antialiased). An image
+    that need not be scaled is not resampled; where none is (`scales` false), the decoder's pixels are not even copied. With
+    device_id None all is done on the CPU, else on that GPU.
 
     `source` is called PREFETCH batches ahead. Its arrays are not copied.
 
@@ -61,12 +63,14 @@ def build_pipeline(
     held: deque[tuple[TensorListCPU | np.ndarray, ...]] = deque(maxlen=2 * PREFETCH + 2)
 
     def inputs() -> tuple[TensorListCPU | np.ndarray, ...]:
-        encoded, places, mirror = source()
+        encoded, places = source()
         start, end = places.read(crop)
-        begin = places.first * places.step - start  # of the crop in the region
-        finish = begin + crop * places.step
-        arrays = (start, np.int32), (end, np.int32), (begin, np.float32), (finish, np.float32), (mirror, np.int32)
-        held.append((encoded, places.is_scaled(), *(array.astype(kind) for array, kind in arrays)))
+        given = [start.astype(np.int32), end.astype(np.int32)]
+        if scales:
+            begin = places.first * places.step - start  # of the crop in the region
+            finish = begin + crop * places.step
+            given += [places.is_scaled(), begin.astype(np.float32), finish.astype(np.float32)]
+        held.append((encoded, *given))
         return held[-1]
 
     # DALI's operators hold the function that they are given in a cycle. It would keep what it reads from until Python looks for
@@ -74,6 +78,7 @@ def build_pipeline(
     pipeline = _crops(
         weakref.proxy(inputs),
         crop,
+        scales,
         "cpu" if device_id is None else "mixed",
         options,
         batch_size=batch_size,
@@ -91,7 +96,7 @@ def build_pipeline(
 def convert() -> None:
     """Have DALI convert the graph's condition, which takes it 0.1 s when the graph is first defined, once for all processes that
     are forked from this one."""
-    _crops(lambda: (), 1, "cpu", {}, batch_size=1, num_threads=1, device_id=None)
+    _crops(lambda: (), 1, True, "cpu", {}, batch_size=1, num_threads=1, device_id=None)
 
 
 @pipeline_def
@@ -100,10 +105,11 @@ def _peek():  # type: ignore[no-untyped-def]  # DALI rewrites these functions
 
 
 @pipeline_def(enable_conditionals=True)
-def _crops(source, crop, device, options):  # type: ignore[no-untyped-def]
-    kinds = [types.UINT8, types.BOOL, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
-    encoded, scaled, start, end, begin, finish, mirror = fn.external_source(
-        source, num_outputs=7, dtype=kinds, ndim=[1, 0, 1, 1, 1, 1, 0], no_copy=True
+def _crops(source, crop, scales, device, options):  # type: ignore[no-untyped-def]
+    count = 6 if scales else 3
+    kinds = [types.UINT8, types.INT32, types.INT32, types.BOOL, types.FLOAT, types.FLOAT][:count]
+    encoded, start, end, *scaling = fn.external_source(
+        source, num_outputs=count, dtype=kinds, ndim=[1, 1, 1, 0, 1, 1][:count], no_copy=True
     )
     # Chroma is brought to full size as on the CPU; the GPU's own way gives other pixels.
     pixels = fn.decoders.image_slice(
@@ -116,6 +122,9 @@ def _crops(source, crop, device, options):  # type: ignore[no-untyped-def]
         jpeg_fancy_upsampling=True,
         **options,
     )
+    if not scales:
+        return pixels
+    scaled, begin, finish = scaling
     if scaled:
         pixels = fn.resize(pixels, size=[crop, crop], roi_start=begin, roi_end=finish)
-    return fn.flip(pixels, horizontal=mirror)
+    return pixels

@@ -29,6 +29,10 @@ class Images(Protocol):
     def labels(self) -> np.ndarray:
         """int64 [n]."""
 
+    @property
+    def side(self) -> int | None:
+        """Of all images, in pixels, where they are known to be squares of one; else None."""
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
@@ -58,7 +62,10 @@ class ImageFolder:
         folder: the folder of the class folders.
         classes, class_ids: names of the class folders, sorted.
         labels: int64 [n].
+        side: not known.
     """
+
+    side = None
 
     def __init__(self, folder: Path, classes: Sequence[str], files: Sequence[np.ndarray]) -> None:
         """`files[label]` holds the paths in a class folder, as bytes [n]."""
@@ -111,7 +118,7 @@ class Subset:
     def __init__(self, images: Images, numbers: Sequence[int] | np.ndarray) -> None:
         self._images = images
         self._numbers = np.asarray(numbers, np.int64)
-        self.classes, self.class_ids = images.classes, images.class_ids
+        self.classes, self.class_ids, self.side = images.classes, images.class_ids, images.side
         self.labels = images.labels[self._numbers]
 
     def __len__(self) -> int:

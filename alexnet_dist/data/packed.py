@@ -104,6 +104,7 @@ class PackedImages:
         class_ids: the classes' names in the source (WordNet ids, folders), by label.
         source: what the set was packed from, as `prepare` calls it.
         labels: int64 [n].
+        side: of the stored squares, in pixels; None where the originals were kept.
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, manifest: Mapping[str, Any]) -> None:
@@ -114,6 +115,8 @@ class PackedImages:
         self.classes = tuple(entry["words"] for entry in manifest["classes"])
         self.class_ids = tuple(entry["id"] for entry in manifest["classes"])
         self.source = str(manifest["source"])
+        size = manifest["options"]["size"]
+        self.side = None if size == "keep" else int(size)
         path = self._root / index_name(split)
         try:
             self._index: np.ndarray = np.load(path, mmap_mode="r")

@@ -1,4 +1,4 @@
-"""From uint8 crops to what the net reads: the mean image subtracted, colour noise added, views for evaluation."""
+"""From uint8 crops to what the net reads: mirrored, the mean image subtracted, colour noise added; views for evaluation."""
 
 from collections.abc import Callable, Iterator
 
@@ -46,20 +46,21 @@ class Preprocess(nn.Module):
         self.deviations.copy_(torch.from_numpy(statistics.deviations))
 
     def of_training(self, batch: Batch, colour: bool, native: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """[b, 3, crop, crop] of `dtype`: less the mean image, and with `colour` plus each image's noise, over colour_divisor.
+        """[b, 3, crop, crop] of `dtype`: mirrored where drawn, less the mean image, and with `colour` plus each image's
+        noise, over colour_divisor.
 
         The noise is the same for all pixels of an image: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors, l the
         deviations (the authors' program has deviations where the paper says eigenvalues) and a the batch's `colour`. The program
         divides by 1 + 0.1, the noise's own deviation, so that the scale stays about that of the test images (convdata_jpeg.py).
         `native`: on a GPU by one kernel.
         """
-        y, x, mirror = batch.y, batch.x, batch.mirror
+        y, x, mean_mirror = batch.y, batch.x, batch.mirror
         if self.mean == "centre":
             y = x = torch.full_like(batch.y, self._middle[0])
-            mirror = torch.zeros_like(batch.mirror)
+            mean_mirror = torch.zeros_like(batch.mirror)
         return (preprocess if native or batch.pixels.is_cpu else preprocess_by_torch)(
-            batch.pixels, self.mean_image, y, x, mirror, batch.colour if colour else None, self.eigenvectors, self.deviations,
-            self.colour_divisor, dtype,
+            batch.pixels, batch.mirror, self.mean_image, y, x, mean_mirror, batch.colour if colour else None, self.eigenvectors,
+            self.deviations, self.colour_divisor, dtype,
         )  # fmt: skip
 
     def views(self, count: int) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:

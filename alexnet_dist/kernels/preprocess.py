@@ -9,26 +9,28 @@ from alexnet_dist.kernels.operation import Operation, of_cuda
 
 def preprocess_by_torch(
     crops: Tensor,
+    mirror: Tensor,
     mean: Tensor,
     y: Tensor,
     x: Tensor,
-    mirror: Tensor,
+    mean_mirror: Tensor,
     colour: Tensor | None,
     eigenvectors: Tensor,
     deviations: Tensor,
     divisor: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Images [N, 3, crop, crop] of `dtype`, channels last: crops (uint8, channels last) less the mean image float32
-    [3, size, size], cropped from y, x (int64 [N]) on and mirrored where `mirror` (bool [N]) says so.
+    """Images [N, 3, crop, crop] of `dtype`, channels last: crops (uint8, channels last), mirrored where `mirror` (bool [N]) says
+    so, less the mean image float32 [3, size, size], cropped from y, x (int64 [N]) on and mirrored where `mean_mirror` does.
 
     With `colour` float32 [N, 3] plus [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T, with p the eigenvectors in columns, l the deviations and
     a an image's colour, the whole over `divisor`.
     """
     steps = torch.arange(crops.shape[2], device=crops.device)
     rows = y[:, None] + steps
-    columns = x[:, None] + torch.where(mirror[:, None], crops.shape[2] - 1 - steps, steps)
+    columns = x[:, None] + torch.where(mean_mirror[:, None], crops.shape[2] - 1 - steps, steps)
     mean_of_pixels = mean.permute(1, 2, 0).contiguous()
+    crops = torch.where(mirror[:, None, None, None], crops.flip(3), crops)
     images = crops.permute(0, 2, 3, 1) - mean_of_pixels[rows[:, :, None], columns[:, None, :]]
     if colour is not None:
         images += _noise(colour, eigenvectors, deviations)[:, None, None, :]
@@ -47,7 +49,7 @@ preprocess.register_kernel("cuda")(of_cuda("preprocess.preprocess"))
 
 
 @preprocess.register_kernel("cpu")
-def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
+def _(crops, mirror, mean, y, x, mean_mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
     # Rows of pixels: an image stays in the cache from one pass to the next, and the mean image with it.
     size, crop = mean.shape[2], crops.shape[2]
     mean_of_pixels = mean.permute(1, 2, 0)
@@ -56,10 +58,12 @@ def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtyp
     images = torch.empty_like(crops, dtype=dtype, memory_format=torch.channels_last)
     pixels, made = (whole.permute(0, 2, 3, 1).reshape(-1, crop, 3 * crop) for whole in (crops, images))
     scratch = torch.empty(crop, 3 * crop)
-    for i, (top, left, mirrored) in enumerate(zip(y.tolist(), x.tolist(), mirror.tolist(), strict=True)):
-        first = 3 * (size - crop - left if mirrored else left)
+    drawn = (each.tolist() for each in (mirror, y, x, mean_mirror))
+    for i, (mirrored, top, left, mean_mirrored) in enumerate(zip(*drawn, strict=True)):
+        own = pixels[i].view(crop, crop, 3).flip(1).view(crop, 3 * crop) if mirrored else pixels[i]
+        first = 3 * (size - crop - left if mean_mirrored else left)
         image = made[i] if dtype == torch.float32 else scratch
-        torch.sub(pixels[i], means[int(mirrored), top : top + crop, first : first + 3 * crop], out=image)
+        torch.sub(own, means[int(mean_mirrored), top : top + crop, first : first + 3 * crop], out=image)
         if noise is not None:
             image += noise[i]
             if divisor != 1:
@@ -70,5 +74,5 @@ def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtyp
 
 
 @preprocess.register_fake
-def _(crops, mean, y, x, mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
+def _(crops, mirror, mean, y, x, mean_mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
     return torch.empty_like(crops, dtype=dtype, memory_format=torch.channels_last)

@@ -41,7 +41,8 @@ def make_folder(root: Path, counts: dict[str, Sequence[int]], sides: tuple[int, 
 class InMemory:
     """Images (data/images.py) from a list of encoded files."""
 
-    def __init__(self, files: Sequence[bytes], labels: Sequence[int] | None = None) -> None:
+    def __init__(self, files: Sequence[bytes], labels: Sequence[int] | None = None, side: int | None = None) -> None:
+        self.side = side
         self._files = [np.frombuffer(file, np.uint8) for file in files]
         self.labels = np.zeros(len(files), np.int64) if labels is None else np.asarray(labels, np.int64)
         self.classes = self.class_ids = tuple(f"class{label}" for label in range(int(self.labels.max()) + 1))

@@ -24,7 +24,7 @@ def decoded(images: Images, crops: Crops, size: int, crop: int, threads: int = 2
     """uint8 [b, crop, crop, 3], in two batches."""
     half = max(1, len(crops.samples) // 2)
     parts = [slice(0, half), slice(half, None)] if len(crops.samples) > 1 else [slice(0, 1)]
-    requests = ((Crops(crops.samples[p], crops.y[p], crops.x[p], crops.mirror[p]), None) for p in parts)
+    requests = ((Crops(crops.samples[p], crops.y[p], crops.x[p]), None) for p in parts)
     batch_size = len(crops.samples) - half or 1
     batches = decode(images, requests, size=size, crop=crop, batch_size=batch_size, threads=threads, device=CPU)
     return np.concatenate([pixels.numpy() for pixels, _ in batches])
@@ -33,21 +33,20 @@ def decoded(images: Images, crops: Crops, size: int, crop: int, threads: int = 2
 def drawn_crops(count: int, positions: int) -> Crops:
     samples = np.arange(count)
     drawn = draws(0, 0, samples, positions, True)
-    return Crops(samples, drawn.y, drawn.x, drawn.mirror)
+    return Crops(samples, drawn.y, drawn.x)
 
 
-def reference(image: Image.Image, size: int, crop: int, y: int, x: int, mirror: bool) -> np.ndarray:
+def reference(image: Image.Image, size: int, crop: int, y: int, x: int) -> np.ndarray:
     """The same by torchvision: uint8 [crop, crop, 3]."""
     square = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(ImageOps.exif_transpose(image).convert("RGB"))
-    pixels = np.asarray(square)[y : y + crop, x : x + crop]
-    return pixels[:, ::-1] if mirror else pixels
+    return np.asarray(square)[y : y + crop, x : x + crop]
 
 
 def assert_like_reference(files: list[bytes], size: int, crop: int) -> None:
     crops = drawn_crops(len(files), size - crop + 1)
     pixels = decoded(InMemory(files), crops, size, crop)
     for i, file in enumerate(files):
-        expected = reference(Image.open(io.BytesIO(file)), size, crop, crops.y[i], crops.x[i], crops.mirror[i])
+        expected = reference(Image.open(io.BytesIO(file)), size, crop, crops.y[i], crops.x[i])
         assert np.abs(pixels[i].astype(int) - expected).mean() < 0.5, i
 
 
@@ -73,13 +72,21 @@ def test_image_of_the_right_size_is_not_resampled(width: int, height: int) -> No
     crops = drawn_crops(len(files), 17)
     pixels = decoded(InMemory(files), crops, 96, 80)
     for i, file in enumerate(files):
-        expected = reference(Image.open(io.BytesIO(file)), 96, 80, crops.y[i], crops.x[i], crops.mirror[i])
+        expected = reference(Image.open(io.BytesIO(file)), 96, 80, crops.y[i], crops.x[i])
         np.testing.assert_array_equal(pixels[i], expected)
 
 
 def test_a_batch_may_hold_images_that_are_scaled_and_some_that_are_not() -> None:
     sides = [(96, 96), (200, 150), (96, 131), (60, 70), (150, 96)]
     assert_like_reference([encoded(photo(seed, *side), quality=95) for seed, side in enumerate(sides * 2)], 96, 80)
+
+
+@pytest.mark.parametrize("size", [96, 64])
+def test_squares_of_a_known_side_have_the_pixels_of_others(size: int) -> None:
+    files = [encoded(photo(seed, 96, 96)) for seed in range(6)]
+    crops = drawn_crops(len(files), size - 56 + 1)
+    known, looked_at = (decoded(InMemory(files, side=side), crops, size, 56) for side in (96, None))
+    np.testing.assert_array_equal(known, looked_at)
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
@@ -90,7 +97,6 @@ def test_decoding_only_the_crop_gives_the_pixels_of_the_whole(subsampling: str) 
     whole = decoded(InMemory(files), Crops.whole(crops.samples), 160, 160)
     for i in range(len(files)):
         expected = whole[i, crops.y[i] : crops.y[i] + 128, crops.x[i] : crops.x[i] + 128]
-        expected = expected[:, ::-1] if crops.mirror[i] else expected
         assert np.abs(pixels[i].astype(int) - expected).max() <= 1
 
 
@@ -126,7 +132,7 @@ def test_pixels_do_not_depend_on_threads_or_batch(tmp_path: Path) -> None:
     once = decoded(train, crops, 64, 56, threads=1)
     np.testing.assert_array_equal(once, decoded(train, crops, 64, 56, threads=8))
     for i in range(len(train)):
-        alone = Crops(crops.samples[i : i + 1], crops.y[i : i + 1], crops.x[i : i + 1], crops.mirror[i : i + 1])
+        alone = Crops(crops.samples[i : i + 1], crops.y[i : i + 1], crops.x[i : i + 1])
         np.testing.assert_array_equal(once[i : i + 1], decoded(train, alone, 64, 56))
 
 

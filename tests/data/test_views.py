@@ -41,8 +41,8 @@ def test_training_images_against_numpy(statistics: Statistics, colour: bool) -> 
     assert images.is_contiguous(memory_format=torch.channels_last)
     for i in range(12):
         y, x = int(batch.y[i]), int(batch.x[i])
-        mean = statistics.mean_image[:, y : y + CROP, x : x + CROP]
-        expected = batch.pixels[i].numpy() - (mean[:, :, ::-1] if batch.mirror[i] else mean)
+        expected = batch.pixels[i].numpy() - statistics.mean_image[:, y : y + CROP, x : x + CROP]
+        expected = expected[:, :, ::-1] if batch.mirror[i] else expected
         if colour:
             expected = expected + (statistics.eigenvectors @ (batch.colour[i].numpy() * statistics.deviations))[:, None, None]
         np.testing.assert_allclose(images[i].numpy(), expected, atol=1e-4)
@@ -56,7 +56,8 @@ def test_training_images_as_in_the_authors_program(statistics: Statistics, colou
     # sum is divided by 1.0 + color_noise_coeff, without it by nothing.
     border = (SIZE - CROP) // 2
     data_mean_crop = statistics.mean_image[:, border : border + CROP, border : border + CROP]
-    cropped = batch.pixels.numpy() - data_mean_crop
+    flipped = torch.where(batch.mirror[:, None, None, None], batch.pixels.flip(3), batch.pixels)
+    cropped = flipped.numpy() - data_mean_crop
     if colour:
         noise = (batch.colour.numpy() * statistics.deviations) @ statistics.eigenvectors.T
         cropped = (cropped + noise[:, :, None, None]) / (1.0 + 0.1)
@@ -95,8 +96,9 @@ def test_image_by_image_it_has_the_bits_of_the_whole_batch(
     statistics: Statistics, dtype: torch.dtype, colour: bool, divisor: float, layout: torch.memory_format
 ) -> None:
     batch, made = drawn_batch(), preprocess(statistics)
+    mean_mirror = batch.mirror.flip(0)  # whether or not its image is mirrored
     pixels = batch.pixels.contiguous(memory_format=layout)
-    drawn = (batch.y, batch.x, batch.mirror, batch.colour if colour else None, made.eigenvectors, made.deviations, divisor, dtype)
-    by_image = kernels.preprocess(pixels, made.mean_image, *drawn)
+    drawn = (batch.y, batch.x, mean_mirror, batch.colour if colour else None, made.eigenvectors, made.deviations, divisor, dtype)
+    by_image = kernels.preprocess(pixels, batch.mirror, made.mean_image, *drawn)
     assert by_image.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(by_image, kernels.preprocess_by_torch(pixels, made.mean_image, *drawn))
+    assert torch.equal(by_image, kernels.preprocess_by_torch(pixels, batch.mirror, made.mean_image, *drawn))

@@ -68,7 +68,8 @@ def kernels(kind: str) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
         first.append(first[-1] + triton.cdiv(size, 2048))
     said = {"SIZES": sizes, "FIRST": tuple(first), "COPIED": (True, False) * 2, "GUARDED": True, "BLOCK": 2048}
     found["update"] = update.kernel, many, said
-    told = {"crops_ptr": "*u8", "y_ptr": "*i64", "x_ptr": "*i64", "mirror_ptr": "*i1", "images_ptr": x, "divisor": "fp32"}
+    told = {"crops_ptr": "*u8", "y_ptr": "*i64", "x_ptr": "*i64", "images_ptr": x, "divisor": "fp32"}
+    told |= {"mirror_ptr": "*i1", "mean_mirror_ptr": "*i1"}
     told |= dict.fromkeys(("mean_ptr", "colour_ptr", "eigenvectors_ptr", "deviations_ptr"), "*fp32")
     found["preprocessing"] = preprocess.kernel, told, {"CROP": 224, "SIZE": 256, "COLOUR": True, "BLOCK": 1024}
     told = {"logits": (x, x), "strides": ("i32", "i32"), "gradients": (x, x), "images": "i32", "first_class": "i32"}

@@ -1,8 +1,11 @@
 """What `prepare` finds in each kind of source, and what it says of those that are not whole."""
 
+import gzip
 import pickle
 import tarfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +72,18 @@ def test_a_devkit_with_one_bit_turned_is_damaged_wherever_it_is(archives):
     archive = archives / "ILSVRC2012_devkit_t12.tar.gz"
     whole = archive.read_bytes()
     begin = whole.index(0, 10) + 1  # behind the archive's name, which says nothing
+    refused = 0
     for place in range(begin, len(whole), len(whole) // 40):
         data = bytearray(whole)
         data[place] ^= 4
         archive.write_bytes(data)
+        with suppress(OSError, EOFError, zlib.error):
+            if gzip.decompress(data) == gzip.decompress(whole):
+                continue  # a bit that fills up to a whole byte: a few of them mean nothing
+        refused += 1
         with pytest.raises(UserError, match=archive.name):
             listed("ilsvrc2012", archives)
+    assert refused > 30
 
 
 def test_a_damaged_header_inside_the_train_archive_is_no_silent_end(archives):
