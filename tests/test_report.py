@@ -16,7 +16,7 @@ from tests.browser import CHROMIUM, Browser, chromium
 from tests.commands import read_metrics, read_wandb, train
 from tests.forked import run_forked
 
-STOPS = (7, 12, 18, 26)  # steps; an epoch has 25
+STOPS = (7, 12, 18, 26)  # steps; an epoch has 5
 WORDS = ("trainer.batch_size=64", "trainer.log_every=2", "evaluation.batch_size=200", "evaluation.views=1", "run.dir=run")
 
 

@@ -13,6 +13,9 @@ from alexnet_dist.model.products import Crossing, products, together
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
 
+# Below 2^32: torch's generator takes no more of a seed than 32 bits.
+_LARGEST_PRIME = 2**32 - 5
+
 
 class TowerLayer(nn.Module):
     """A convolution or a full connection with what follows it, for the towers of `share`.
@@ -45,7 +48,8 @@ class TowerLayer(nn.Module):
         """
         with torch.no_grad():
             for tower, weight in zip(self.towers, self.weight.chunk(len(self.towers)), strict=True):
-                generator = torch.Generator().manual_seed((seed * 1_000 + self.position) * 1_000 + tower)
+                own = (seed * 1_000 + self.position) * 1_000 + tower
+                generator = torch.Generator().manual_seed(own % _LARGEST_PRIME)
                 weight.copy_(torch.randn(weight.shape, generator=generator) * self.layer.weight_std)
             self.bias.fill_(self.layer.bias)
 

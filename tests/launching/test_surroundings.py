@@ -117,6 +117,7 @@ def test_a_ctrl_c_while_python_imports_is_no_traceback(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest in the background has it ignored
     )  # fmt: skip
     while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.communicate() == ("", "")

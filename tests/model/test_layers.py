@@ -91,8 +91,9 @@ def test_a_share_holds_its_rows_of_the_whole_net() -> None:
         for (name, ours), theirs in zip(net.named_parameters(), whole.parameters(), strict=True):
             assert torch.equal(ours, theirs[share.rows(len(theirs))]), name
     other = Net(table)
-    other.initialise(4)
-    assert not torch.equal(other.conv1.weight, whole.conv1.weight)
+    for seed in (4, 3 + 2**26):
+        other.initialise(seed)
+        assert not torch.equal(other.conv1.weight, whole.conv1.weight)
 
 
 def test_initial_weights_have_the_table_s_deviation() -> None:
