@@ -46,12 +46,12 @@ def from_caffe(arrays: Arrays, table: Table, whole: bool = True) -> dict[str, to
     """The inverse of `to_caffe`. Raises UserError where arrays are missing, left over or of other shapes than the table's;
     if not `whole`, what there is of the table's layers comes back as it is."""
     scales = testing_scales(table)
-    first = table.layers[0].name
+    first, shapes = f"{table.layers[0].name}.weight", table.parameter_shapes()
     if whole:
-        check_shapes({name: name for name in table.parameter_shapes()}, arrays, table, extra=(MEAN,))
+        check_shapes({name: name for name in shapes}, arrays, table, extra=(MEAN,))
     return {
-        name: _reversed(arrays[name]) if name == f"{first}.weight" else arrays[name] / scales.get(name, 1.0)
-        for name in table.parameter_shapes()
+        name: _reversed(arrays[name]) if name == first and arrays[name].shape == shape else arrays[name] / scales.get(name, 1.0)
+        for name, shape in shapes.items()
         if name in arrays
     }
 
@@ -87,7 +87,9 @@ def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[s
     if whole:
         check_shapes(names, arrays, table, hint=hint)
     scales = testing_scales(table)
-    scales[f"{table.layers[0].name}.weight"] = (255 * torch.tensor(TORCHVISION_STD))[:, None, None]
+    first = f"{table.layers[0].name}.weight"
+    if (weight := arrays.get(names[first])) is not None and weight.shape == table.parameter_shapes()[first]:
+        scales[first] = (255 * torch.tensor(TORCHVISION_STD))[:, None, None]
     return {name: arrays[theirs] / scales.get(name, 1.0) for name, theirs in names.items() if theirs in arrays}
 
 

@@ -103,6 +103,14 @@ def test_torchvision_s_and_caffe_s_layers_with_another_last_one(tmp_path: Path) 
     for layer in taken:
         assert torch.equal(parameters[f"{layer}.weight"], whole[f"{layer}.weight"]), layer
 
+    weight = theirs["features.0.weight"]
+    for other in (weight[:, :1], weight[:, :2]):  # a net of grey levels, or of what else: three scales make it fit nothing
+        torch.save(theirs | {"features.0.weight": other.contiguous()}, tmp_path / "other.pth")
+        assert choose_layers(str(tmp_path / "other.pth"), None, table)[1] == taken[1:]
+    np.savez(tmp_path / "flat.npz", **{"conv1.weight": np.zeros(5), "conv2.bias": np.zeros(5)})
+    with pytest.raises(UserError, match=r"no layer that agrees.*conv1.weight \[5\]"):
+        choose_layers(str(tmp_path / "flat.npz"), None, table)
+
     table = build_table(compose("train", ["model=tiny"])["model"])
     net = Net(build_table(compose("train", ["model=tiny", "model.layers.fc8.filters=12"])["model"]))
     net.initialise(3)
