@@ -33,21 +33,15 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True)
 class Crops:
-    """What is asked of b images: samples int64 [b]; offsets y, x int64 [b] of the crop in the centre square."""
+    """What is asked of b images: samples int64 [b]; offsets int64 [b, 2], (y, x) of the crop in the centre square."""
 
     samples: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
+    offsets: np.ndarray
 
     @classmethod
     def whole(cls, samples: np.ndarray) -> "Crops":
         """The centre squares themselves."""
-        zero = np.zeros(len(samples), np.int64)
-        return cls(samples, zero, zero)
-
-    def offsets(self) -> np.ndarray:
-        """(y, x) int64 [b, 2]."""
-        return np.stack([self.y, self.x], axis=1)
+        return cls(samples, np.zeros((len(samples), 2), np.int64))
 
 
 def decode(
@@ -92,7 +86,7 @@ def decode(
                 failed.append(blame(images, [crops], size, crop, error) if isinstance(error, RuntimeError) else error)
                 raise StopIteration from None  # when the requests before have been answered
             taken.append((crops, tag))
-            return encoded, Places.of(sides, crops.offsets(), size)
+            return encoded, Places.of(sides, crops.offsets, size)
 
         pipeline = build_pipeline(
             source,
@@ -141,10 +135,9 @@ def _read(images: Images, sample: int) -> np.ndarray:
 def blame(images: Images, batches: list[Crops], size: int, crop: int, error: RuntimeError) -> Exception:
     """The error to raise where a batch of these failed: the first image that fails alone, named; else the error itself."""
     for crops in batches:
-        offsets = crops.offsets()
         for i, sample in enumerate(crops.samples.tolist()):
             encoded = _read(images, sample)
-            if not _decodes(encoded, offsets[i : i + 1], size, crop):
+            if not _decodes(encoded, crops.offsets[i : i + 1], size, crop):
                 return BadImageError(BadImage.undecodable(sample, images.name(sample), _reason(encoded)))
     return error
 

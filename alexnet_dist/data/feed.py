@@ -139,7 +139,7 @@ class TrainFeed:
             while index < self.batches_per_epoch:
                 own = at_positions(samples, index * self._batch_size + self._rows, self._left_out)
                 drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
-                yield Crops(own[part], drawn.y[part], drawn.x[part]), _Step(epoch, index, own, drawn)
+                yield Crops(own[part], np.stack([drawn.y, drawn.x], axis=1)[part]), _Step(epoch, index, own, drawn)
                 index += 1
             epoch, index = epoch + 1, 0
 

@@ -24,7 +24,7 @@ def decoded(images: Images, crops: Crops, size: int, crop: int, threads: int = 2
     """uint8 [b, crop, crop, 3], in two batches."""
     half = max(1, len(crops.samples) // 2)
     parts = [slice(0, half), slice(half, None)] if len(crops.samples) > 1 else [slice(0, 1)]
-    requests = ((Crops(crops.samples[p], crops.y[p], crops.x[p]), None) for p in parts)
+    requests = ((Crops(crops.samples[p], crops.offsets[p]), None) for p in parts)
     batch_size = len(crops.samples) - half or 1
     batches = decode(images, requests, size=size, crop=crop, batch_size=batch_size, threads=threads, device=CPU)
     return np.concatenate([pixels.numpy() for pixels, _ in batches])
@@ -33,7 +33,7 @@ def decoded(images: Images, crops: Crops, size: int, crop: int, threads: int = 2
 def drawn_crops(count: int, positions: int) -> Crops:
     samples = np.arange(count)
     drawn = draws(0, 0, samples, positions, True)
-    return Crops(samples, drawn.y, drawn.x)
+    return Crops(samples, np.stack([drawn.y, drawn.x], axis=1))
 
 
 def reference(image: Image.Image, size: int, crop: int, y: int, x: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def assert_like_reference(files: list[bytes], size: int, crop: int) -> None:
     crops = drawn_crops(len(files), size - crop + 1)
     pixels = decoded(InMemory(files), crops, size, crop)
     for i, file in enumerate(files):
-        expected = reference(Image.open(io.BytesIO(file)), size, crop, crops.y[i], crops.x[i])
+        expected = reference(Image.open(io.BytesIO(file)), size, crop, *crops.offsets[i])
         assert np.abs(pixels[i].astype(int) - expected).mean() < 0.5, i
 
 
@@ -72,7 +72,7 @@ def test_image_of_the_right_size_is_not_resampled(width: int, height: int) -> No
     crops = drawn_crops(len(files), 17)
     pixels = decoded(InMemory(files), crops, 96, 80)
     for i, file in enumerate(files):
-        expected = reference(Image.open(io.BytesIO(file)), 96, 80, crops.y[i], crops.x[i])
+        expected = reference(Image.open(io.BytesIO(file)), 96, 80, *crops.offsets[i])
         np.testing.assert_array_equal(pixels[i], expected)
 
 
@@ -96,7 +96,8 @@ def test_decoding_only_the_crop_gives_the_pixels_of_the_whole(subsampling: str) 
     pixels = decoded(InMemory(files), crops, 160, 128)
     whole = decoded(InMemory(files), Crops.whole(crops.samples), 160, 160)
     for i in range(len(files)):
-        expected = whole[i, crops.y[i] : crops.y[i] + 128, crops.x[i] : crops.x[i] + 128]
+        y, x = crops.offsets[i]
+        expected = whole[i, y : y + 128, x : x + 128]
         assert np.abs(pixels[i].astype(int) - expected).max() <= 1
 
 
@@ -132,7 +133,7 @@ def test_pixels_do_not_depend_on_threads_or_batch(tmp_path: Path) -> None:
     once = decoded(train, crops, 64, 56, threads=1)
     np.testing.assert_array_equal(once, decoded(train, crops, 64, 56, threads=8))
     for i in range(len(train)):
-        alone = Crops(crops.samples[i : i + 1], crops.y[i : i + 1], crops.x[i : i + 1])
+        alone = Crops(crops.samples[i : i + 1], crops.offsets[i : i + 1])
         np.testing.assert_array_equal(once[i : i + 1], decoded(train, alone, 64, 56))
 
 

@@ -61,7 +61,7 @@ def test_batches_follow_the_plan(folder: Path) -> None:
         np.testing.assert_array_equal(batch.labels.numpy(), train.labels[expected])
         assert batch.pixels.shape == (16, 3, 32, 32)
         assert batch.pixels.dtype == torch.uint8
-        crops = Crops(batch.samples, batch.y.numpy(), batch.x.numpy())
+        crops = Crops(batch.samples, torch.stack([batch.y, batch.x], dim=1).numpy())
         request = ((crops, None) for _ in range(1))
         ((pixels, _),) = decode(train, request, size=40, crop=32, batch_size=16, threads=1, device=CPU)
         assert torch.equal(batch.pixels, pixels.permute(0, 3, 1, 2))
