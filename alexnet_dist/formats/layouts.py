@@ -1,7 +1,9 @@
 """From other programs' parameters to a table's and back: Caffe's layout and torchvision's."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import dropwhile, pairwise
 from typing import Any
 
 import torch
@@ -99,19 +101,22 @@ def testing_scales(table: Table) -> dict[str, Any]:
     Raises:
         UserError: something follows a dropout that a scaling does not pass through.
     """
-    scales = {}
-    for layer, following in zip(table.layers, table.layers[1:], strict=False):
-        scale = 1.0
-        for operation in layer.then:
-            if operation.kind == "dropout":
-                scale *= 1 - operation.options["p"]
-            elif scale != 1 and operation.kind not in _COMMUTING:
-                raise UserError(
-                    f"layer {layer.name} has {operation.name} behind a dropout: such a net has no form in which dropout scales "
-                    "in training; put the dropout last"
-                )
-        scales[f"{following.name}.weight"] = scale
-    return scales
+    for layer in table.layers[:-1]:
+        behind = dropwhile(lambda operation: not (operation.kind == "dropout" and operation.options["p"]), layer.then)
+        if other := next((operation for operation in behind if operation.kind not in _COMMUTING), None):
+            raise UserError(
+                f"layer {layer.name} has {other.name} behind a dropout: such a net has no form in which dropout scales "
+                "in training; put the dropout last"
+            )
+    return dict(kept_before(table))
+
+
+def kept_before(table: Table) -> dict[str, float]:
+    """What share of its inputs the dropout before a layer leaves, by the name of the layer's weight."""
+    return {
+        f"{following.name}.weight": math.prod(1 - each.options["p"] for each in layer.then if each.kind == "dropout")
+        for layer, following in pairwise(table.layers)
+    }
 
 
 def check_shapes(

@@ -1,14 +1,12 @@
 """Layers for a new net out of any file of weights: an export of this program, torchvision's, or arrays in Caffe's layout."""
 
-import math
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.formats.arrays import listed, read_arrays
-from alexnet_dist.formats.layouts import from_caffe, from_torchvision, is_torchvision
+from alexnet_dist.formats.layouts import from_caffe, from_torchvision, is_torchvision, kept_before
 from alexnet_dist.formats.safetensors_file import is_own, whole_net
 from alexnet_dist.model.table import Table, build_table
 
@@ -16,16 +14,8 @@ from alexnet_dist.model.table import Table, build_table
 def dropout_factors(there: Table, here: Table) -> dict[str, float]:
     """By how much a net's weights are multiplied for another table, by name: those behind a dropout that has another rate here,
     so that in testing, where it scales, they give what they gave there."""
-    before, now = _kept_before(there), _kept_before(here)
+    before, now = kept_before(there), kept_before(here)
     return {name: before[name] / now[name] for name in before.keys() & now.keys() if before[name] != now[name]}
-
-
-def _kept_before(table: Table) -> dict[str, float]:
-    """What share of its inputs the dropout before a layer leaves, by the name of the layer's weight."""
-    return {
-        f"{following.name}.weight": math.prod(1 - each.options["p"] for each in layer.then if each.kind == "dropout")
-        for layer, following in pairwise(table.layers)
-    }
 
 
 def read_layers(path: Path, table: Table, setting: str) -> dict[str, torch.Tensor]:
