@@ -9,7 +9,7 @@ nothing, so that the others need not wait for its messages, until all have agree
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -36,12 +36,7 @@ from alexnet_dist.errors import UserError
 AHEAD = 2
 
 
-@dataclass(frozen=True)
-class _Step:
-    epoch: int
-    index: int
-    samples: np.ndarray
-    drawn: Draws
+_Step = tuple[int, int, np.ndarray, Draws]  # epoch, index, samples, and what is drawn for them
 
 
 class TrainFeed:
@@ -79,8 +74,6 @@ class TrainFeed:
                 f"set trainer.batch_size to a multiple of {replicas * parts}"
             )
         check_fills_a_batch(images, batch_size)
-        if (exchange is None) != (parts == 1):
-            raise ValueError("an exchange is needed where there are parts, and only there")
         self.batches_per_epoch = len(images) // batch_size
         self._images = images
         self._seed = seed
@@ -121,12 +114,6 @@ class TrainFeed:
         self._exchanged.begin()
         return next((batch.bad for batch, _ in self._exchanged.begun if batch.bad), None)
 
-    def __enter__(self) -> "TrainFeed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the feed's threads. The exchange that was begun last is left to itself."""
         self._background.close()
@@ -139,17 +126,16 @@ class TrainFeed:
             while index < self.batches_per_epoch:
                 own = at_positions(samples, index * self._batch_size + self._rows, self._left_out)
                 drawn = draws(self._seed, epoch, own, self._positions, self._mirror)
-                yield Crops(own[part], np.stack([drawn.y, drawn.x], axis=1)[part]), _Step(epoch, index, own, drawn)
+                yield Crops(own[part], np.stack([drawn.y, drawn.x], axis=1)[part]), (epoch, index, own, drawn)
                 index += 1
             epoch, index = epoch + 1, 0
 
     def _batches(self, decoded: Generator[tuple[torch.Tensor, _Step], None, None]) -> Generator[Batch, None, None]:
         try:
             with closing(decoded):
-                for pixels, step in decoded:
-                    drawn, labels = step.drawn, self._images.labels[step.samples]
-                    packed = pack(labels, drawn.y, drawn.x, drawn.colour, drawn.mirror, device=self._device)
-                    yield Batch.of(step.epoch, step.index, step.samples, pixels, packed)
+                for pixels, (epoch, index, samples, drawn) in decoded:
+                    packed = pack(self._images.labels[samples], drawn.y, drawn.x, drawn.colour, drawn.mirror, device=self._device)
+                    yield Batch.of(epoch, index, samples, pixels, packed)
         except BadImageError as error:
             packed = torch.zeros(len(self._rows) * PACKED_BYTES, dtype=torch.uint8, device=self._device)
             pixels = _black(len(self._rows[self._part_rows]), self._crop, self._device)
@@ -181,8 +167,6 @@ class ValidationFeed:
         exchange: Exchange | None = None,
         decoder_options: DecoderOptions = NO_OPTIONS,
     ) -> None:
-        if (exchange is None) != (parts == 1):
-            raise ValueError("an exchange is needed where there are parts, and only there")
         self._images = images
         self._part_size = part_size = -(-min(batch_size, max(1, len(images))) // (replicas * parts))
         replica_size = self._part_size * parts

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -48,7 +49,7 @@ feed = TrainFeed(
     images, seed=0, batch_size=64, replica=0, replicas=1, part=0, parts=1, size=48, crop=40, mirror=True, threads=2,
     device=torch.device("cpu"), exchange=None,
 )
-with feed:
+with closing(feed):
     for _ in range(int(sys.argv[2])):
         for _ in range(feed.batches_per_epoch):
             next(feed)

@@ -13,6 +13,7 @@ CORES = sorted(os.sched_getaffinity(0))
 CORES_OF_THE_DECODER = """
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ feed = TrainFeed(
     images, seed=0, batch_size=8, replica=0, replicas=1, part=0, parts=1, size=48, crop=40, mirror=True, threads=2,
     device=torch.device("cpu"), exchange=None,
 )
-with feed:
+with closing(feed):
     next(feed)
     for task, name in sorted(threads().items()):
         if name.startswith("[DALI][TP"):

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,11 @@ def _rate(images: Path, share: float, batches: int, dry: bool) -> float:
 
     device = torch.device("cpu") if dry else torch.device("cuda", 0)
     threads = 2 if dry else len(os.sched_getaffinity(0))
-    with TrainFeed(
+    feed = TrainFeed(
         open_folder(images)[0], seed=0, batch_size=128, replica=0, replicas=1, part=0, parts=1, size=64, crop=56, mirror=True,
         threads=threads, device=device, exchange=None, decoder_options={} if dry else {"hw_decoder_load": share},
-    ) as training:  # fmt: skip
+    )  # fmt: skip
+    with closing(feed) as training:
         for _ in range(3):
             next(training)
         begun = time.perf_counter()
