@@ -56,14 +56,7 @@ def sum_of(*parts: bytes | np.ndarray | Sequence[str]) -> str:
 
 
 class ImageFolder:
-    """The images of a folder of class folders, in the order of their sorted paths.
-
-    Attributes:
-        folder: the folder of the class folders.
-        classes, class_ids: names of the class folders, sorted.
-        labels: int64 [n].
-        side: not known.
-    """
+    """The images of a folder of class folders, in the order of their sorted paths; a class is called as its folder."""
 
     side = None
 
@@ -90,7 +83,6 @@ class ImageFolder:
         return os.path.join(self.folder, self.file(index))
 
     def read(self, index: int) -> np.ndarray:
-        """The encoded bytes, uint8 [bytes]. Raises UserError where the file is gone, empty or cannot be read."""
         path = self.name(index)
         try:
             with open(path, "rb", buffering=0) as file:

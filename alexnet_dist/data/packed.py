@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import resource
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ STATISTICS = "statistics.npz"
 SKIPPED = "skipped.tsv"
 SPLITS = ("train", "val")
 WORK_FOLDER = ".preparing"
-TAR_BLOCK = 512
 
 # One row a sample, in the order of the shards. `offset` is that of the JPEG's first byte in its shard; the tar header
 # with the member's name is the block before it. `crc` is zlib's CRC-32 of the JPEG.
@@ -44,6 +44,12 @@ def shard_name(split: str, shard: int) -> str:
 
 def index_name(split: str) -> str:
     return f"{split}-index.npy"
+
+
+def member_before(shard: bytes | np.ndarray, offset: int) -> str:
+    """The name in the tar header before a JPEG."""
+    header = offset - tarfile.BLOCKSIZE
+    return bytes(shard[header : header + tarfile.LENGTH_NAME]).split(b"\0", 1)[0].decode("ascii", "backslashreplace")
 
 
 def crc_of(encoded: bytes | memoryview) -> int:
@@ -99,11 +105,8 @@ class PackedImages:
     A shard is mapped when one of its samples is first read. Only the labels (8 bytes a sample) are held in memory; index
     and shards are the page cache's. Safe to fork and to read from several threads.
 
-    Attributes:
-        classes: the classes' words, by label.
-        class_ids: the classes' names in the source (WordNet ids, folders), by label.
+    Attributes, beside those of all `Images`:
         source: what the set was packed from, as `prepare` calls it.
-        labels: int64 [n].
         side: of the stored squares, in pixels; None where the originals were kept.
     """
 
@@ -144,9 +147,7 @@ class PackedImages:
     def name(self, index: int) -> str:
         """'shard:sample', as in train-000012.tar:00049152_n01440764_10026.jpg."""
         offset, _, _, shard, _ = self._index[index].item()
-        header = offset - TAR_BLOCK
-        member = self._mapped(shard)[header : header + 100].tobytes().split(b"\0", 1)[0].decode("ascii", "backslashreplace")
-        return f"{self._shards[shard]['file']}:{member}"
+        return f"{self._shards[shard]['file']}:{member_before(self._mapped(shard), offset)}"
 
     def fingerprint(self) -> str:
         return sum_of(self._split.encode(), self._index, self.class_ids)

@@ -1,12 +1,13 @@
 """Whether a packed set is still, byte for byte, what its manifest says."""
 
 from concurrent.futures import Executor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_dist.data.packed import INDEX_ROW, SPLITS, TAR_BLOCK, crc_of, index_name, read_manifest
+from alexnet_dist.data.packed import INDEX_ROW, SPLITS, crc_of, index_name, member_before, read_manifest
 from alexnet_dist.files import sha256_of
 
 
@@ -16,15 +17,9 @@ def verify_files(root: Path, pool: Executor) -> list[str]:
     A shard whose checksum differs is searched sample by sample. Raises UserError where there is no finished set.
     """
     manifest = read_manifest(root)
-    findings = []
-    for name, entry in manifest["files"].items():
-        if (finding := check_file(root / name, entry)) is not None:
-            findings.append(finding)
-    shards = [(split, number, entry) for split in SPLITS for number, entry in enumerate(manifest["splits"][split]["shards"])]
-    findings += [
-        finding for found in pool.map(check_shard, [root] * len(shards), *zip(*shards, strict=True)) for finding in found
-    ]
-    return findings
+    findings = [finding for name, entry in manifest["files"].items() if (finding := check_file(root / name, entry))]
+    shards = [(root, split, *numbered) for split in SPLITS for numbered in enumerate(manifest["splits"][split]["shards"])]
+    return [*findings, *chain.from_iterable(pool.map(check_shard, *zip(*shards, strict=True)))]
 
 
 def check_file(path: Path, entry: dict[str, Any]) -> str | None:
@@ -52,6 +47,5 @@ def check_shard(root: Path, split: str, number: int, entry: dict[str, Any]) -> l
     for row in rows[rows["shard"] == number] if rows.dtype == INDEX_ROW else ():
         offset, length, crc, _, _ = row.item()
         if crc_of(shard[offset : offset + length]) != crc:
-            member = shard[offset - TAR_BLOCK : offset - TAR_BLOCK + 100].split(b"\0", 1)[0]
-            findings.append(f"{entry['file']}:{member.decode('ascii', 'backslashreplace')}: the sample has gone bad")
+            findings.append(f"{entry['file']}:{member_before(shard, offset)}: the sample has gone bad")
     return findings
