@@ -111,7 +111,7 @@ def _pack(job: ShardJob, file: BinaryIO) -> tuple[np.ndarray, Sums | None, tuple
             if _stop is not None and _stop.is_set():
                 raise StoppedError
             try:
-                encoded, square = _image_of(job, sample)
+                encoded, image = _image_of(job, sample)
             except UnusableImageError as reason:
                 skipped.append((sample.name, str(reason)))
             else:
@@ -119,8 +119,8 @@ def _pack(job: ShardJob, file: BinaryIO) -> tuple[np.ndarray, Sums | None, tuple
                 offset = _add_member(tar, f"{key}.jpg", encoded)
                 _add_member(tar, f"{key}.cls", str(sample.label).encode())
                 rows.append((offset, len(encoded), crc_of(encoded), job.number, sample.label))
-                if sums is not None and square is not None:
-                    sums.add_images(np.asarray(square)[None])
+                if sums is not None:
+                    sums.add_images(np.asarray(crop_square(image, len(sums.pixels)))[None])
             if _progress is not None:
                 with _progress.get_lock():
                     _progress.value += 1
@@ -133,8 +133,8 @@ def sample_key(position: int, name: str) -> str:
     return f"{position:08d}_{re.sub('[^A-Za-z0-9_-]', '_', stem)[:80]}"
 
 
-def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]:
-    """The JPEG to store, and the square for the statistics (None where none is wanted)."""
+def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image]:
+    """The JPEG to store, and the image it shows."""
     original = _read(sample)
     if job.size is not None:
         square = crop_square(decode(original, draft_size=job.size)[0], job.size)
@@ -143,8 +143,7 @@ def _image_of(job: ShardJob, sample: Sample) -> tuple[bytes, Image.Image | None]
     from alexnet_dist.packing.dali_check import dali_takes  # DALI, where originals are kept
 
     kept = plain and dali_takes(original, *image.size)
-    square_or_none = None if job.statistics_size is None else crop_square(image, job.statistics_size)
-    return original if kept else encode_jpeg(image, job.quality), square_or_none
+    return original if kept else encode_jpeg(image, job.quality), image
 
 
 def _read(sample: Sample) -> bytes:
