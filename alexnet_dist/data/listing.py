@@ -10,8 +10,9 @@ from alexnet_dist.errors import UserError
 
 # torchvision's, whose import takes a second.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_ENDINGS = tuple(map(os.fsencode, ENDINGS))
 # Folders that file servers and archivers leave beside a person's own.
-LITTER = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found")
+LITTER = {b"@eadir", b"#recycle", b"$recycle.bin", b"__macosx", b"lost+found"}
 
 _Folder = tuple[int, int]  # device and inode
 
@@ -94,11 +95,7 @@ def _is_image(name: bytes) -> bool:
 
 
 def _passed_over(name: bytes) -> bool:
-    return name.startswith(b".") or name.lower() in _LITTER
-
-
-_ENDINGS = tuple(ending.encode() for ending in ENDINGS)
-_LITTER = frozenset(name.encode() for name in LITTER)
+    return name.startswith(b".") or name.lower() in LITTER
 
 
 def _unlistable(error: OSError) -> UserError:

@@ -38,13 +38,8 @@ def list_ilsvrc2012(root: Path, pool: Executor) -> Source:
     absent = [entry.id for entry in classes if entry.id not in found]
     if absent:
         raise UserError(f"{train_archive} lacks {len(absent)} classes, the first being {absent[0]}: get it again")
-    listings = pool.map(
-        list_tar,
-        [train_archive] * len(classes),
-        [found[entry.id][0] for entry in classes],
-        [found[entry.id][1] for entry in classes],
-        chunksize=4,
-    )
+    places = zip(*((train_archive, *found[entry.id]) for entry in classes), strict=True)
+    listings = pool.map(list_tar, *places, chunksize=4)
     train = [
         Sample(f"{entry.id}/{Path(name).name}", label, str(train_archive), offset, length)
         for label, (entry, listing) in enumerate(zip(classes, listings, strict=True))

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,18 @@ def locked(output: Path) -> Iterator[None]:
     Raises:
         UserError: another run holds it, it cannot be written to, or, within it, a file cannot be read or written.
     """
-    with ExitStack() as holding:
-        try:
-            holding.enter_context(locked_folder(output))
-        except BlockingIOError:
-            raise UserError(f"another run is preparing {output}: wait for it, or name another folder") from None
-        except OSError as error:
-            raise UserError(f"output={output} cannot be written to ({error.strerror}): name another folder") from None
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{error.filename or output} cannot be read or written ({error.strerror}): mend that and run it again"
-            ) from None
+    try:
+        with locked_folder(output):
+            try:
+                yield
+            except OSError as error:
+                raise UserError(
+                    f"{error.filename or output} cannot be read or written ({error.strerror}): mend that and run it again"
+                ) from None
+    except BlockingIOError:
+        raise UserError(f"another run is preparing {output}: wait for it, or name another folder") from None
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written to ({error.strerror}): name another folder") from None
 
 
 def begin(output: Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 
 from alexnet_dist.data.packed import ClassName
 
@@ -52,8 +53,8 @@ class Source:
 
     def blocks(self) -> list[list[Sample]]:
         """The training samples in runs that are read together: the rows of a row group, else each alone."""
-        runs = groupby(enumerate(self.train), lambda numbered: _block(*numbered))
-        return [[sample for _, sample in run] for _, run in runs]
+        keys = (number if each.group is None else (each.path, each.group) for number, each in enumerate(self.train))
+        return [[sample for _, sample in run] for _, run in groupby(zip(keys, self.train, strict=True), itemgetter(0))]
 
     def fingerprint(self) -> str:
         """A SHA-256 over names, labels, lengths and classes: the same wherever the source lies, another if it changed."""
@@ -65,7 +66,3 @@ class Source:
                 length = sample.length if sample.data is None else len(sample.data)
                 digest.update(f"{split}\t{sample.name}\t{sample.label}\t{length}\n".encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
-
-
-def _block(number: int, sample: Sample) -> tuple[str, int]:
-    return ("", number) if sample.group is None else (sample.path, sample.group)
