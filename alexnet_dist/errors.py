@@ -53,6 +53,13 @@ class LostPeerError(Exception):
     """A connection to another process broke; what there is to say of it has been said."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in a few words: what the system says, or the error's first line, or its kind."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def tell(line: str) -> None:
     """A line on standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, reason_of
 from alexnet_dist.formats.caffemodel import read_caffemodel
 
 KINDS = "safetensors, torch's .pt or .pth, NumPy's .npz, Caffe's .caffemodel"
@@ -63,8 +63,9 @@ def read_arrays(path: Path, setting: str = "weights") -> tuple[dict[str, torch.T
         raise
     # What the readers raise on damaged files is not a closed list: zipfile's, pickle's and struct's errors, AssertionError, ...
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{setting}={path} cannot be read ({reason}): get the file again, or another kind ({KINDS})") from None
+        raise UserError(
+            f"{setting}={path} cannot be read ({reason_of(error)}): get the file again, or another kind ({KINDS})"
+        ) from None
     if not arrays:
         raise UserError(f"{setting}={path} holds no arrays: take a file of weights ({KINDS})")
     for name, array in arrays.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, reason_of
 from alexnet_dist.text import as_word, hydra_value
 
 RENAMED = {
@@ -68,7 +68,7 @@ def _refuse_what_hydra_cannot_read(word: str) -> None:
         if value.startswith("~"):
             raise UserError(f"{word}: a shell leaves ~ as it is behind =: write {name}=$HOME{value[1:]}") from None
         if re.match(r"[\[{('\"]|\w+\(", value):  # a list, a function and the like, where quotes would make a text of it
-            raise UserError(f"{word} is not as Hydra has it: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{word} is not as Hydra has it: {reason_of(error)}") from None
         raise UserError(
             f"{word} has a character in its value that Hydra reads only in quotes, and the shell takes those away unless they "
             f"are quoted too: write {as_word(name, value)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.data.odd_files import UnusableImageError
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, reason_of
 from alexnet_dist.packing.labels import from_numbers, split_of
 from alexnet_dist.packing.samples import Sample, Source
 
@@ -83,7 +83,7 @@ def _list_file(path: Path) -> tuple[list[Sample], list[str]]:
                     called = (entry and entry["path"]) or f"{path.stem}_{group}_{row}"  # a row may have no image
                     samples.append(Sample(called, -1 if label is None else label, str(path), row, length, group=group))
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({_first_line(error)}): get it again") from None
+        raise UserError(f"{path} is damaged or cut short ({reason_of(error)}): get it again") from None
     try:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         return samples, list(about.get("info", {}).get("features", {}).get("label", {}).get("names", []))
@@ -122,7 +122,7 @@ def read_row(sample: Sample) -> bytes:
     except (pa.ArrowException, OSError, StopIteration) as error:
         _reading = None
         raise UserError(
-            f"{sample.path} cannot be read ({_first_line(error)}): restore it and run the same command again"
+            f"{sample.path} cannot be read ({reason_of(error)}): restore it and run the same command again"
         ) from None
     if image is None:
         raise UnusableImageError("its row has no bytes")
@@ -135,7 +135,3 @@ def _images(path: str, group: int) -> Iterator[Any]:
     with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
         for batch in file.iter_batches(64, row_groups=[group], columns=["image.bytes"], use_threads=False):
             yield from batch.column(0).field("bytes")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

@@ -8,7 +8,7 @@ from typing import Any
 
 import wandb
 
-from alexnet_dist.errors import RunFailed, UserError
+from alexnet_dist.errors import RunFailed, UserError, reason_of
 from alexnet_dist.fields import flat
 from alexnet_dist.launching.wandb_account import (
     Mode,
@@ -83,13 +83,13 @@ class WandbRun:
         try:
             self._run = start(mode=mode or wanted_mode())
         except wandb.errors.CommError as error:
-            self.unreachable = str(error).splitlines()[0]
+            self.unreachable = reason_of(error)
             wandb.teardown()  # W&B's process holds the id of the run that it could not begin
             self._run = start(mode="offline")
         except wandb.errors.UsageError as error:
             raise UserError(f"W&B: {error}") from None
         except wandb.errors.Error as error:
-            raise RunFailed(f"W&B could not be started ({str(error).splitlines()[0]}): try again") from None
+            raise RunFailed(f"W&B could not be started ({reason_of(error)}): try again") from None
         for name, against, summary in _METRICS:
             self._run.define_metric(name, step_metric=against, summary=summary)
 

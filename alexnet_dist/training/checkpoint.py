@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, reason_of
 from alexnet_dist.files import sha256_of
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
@@ -98,13 +98,6 @@ def load_checkpoint(
 
     check_same_net(checkpoint, saved, net.table)
     read_tensors(run_tensors(net, preprocess, optimizer), checkpoint, mesh)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a checkpoint could not be read or written, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def damage_of(checkpoint: Path) -> str | None:

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alexnet_dist.errors import RunFailed, Stopped
+from alexnet_dist.errors import RunFailed, Stopped, reason_of
 from alexnet_dist.files import whole_file
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.parallel.process import stream_for
 from alexnet_dist.settings import CheckpointSettings
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import STATE, SUMS, NotWrittenError, list_checkpoints, reason_of, sums_of
+from alexnet_dist.training.checkpoint import STATE, SUMS, NotWrittenError, list_checkpoints, sums_of
 from alexnet_dist.training.state import SavedState, TrainingState
 from alexnet_dist.training.weights import weights_hash
 

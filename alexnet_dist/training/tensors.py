@@ -18,10 +18,10 @@ from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, SavePlanner
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.storage import WriteResult
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, reason_of
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh
-from alexnet_dist.training.checkpoint import NotWrittenError, reason_of
+from alexnet_dist.training.checkpoint import NotWrittenError
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 
