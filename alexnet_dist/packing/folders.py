@@ -56,7 +56,7 @@ def _with_flat_val(
 
 
 def _words(path: Path) -> dict[str, str]:
-    return {entry.id: entry.words for entry in read_class_names(str(path))} if path.is_file() else {}
+    return {entry.id: entry.words for entry in read_class_names(str(path), setting="")} if path.is_file() else {}
 
 
 def _classes(images: ImageFolder, words: Mapping[str, str]) -> list[ClassName]:

@@ -106,5 +106,5 @@ def _list_archive(path: Path) -> list[Sample]:
 def _label(ending: str, text: bytes) -> int | None:
     try:
         return int(text if ending == "cls" else json.loads(text)["label"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -78,6 +78,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.cls": b"tench"}),
         "a.cls must hold the label in digits, not b'tench'",
     ),
+    "a label without bounds": (
+        "webdataset",
+        lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.json": b'{"label": Infinity}'}),
+        "a.jpg has no label beside it",
+    ),
     "a class without images": (
         "webdataset",
         lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"7"}),
@@ -110,6 +115,9 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "images that are missing": ("kaggle", _without("ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000002.JPEG"), "names 1 images"),
     "no annotations": ("tiny_imagenet", _without("val/val_annotations.txt"), r"lacks val/val_annotations\.txt"),
     "a class of val": ("tiny_imagenet", _rewritten("val/val_annotations.txt", _renamed_class), "val/n02000009 is a class that"),
+    "words that are none": (
+        "tiny_imagenet", lambda root: (root / "words.txt").write_bytes(b"n02000001\tcaf\xe9"), r"^[^=]*words\.txt cannot be read"
+    ),
     "line that is none": ("imagefolder", _rewritten("val.txt", lambda text: text + "x.JPEG n7\n"), "line 5: there must be"),
     "number too high": ("imagefolder", _rewritten("val.txt", lambda text: text.replace(" 3", " 4")), "a number below 4"),
     "file unlisted": ("imagefolder", _rewritten("val.txt", lambda text: text.split("\n", 1)[1]), "val_00000001.JPEG is not in"),
