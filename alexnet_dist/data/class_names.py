@@ -10,8 +10,7 @@ from alexnet_dist.errors import UserError
 def read_class_names(path: str, setting: str = "classes=") -> list[ClassName]:
     """The classes of a text file with a class a line: a name, or a WordNet id and words. `setting`: what named it.
 
-    Raises:
-        UserError: it cannot be read, is empty, or names a class twice.
+    Raises UserError: it cannot be read, is empty, or names a class twice.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]

@@ -60,8 +60,7 @@ def decode(
     Requests are taken PREFETCH ahead (and closed at the end), and the pipeline works on them while the caller has its turn.
     The pixels of a sample do not depend on `threads`, nor on what else is in its batch.
 
-    Raises:
-        BadImageError: an image cannot be read or decoded.
+    Raises BadImageError: an image cannot be read or decoded.
     """
     from alexnet_dist.data.graph import Sides, build_pipeline, tensors_of  # not at the top: it imports DALI
 

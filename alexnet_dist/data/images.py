@@ -142,9 +142,8 @@ def open_folder(root: str | Path) -> tuple[ImageFolder, ImageFolder]:
     """The training and validation images of a folder that holds train/ and maybe val/, each of class folders; without val/ none
     are for validation. val/ may be Tiny-ImageNet's instead: images/ and val_annotations.txt.
 
-    Raises:
-        UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks, a
-            line of val_annotations.txt that is none, or that file cannot be read.
+    Raises UserError: a missing folder, a class without images, images outside class folders, a class of val/ that train/ lacks, a
+    line of val_annotations.txt that is none, or that file cannot be read.
     """
     root = Path(root)
     train = open_train(root)

@@ -23,8 +23,7 @@ def list_images(folder: Path, above: frozenset[_Folder] = frozenset()) -> np.nda
     An image file has one of ENDINGS, in any case. Links are followed, except to a folder that holds the link (or one of `above`).
     What is hidden (`.x`) and LITTER is passed over. A link to nothing counts, so that reading it names it.
 
-    Raises:
-        UserError: a folder that cannot be listed.
+    Raises UserError: a folder that cannot be listed.
     """
     try:
         return np.array(sorted(_walk(os.fsencode(folder), b"", above)), dtype=np.bytes_)  # a third of what str take
@@ -35,8 +34,7 @@ def list_images(folder: Path, above: frozenset[_Folder] = frozenset()) -> np.nda
 def list_classes(folder: Path) -> tuple[list[str], list[np.ndarray]]:
     """The class folders of a folder, by name, and the image files of each (`list_images`).
 
-    Raises:
-        UserError: no class folder, one without images, images outside of them, or a folder that cannot be listed.
+    Raises UserError: no class folder, one without images, images outside of them, or a folder that cannot be listed.
     """
     classes, loose = [], []
     try:

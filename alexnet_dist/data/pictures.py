@@ -41,8 +41,7 @@ def read_picture(path: Path, size: int) -> torch.Tensor:
     Any format that Pillow opens is taken; what becomes of orientation, inks, palettes, 16 bits and transparency is said in
     data/odd_files.py. The filter is Pillow's triangle.
 
-    Raises:
-        UnusableImageError: the file cannot be read or holds no image that can be taken; the message is the reason.
+    Raises UnusableImageError: the file cannot be read or holds no image that can be taken; the message is the reason.
     """
     try:
         data = path.read_bytes()

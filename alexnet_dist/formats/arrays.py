@@ -52,8 +52,7 @@ def read_arrays(path: Path, setting: str = "weights") -> tuple[dict[str, torch.T
     that wrappers of a net give them. Nothing in a file is executed: pickled objects are refused. `setting` is what named it, for
     messages.
 
-    Raises:
-        UserError: no such file, one of another kind or a damaged one, or one with other things than arrays.
+    Raises UserError: no such file, one of another kind or a damaged one, or one with other things than arrays.
     """
     if not path.is_file():
         raise UserError(f"{setting}={path} is no file: name the file with the weights")

@@ -40,8 +40,7 @@ def read_caffemodel(path: Path) -> dict[str, torch.Tensor]:
 
     Old files shape all blobs with four numbers; leading ones of full connections and biases are taken away.
 
-    Raises:
-        ValueError: the bytes are no such file.
+    Raises ValueError: the bytes are no such file.
     """
     net = _parse("NetParameter", path)
     found: dict[str, torch.Tensor] = {}

@@ -30,8 +30,7 @@ def to_caffe(parameters: Arrays, table: Table) -> dict[str, torch.Tensor]:
     scales in training and not in testing, so that weights behind a dropout are (1 - p) times ours, without rounding where 1 - p
     is a power of two.
 
-    Raises:
-        UserError: a full connection reads its own tower alone, for which Caffe has no layer, or as `testing_scales` does.
+    Raises UserError: a full connection reads its own tower alone, for which Caffe has no layer, or as `testing_scales` does.
     """
     scales = testing_scales(table)
     first = table.layers[0].name
@@ -70,8 +69,7 @@ def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[s
     torchvision divides pixels of 0..1 by a standard deviation a channel, which goes into the first layer's weights, and scales
     in training where we scale in testing, which goes into the weights behind a dropout.
 
-    Raises:
-        UserError: it has more or fewer layers than the table, or others; if not `whole`, these come back as they are.
+    Raises UserError: it has more or fewer layers than the table, or others; if not `whole`, these come back as they are.
     """
     names: dict[str, str] = {}
     for part, kind in (("features", "conv"), ("classifier", "fc")):
@@ -98,8 +96,7 @@ def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[s
 def testing_scales(table: Table) -> dict[str, Any]:
     """The weights that read what dropouts have scaled, by name, and by how much: the product of their 1 - p.
 
-    Raises:
-        UserError: something follows a dropout that a scaling does not pass through.
+    Raises UserError: something follows a dropout that a scaling does not pass through.
     """
     for layer in table.layers[:-1]:
         behind = dropwhile(lambda operation: not (operation.kind == "dropout" and operation.options["p"]), layer.then)

@@ -21,9 +21,8 @@ def dropout_factors(there: Table, here: Table) -> dict[str, float]:
 def read_layers(path: Path, table: Table, setting: str) -> dict[str, torch.Tensor]:
     """The parameters that a file has for layers of the table, float32 under the table's names, of whatever shapes.
 
-    Raises:
-        UserError: no such file, one that cannot be read as weights, or one with none of the table's layers; `setting` is
-            what named it.
+    Raises UserError: no such file, one that cannot be read as weights, or one with none of the table's layers; `setting` is what
+    named it.
     """
     arrays, said = read_arrays(path, setting)
     if is_own(said):

@@ -26,8 +26,7 @@ def from_numbers(root: Path, train: Sequence[Sample], val: Sequence[Sample], wor
 
     Where the files' names tell each class's WordNet id (n01440764_10026.JPEG), the classes are in the order of these.
 
-    Raises:
-        UserError: a label that is none or that no training image has, or labels that disagree with the names.
+    Raises UserError: a label that is none or that no training image has, or labels that disagree with the names.
     """
     ids: dict[int, str] = {}
     for sample in chain(train, val):
@@ -77,8 +76,7 @@ def in_order_of(source: Source, path: str) -> Source:
 def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
     """The class of each validation image by its name, from lines of a name and a label; a label is a class's name or its number.
 
-    Raises:
-        UserError: the file cannot be read, a line of it is none, or an image has two classes.
+    Raises UserError: the file cannot be read, a line of it is none, or an image has two classes.
     """
     found: dict[str, str] = {}
     numbered = all(name.isdecimal() for name in classes)  # then a number is a name, and nothing else
@@ -104,8 +102,7 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
 def read_solution(path: Path) -> dict[str, str]:
     """The class of each validation image by its name without ending, from Kaggle's LOC_val_solution.csv.
 
-    Raises:
-        UserError: the file cannot be read or is another.
+    Raises UserError: the file cannot be read or is another.
     """
     rows = csv.DictReader(_lines(path))
     if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
@@ -125,8 +122,7 @@ def label_files(
 ) -> list[Sample]:
     """The image files of a folder with the classes that a list gives them by name, with or without its ending.
 
-    Raises:
-        UserError: an image that is not in the list, an entry without its image, a class that is none of `classes`.
+    Raises UserError: an image that is not in the list, an entry without its image, a class that is none of `classes`.
     """
     label_of = {name: label for label, name in enumerate(classes)}
     left = dict(labels)

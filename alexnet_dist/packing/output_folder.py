@@ -52,8 +52,7 @@ def refuse_foreign_folder(output: Path) -> None:
 def locked(output: Path) -> Iterator[None]:
     """Make the output folder and hold it.
 
-    Raises:
-        UserError: another run holds it, it cannot be written to, or, within it, a file cannot be read or written.
+    Raises UserError: another run holds it, it cannot be written to, or, within it, a file cannot be read or written.
     """
     try:
         with locked_folder(output):

@@ -27,8 +27,7 @@ def list_parquet(root: Path) -> Source:
     The columns are `image` (`bytes`, and perhaps `path`) and `label`, a whole number; classes are called as the file's own
     description of `label` has it. A test-* without labels is passed over.
 
-    Raises:
-        UserError: pyarrow is not installed, a file is missing, damaged or has other columns, or the labels are none.
+    Raises UserError: pyarrow is not installed, a file is missing, damaged or has other columns, or the labels are none.
     """
     from alexnet_dist.formats.arrays import need  # imports torch, which the processes of the pool do not need
 

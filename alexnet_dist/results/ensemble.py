@@ -20,8 +20,7 @@ _CLOSE, _MOST_ROUNDS = 1e-8, 10_000
 def halves(images: Images) -> tuple[Subset, Subset]:
     """Every second image from the first, and the others. Where images lie by class, both halves have all classes alike.
 
-    Raises:
-        UserError: there is one image alone.
+    Raises UserError: there is one image alone.
     """
     if len(images) < 2:
         raise UserError("ensemble=found needs two validation images at least: name more with data.root or give the weights")

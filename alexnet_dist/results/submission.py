@@ -40,9 +40,8 @@ def plan_submission(images: Images, devkit: Path | None, say: Callable[[str], No
     are none of the challenge's it is the place in their own order, which is said. Images are in the order of their ILSVRC
     numbers, or as they come where none has one.
 
-    Raises:
-        UserError: fewer than five classes, classes that the devkit does not know or whose numbers it alone knows, a numbered
-            image that is missing or there twice, or one without a number among them.
+    Raises UserError: fewer than five classes, classes that the devkit does not know or whose numbers it alone knows, a numbered
+    image that is missing or there twice, or one without a number among them.
     """
     ids, expected = images.class_ids, 0
     if len(ids) < LABELS:

@@ -58,8 +58,7 @@ class Trained:
 def open_trained(where: str) -> Trained:
     """The checkpoint that a path means: itself, or the newest of a run folder.
 
-    Raises:
-        UserError: there is none, or none that this program can read.
+    Raises UserError: there is none, or none that this program can read.
     """
     checkpoint, state = find_saved(Path(where))
     if checkpoint is None or state is None:
@@ -70,8 +69,7 @@ def open_trained(where: str) -> Trained:
 def load_trained(trained: Trained, device: torch.device, mesh: Mesh | None = None) -> tuple[Net, Preprocess]:
     """The net, or this process's share of it, and the preprocessing, on the device.
 
-    Raises:
-        UserError: the checkpoint's files are damaged.
+    Raises UserError: the checkpoint's files are damaged.
     """
     table, data = trained.table, trained.settings.data
     net = Net(table) if mesh is None else Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
@@ -98,8 +96,7 @@ def check_fits(first: Trained, other: Trained) -> None:
 def number_as(trained: Trained, images: Images) -> Images:
     """The images with their classes numbered as the net's outputs are: themselves, or the same classes in another order.
 
-    Raises:
-        UserError: they are of other classes.
+    Raises UserError: they are of other classes.
     """
     if same_classes(trained.state, images):
         return images
