@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -176,13 +177,17 @@ def read_annotations(path: Path) -> dict[str, np.ndarray]:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): restore this list of the classes of the images") from None
-    files: dict[str, list[bytes]] = {}
+    labels: dict[str, str] = {}
     for number, line in enumerate(map(os.fsdecode, lines), 1):
         name, _, rest = line.partition("\t")
         label = rest.partition("\t")[0]
         if not name or not label:
             raise UserError(f"{path}, line {number}: there must be a file and its class with tabs between, not {line!r}")
-        files.setdefault(label, []).append(os.fsencode(name))
+        if labels.setdefault(name, label) != label:
+            raise UserError(f"{path}, line {number}: {name} has another class above: leave one of the lines out")
+    files = defaultdict(list)
+    for name, label in labels.items():
+        files[label].append(os.fsencode(name))
     return {label: np.array(sorted(own), np.bytes_) for label, own in files.items()}
 
 

@@ -95,6 +95,11 @@ def test_tiny_imagenet_as_it_comes(tmp_path: Path) -> None:
     listed.write_text("val_0.JPEG n2\n")
     with pytest.raises(UserError, match=r"val_annotations\.txt, line 1: there must be a file and its class"):
         open_folder(tmp_path)
+    listed.write_text("val_0.JPEG\tn2\n" * 2)
+    assert len(open_folder(tmp_path)[1]) == 1
+    listed.write_text("val_0.JPEG\tn2\nval_0.JPEG\tn1\n")
+    with pytest.raises(UserError, match=r"val_annotations\.txt, line 2: val_0\.JPEG has another class above"):
+        open_folder(tmp_path)
     listed.write_text("val_0.JPEG\tn3\n")
     with pytest.raises(UserError, match="val/n3 is a class that"):
         open_folder(tmp_path)
