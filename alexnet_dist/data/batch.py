@@ -4,23 +4,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from alexnet_dist.data.bad_image import BadImage
+from alexnet_dist.parallel.mesh import Gathering
 from alexnet_dist.parallel.process import stream_for
 
-
-class Exchanging(Protocol):
-    """Crops under way."""
-
-    def wait(self) -> torch.Tensor: ...
-
-
 # Begins to exchange uint8 [n, H, W, C] of every process of a replica -> [parts * n, H, W, C], in the order of the parts.
-Exchange = Callable[[torch.Tensor], Exchanging]
+Exchange = Callable[[torch.Tensor], Gathering]
 
 Item = TypeVar("Item", bound="Batch | ValidationBatch")
 
@@ -99,7 +93,7 @@ class Exchanged(Generic[Item]):
     def __init__(self, batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> None:
         self._batches, self._exchange = batches, exchange
         self._stream = stream_for("exchange", device) if exchange and device.type == "cuda" else None
-        self.begun: deque[tuple[Item, Exchanging | None]] = deque()
+        self.begun: deque[tuple[Item, Gathering | None]] = deque()
 
     def begin(self, count: int = LOOKAHEAD) -> None:
         """Begin until there are so many, or none is left."""
@@ -117,7 +111,7 @@ class Exchanged(Generic[Item]):
         return _taken(*self.begun.popleft())
 
 
-def _taken(batch: Item, exchanging: Exchanging | None) -> Item:
+def _taken(batch: Item, exchanging: Gathering | None) -> Item:
     pixels = exchanging.wait() if exchanging else batch.pixels
     for tensor in (pixels, *vars(batch).values()):
         if isinstance(tensor, torch.Tensor) and tensor.is_cuda:

@@ -5,7 +5,6 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 # Further arguments of DALI's decoder by their names, such as hw_decoder_load: how a GPU decodes, not what.
 DecoderOptions = Mapping[str, float]
-NO_OPTIONS: DecoderOptions = MappingProxyType({})
+NO_OPTIONS: DecoderOptions = {}
 
 # Files are read by so many threads at once, which mostly wait for the disk.
 READERS = 8
