@@ -1,7 +1,6 @@
 """A packed set: tar shards of JPEGs that WebDataset readers take, and an index that makes every sample a memory range."""
 
 import json
-import mmap
 import os
 import resource
 import tarfile
@@ -159,8 +158,7 @@ class PackedImages:
             path = self._root / entry["file"]
             check_size(path, entry["bytes"])
             try:
-                with open(path, "rb") as file:
-                    mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+                mapped = np.memmap(path, np.uint8, "r").view(np.ndarray)
             except OSError as error:
                 raise UserError(
                     f"shard {path} cannot be opened ({error.strerror}): there are {len(self._shards)}, and `ulimit -n` says how "
