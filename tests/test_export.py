@@ -97,10 +97,8 @@ def test_safetensors_hold_every_bit_and_come_back_as_a_run(two_runs: tuple[Path,
     assert "red-ellipse-flat" in said["classes"]
     with pytest.raises(UserError, match="of model=tiny with classes and a mean of its own: leave out mean=, model="):
         _import(tmp_path / "back", ("model=paper",), weights=str(path), mean="[1,2,3]")
-    config = compose("import_weights", [f"weights={path}", f"output={tmp_path / 'back'}", "data.size=300"])
-    config["run"]["overrides"] = ["data.size=300"]
-    with pytest.raises(UserError, match=r"leave out data\.size="):
-        import_weights.run(config)
+    refused = run_forked("import_weights", f"weights={path}", "output=back", "data.size=300", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("leave out data.size=")) == (2, 1)
     _import(tmp_path / "back", weights=str(path))
     back = open_trained(str(tmp_path / "back"))
     assert back.classes == open_trained(str(two_runs[1])).classes

@@ -78,7 +78,7 @@ def command(config_name: str, run: Callable[[dict[str, Any]], None]) -> None:
         _prepare_process()
         signal.signal(signal.SIGTERM, _stop)
         sys.argv[1:] = accepted(sys.argv[1:])
-        _with_hydra(config_name, errors_as_sentences()(lambda composed: run(_plain(composed))))
+        _with_hydra(config_name, errors_as_sentences()(lambda composed: run(_read(composed))))
 
 
 def _prepare_process() -> None:
