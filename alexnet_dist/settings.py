@@ -1,4 +1,5 @@
-"""What a configuration may say: typed and bounded. checks.py asks what its fields have to do with one another."""
+"""What a configuration may say: typed and bounded. conf/ says what each setting is, checks.py what they have to do with one
+another."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -13,11 +14,7 @@ from alexnet_dist.model.table import Table, build_table
 
 @dataclass(frozen=True, config=strict)
 class RunSettings:
-    """`dir` is the run's folder; without one it is named under runs/ after the time and the model.
-
-    With `report` a run that ends leaves figures/ and report.html in it. `overrides` are noted by the command: what was said on
-    its command line.
-    """
+    """`overrides` are noted by the command: what was said on its command line."""
 
     dir: FilePath | None
     report: bool = True
@@ -40,20 +37,7 @@ class OtherImages:
 
 @dataclass(frozen=True, config=strict)
 class DataSettings:
-    """Where the images are and how a sample is cropped from them (paper, section 2 and 4.1).
-
-    `size` is the pixels of the short side before the crop; the crop is the model's input. `threads` are DALI's, for each
-    process (null: the cores shared out). `statistics_images` bounds how many images the mean image is taken over.
-
-    On a GPU (null: as DALI has it) `hardware_decoder` is the share of JPEGs that its decoding unit takes, and the memory paddings
-    are the bytes that each decoding thread holds from the start, so that none is taken in mid-run.
-
-    `on_bad` is what becomes of a training image that cannot be read or decoded: it stops the run, or the next of the epoch's
-    order takes its place; more than the share `max_bad` of all stop it too.
-
-    `mean` is what of the mean image a crop has subtracted: the part that it lies on, or the centre crop. Training images with
-    colour noise are divided by `colour_divisor`.
-    """
+    """Where the images are and how a sample is cropped from them (paper, section 2 and 4.1)."""
 
     source: Literal["quickstart", "auto", "imagefolder", "packed"]
     root: FilePath | None
@@ -122,13 +106,8 @@ class Phase:
 
 @dataclass(frozen=True, config=strict)
 class ScheduleSettings:
-    """How the learning rate falls: `plateau` when the validation error stops falling, `steps` at given epochs, `polynomial` with
-    (1 - epochs done / `epochs`) ** `power`.
-
-    On a plateau of `patience` validations without a new best, the rate is multiplied by `factor`, at most `reductions`
-    times; `at_epochs` are the epochs (fractions allowed) after which `steps` does. In the first `warmup_epochs` the rate of
-    every kind is multiplied by a factor that rises linearly from `warmup_from` to 1. `phases`, in the order of their epochs,
-    change what the optimizer does with that rate.
+    """How the learning rate falls: multiplied by `factor` on a plateau of the validation error, at most `reductions` times, or at
+    certain epochs (fractions allowed). `phases`, in the order of their epochs, change what the optimizer does with that rate.
     """
 
     kind: Literal["plateau", "steps", "constant", "polynomial"]
@@ -152,16 +131,8 @@ class PrecisionSettings:
 
 @dataclass(frozen=True, config=strict)
 class ParallelSettings:
-    """`processes` is how many the plain form starts (auto: one a tower), and starts again `max_restarts` times when one
-    dies; `timeout` is the seconds that a step may take before a peer counts as lost.
-
-    `threads` are torch's for each process (auto: the cores over towers times slices, or over the node's processes where there are
-    more: the same for a tower whoever holds it, so that one process adds in the same order as two and ends with the same bits).
-
-    `wire` is what maps and their gradients travel as (auto: as they are computed); without `overlap` nothing is computed
-    meanwhile. `jobs` of a sweep run at a time, each with its share of the GPUs and of the cores. With `spread` the towers of a
-    replica may stand on different nodes though these have several processes.
-    """
+    """With `threads: auto` a tower has as many whoever holds it, so that one process adds in the same order as two and ends with
+    the same bits."""
 
     processes: Positive | Literal["auto"]
     threads: Threads | Literal["auto"]
@@ -175,16 +146,7 @@ class ParallelSettings:
 
 @dataclass(frozen=True, config=strict)
 class TrainerSettings:
-    """`batch_size` counts the images of a step over all replicas; `max_steps` ends a run before its `epochs` do.
-
-    `stop_at_training_error` ends it at the first line of metrics.jsonl whose training error is at most that. `on_nan` is what
-    becomes of a step whose loss is NaN or infinite: it stops the run, or its update is left out.
-    A step's batch is `slices` runs of consecutive images, computed one after another in a replica, whose gradients are added in a
-    fixed binary tree: on so many replicas or fewer the bits are the same.
-    `native` is whether the fused operations of this device are used: where they can be had, always or never. `graph` is whether
-    a GPU replays a step as a CUDA graph, where that can be, or never. `deterministic`: torch and its libraries take none but
-    algorithms that give the same bits each time. `profile` is the first step that is traced and how many are.
-    """
+    """The gradients of the `slices` of a batch, runs of consecutive images, are added in a fixed binary tree."""
 
     epochs: Positive
     max_steps: Positive | None
@@ -202,7 +164,7 @@ class TrainerSettings:
 
 @dataclass(frozen=True, config=strict)
 class EvaluationSettings:
-    """`views` of the closing evaluation (paper, section 4.1); `batch_size` images over all replicas."""
+    """The evaluation that closes a run (paper, section 4.1); `batch_size` images over all replicas."""
 
     views: Literal[1, 10]
     batch_size: Positive
@@ -210,9 +172,6 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, config=strict)
 class CheckpointSettings:
-    """A checkpoint `every` so many steps, every so many `minutes`, and after every validation; the newest `keep` are kept,
-    and the best."""
-
     every: Positive | None
     minutes: Annotated[float, Field(gt=0)] | None
     keep: Positive
@@ -220,12 +179,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, config=strict)
 class TrackingSettings:
-    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B.
-
-    `activity` adds to each line of metrics.jsonl one with the size of each layer's activations and of their gradients.
-    With `artifacts` W&B also keeps the last and the best checkpoint and the report. `objective` is the figure of the last
-    validation that a sweep's jobs are compared by.
-    """
+    """`wandb` records the run with W&B beside metrics.jsonl; `none` does not touch W&B."""
 
     kind: Literal["wandb", "none"]
     project: str | None = None
@@ -241,13 +195,7 @@ class TrackingSettings:
 
 @dataclass(frozen=True, config=strict)
 class Settings:
-    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make.
-
-    `resume` is `auto`, `none` or a path: a run folder or a checkpoint. `resume_allow` names what may differ from the checkpoint
-    that the run goes on from, where it would be refused. `init_from` is another run's folder or checkpoint, or a file of weights,
-    whose layers a new run begins with: those in `init_layers`, or all that agree in name and shape. `experiment` is the name of
-    an experiment that is about one model alone, and of that model.
-    """
+    """A composed and checked configuration. `model` is the table's rows; `table()` is what they make."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Literal["auto", "cpu", "cuda"]
