@@ -78,7 +78,7 @@ def run(config: dict[str, Any]) -> None:
 
 def _safetensors(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
     whole = WholeNet(
-        parameters=_parameters(net),
+        parameters=net.state_dict(),
         statistics=dict(preprocess.named_buffers()),
         model=dict(trained.settings.model),
         size=trained.settings.data.size,
@@ -95,7 +95,7 @@ def _safetensors(path: Path, trained: Trained, net: Net, preprocess: Preprocess)
 def _torch(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
     path.write_text(_source(path.stem, trained), "utf-8")
     saved = {
-        "parameters": {**_parameters(net), "mean": preprocess.centre(preprocess.mean_image).contiguous()},
+        "parameters": {**net.state_dict(), "mean": preprocess.centre(preprocess.mean_image).contiguous()},
         "mean_image": preprocess.mean_image,
         "classes": trained.classes,
     }
@@ -107,14 +107,14 @@ def _torch(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
 
 
 def _onnx(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
-    plain = module.build(_source("net", trained), _parameters(net), preprocess.centre(preprocess.mean_image))
+    plain = module.build(_source("net", trained), net.state_dict(), preprocess.centre(preprocess.mean_image))
     said = {"origin": _origin(trained), "images": _expects(trained), "classes": json.dumps(trained.classes)}
     write_onnx(path, plain, trained.table.input_size, said)
     return f"run by onnxruntime, {_check_logits(path, net, preprocess, lambda images: run_onnx(path, images))}"
 
 
 def _caffe(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> str:
-    arrays = {**to_caffe(_parameters(net), trained.table), MEAN: preprocess.mean_image.flip(0)}
+    arrays = {**to_caffe(net.state_dict(), trained.table), MEAN: preprocess.mean_image.flip(0)}
     if path.suffix == ".npz":
         as_numpy: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
         with path.open("wb") as file:
@@ -124,7 +124,7 @@ def _caffe(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
     read, _ = read_arrays(path)
     difference = max(
         (ours - theirs).abs().max().item()
-        for ours, theirs in zip(_parameters(net).values(), from_caffe(read, trained.table).values(), strict=True)
+        for ours, theirs in zip(net.state_dict().values(), from_caffe(read, trained.table).values(), strict=True)
     )
     exact = "every bit is" if difference == 0 else f"parameters are within {difference:.1e} of"
     said = (
@@ -137,10 +137,6 @@ def _caffe(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
             "centre view alone is the same"
         )
     return said
-
-
-def _parameters(net: Net) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach() for name, parameter in net.named_parameters()}
 
 
 def _origin(trained: Trained) -> str:
