@@ -8,14 +8,15 @@ The authors' program had it as shownet.py --write-features, and read it with fin
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.dataclasses import dataclass
 
 from alexnet_dist.data.images import Images
 from alexnet_dist.errors import UserError
@@ -33,7 +34,7 @@ from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.inputs import QUICKSTART_FOLDER, open_root, validation_feed
 
 
-@checked_dataclass(frozen=True, config=strict)
+@dataclass(frozen=True, config=strict)
 class FeaturesSettings:
     """What conf/features.yaml may say."""
 
@@ -44,20 +45,6 @@ class FeaturesSettings:
     batch_size: Positive
     device: Literal["auto", "cpu", "cuda"]
     data: OtherImages
-
-
-@dataclass(frozen=True)
-class Features:
-    """`rows` float32 [n, units], in the order of `images`, a split of n images with the labels of their own folders."""
-
-    rows: np.ndarray
-    images: Images
-
-    def names(self) -> list[str]:
-        return [printable(self.images.name(index)) for index in range(len(self.images))]
-
-    def classes(self) -> list[str]:
-        return [printable(self.images.class_ids[label]) for label in self.images.labels]
 
 
 def run(config: dict[str, Any]) -> None:
@@ -77,13 +64,18 @@ def run(config: dict[str, Any]) -> None:
     names = [layer.name for layer in trained.table.layers]
     if wanted.layer not in names:
         raise UserError(f"layer={wanted.layer} is none of the net's: they are {', '.join(names)}")
-    features = compute(trained, wanted.layer, wanted.split)
-    write_npy(output, features) if output.suffix == ".npy" else write_parquet(output, features)
-    print(f"{output}: what {wanted.layer} makes of {len(features.rows)} images, {features.rows.shape[1]} values each")
+    rows, images = compute(trained, wanted.layer, wanted.split)
+    said = {
+        "image": [printable(images.name(index)) for index in range(len(images))],
+        "class": [printable(images.class_ids[label]) for label in images.labels],
+    }
+    (write_npy if output.suffix == ".npy" else write_parquet)(output, rows, said)
+    print(f"{output}: what {wanted.layer} makes of {len(rows)} images, {rows.shape[1]} values each")
 
 
-def compute(trained: Trained, layer: str, split: str) -> Features:
-    """The features of a split, by this process alone."""
+def compute(trained: Trained, layer: str, split: str) -> tuple[np.ndarray, Images]:
+    """The features of a split's n images, by this process alone: float32 [n, units]; and the images in the same order, with the
+    labels of their own folders."""
     settings = trained.settings
     device = pick_device(settings.device, local_rank=0)
     set_precision("fp32", device)
@@ -105,31 +97,30 @@ def compute(trained: Trained, layer: str, split: str) -> Features:
                     rows = np.empty((len(images), batch.shape[1]), np.float32)
                 rows[samples.cpu().numpy()[real]] = batch[real]
                 display.show("features", done, len(feed))
-        return Features(rows, images)
+        return rows, images
 
 
-def write_npy(output: Path, features: Features) -> None:
-    """The rows as .npy, and beside it as .csv what each row is of."""
-    said = io.StringIO()
-    lines = csv.writer(said)
-    lines.writerow(("row", "image", "class"))
-    lines.writerows(zip(range(len(features.rows)), features.names(), features.classes(), strict=True))
-    write_new(output.with_suffix(".csv"), lambda file: file.write(said.getvalue().encode()))
+def write_npy(output: Path, rows: np.ndarray, said: Mapping[str, Sequence[str]]) -> None:
+    """The rows as .npy, and beside it as .csv what is said of each."""
+    table = io.StringIO()
+    lines = csv.writer(table)
+    lines.writerow(("row", *said))
+    lines.writerows(zip(range(len(rows)), *said.values(), strict=True))
+    write_new(output.with_suffix(".csv"), lambda file: file.write(table.getvalue().encode()))
     try:
-        write_new(output, lambda file: np.save(file, features.rows))
+        write_new(output, lambda file: np.save(file, rows))
     except BaseException:
         output.with_suffix(".csv").unlink()  # one is no use without the other
         raise
 
 
-def write_parquet(output: Path, features: Features) -> None:
-    """The columns image, class and features, the last a list of float32."""
+def write_parquet(output: Path, rows: np.ndarray, said: Mapping[str, Sequence[str]]) -> None:
+    """A column for each of what is said of the rows, and `features`, lists of float32."""
     import pyarrow
     from pyarrow import parquet
 
-    values = pyarrow.FixedSizeListArray.from_arrays(features.rows.ravel(), features.rows.shape[1])
-    columns = {"image": features.names(), "class": features.classes(), "features": values}
-    write_new(output, lambda file: parquet.write_table(pyarrow.table(columns), file))
+    features = pyarrow.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
+    write_new(output, lambda file: parquet.write_table(pyarrow.table({**said, "features": features}), file))
 
 
 def main() -> None:
