@@ -36,9 +36,6 @@ class ReportSettings:
     data: OtherImages
     bench: FilePath | None
 
-    def example_options(self) -> ExampleOptions:
-        return ExampleOptions(self.images, self.neighbours, self.batch_size, self.device, self.data, self.layer)
-
 
 def report(config: dict[str, Any]) -> None:
     """Make the page that a composed conf/report.yaml asks for, and print its main table."""
@@ -49,7 +46,8 @@ def report(config: dict[str, Any]) -> None:
     layers = read_layers(settings.bench)
     with Display(rank=0) as display:
         if isinstance(settings.run, str):
-            page = report_of_run(folders[0], settings.example_options(), display, settings.output, layers)
+            examples = (settings.images, settings.neighbours, settings.batch_size, settings.device, settings.data, settings.layer)
+            page = report_of_run(folders[0], ExampleOptions(*examples), display, settings.output, layers)
             display.console.print(run_table(read_run(folders[0])))
         else:
             if settings.sweep is None and settings.output is None:
