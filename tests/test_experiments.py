@@ -18,6 +18,7 @@ from alexnet_dist.checks import check_settings
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.launching.commands import CONFIGURATION, compose
+from alexnet_dist.launching.overrides import accepted
 from alexnet_dist.training.update import Schedule
 from tests.commands import read_metrics
 from tests.distributed.processes import run_processes
@@ -158,7 +159,7 @@ def test_an_experiment_about_one_net_is_refused_with_another(experiment: str) ->
 
 
 def test_a_layer_s_rate_is_an_override_as_any_other() -> None:
-    words = ["optimizer.layers.conv1.lr=0.1", "optimizer.layers.fc8.freeze=true"]
+    words = accepted(["optimizer.layers.conv1.lr=0.1", "optimizer.layers.fc8.freeze=true"])
     layers = check_settings(compose("train", words)).optimizer.layers
     assert {name: (own.lr, own.freeze) for name, own in layers.items()} == {"conv1": (0.1, None), "fc8": (None, True)}
     finetuning = ["experiment=finetune", "init_from=x", "data.root=images"]

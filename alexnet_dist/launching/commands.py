@@ -31,7 +31,7 @@ from alexnet_dist.fields import names_of
 from alexnet_dist.files import make_new_folder, remove_folder
 from alexnet_dist.launching.folders import own_temporary_folder, settle_folders
 from alexnet_dist.launching.outer import adopt_srun, check_alone, check_meeting_place, outer_launcher
-from alexnet_dist.launching.overrides import accepted, overrides_under, with_layers_added, with_sweep_folder
+from alexnet_dist.launching.overrides import accepted, overrides_under, with_sweep_folder
 from alexnet_dist.launching.sentences import errors_as_sentences
 from alexnet_dist.tracking.run_folder import RunFolder, read_outcome
 
@@ -115,7 +115,7 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     """The composed configuration as plain containers; nothing is written."""
     GlobalHydra.instance().clear()
     with _suggesting(config_name), hydra.initialize_config_module(CONFIGURATION, version_base="1.3"):
-        return _plain(hydra.compose(config_name, overrides=with_layers_added(overrides)))
+        return _plain(hydra.compose(config_name, overrides=overrides))
 
 
 @contextmanager

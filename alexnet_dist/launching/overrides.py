@@ -30,14 +30,16 @@ def accepted(words: Sequence[str]) -> list[str]:
         word[2:] if word.startswith("--") and "=" in word and word.partition("=")[0] not in _FLAGS else word
         for word in _with_search_path(words)
     ]
-    refuse_old_names(plain)
+    for name in (word.lstrip("+~").partition("=")[0] for word in plain):
+        if name in RENAMED:
+            raise UserError(f"{name} is called {RENAMED[name]} now: give {RENAMED[name]}=...")
     if "hydra/launcher=submitit_slurm" in plain and not shutil.which("srun"):
         raise UserError("hydra/launcher=submitit_slurm: there is no srun here: start it where sbatch works, or leave it out")
     for word in filter(_is_override, plain):
         if "=" in word:
             _refuse_what_hydra_cannot_read(word)
     # argparse, which Hydra reads the line with, takes no overrides on both sides of a flag.
-    return with_layers_added(sorted(plain, key=_is_override))
+    return [f"++{word}" if word.startswith("optimizer.layers.") else word for word in sorted(plain, key=_is_override)]
 
 
 def _is_override(word: str) -> bool:
@@ -73,19 +75,6 @@ def _refuse_what_hydra_cannot_read(word: str) -> None:
             f"{word} has a character in its value that Hydra reads only in quotes, and the shell takes those away unless they "
             f"are quoted too: write {as_word(name, value)}"
         ) from None
-
-
-def refuse_old_names(words: Sequence[str]) -> None:
-    """Raises UserError for an override of a setting that has another name now."""
-    for word in words:
-        name = word.lstrip("+~").partition("=")[0]
-        if name in RENAMED:
-            raise UserError(f"{name} is called {RENAMED[name]} now: give {RENAMED[name]}=...")
-
-
-def with_layers_added(words: Sequence[str]) -> list[str]:
-    """The words with `optimizer.layers.conv1.lr=0.1` as Hydra wants what no file names: with ++ before it."""
-    return [f"++{word}" if word.startswith("optimizer.layers.") else word for word in words]
 
 
 def with_sweep_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
