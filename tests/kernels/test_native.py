@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.kernels import native
-from alexnet_dist.kernels.native import CompilerError, Toolchain, load_library
-from alexnet_dist.launching.toolchain import find_toolchain
+from alexnet_dist.kernels.native import CompilerError, Toolchain, find_toolchain, load_library
 
 ANSWER = 'extern "C" int answer() { return 42; }\n'
 
