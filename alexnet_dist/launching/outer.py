@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from alexnet_dist.errors import UserError
 
 
-def outer_launcher(environment: Mapping[str, str] = os.environ) -> str | None:
+def outer_launcher() -> str | None:
     """`torchrun` or `srun` when this process is one of several that it started; None when a person started it alone."""
-    if "TORCHELASTIC_RUN_ID" in environment or ("RANK" in environment and "WORLD_SIZE" in environment):
+    if "TORCHELASTIC_RUN_ID" in os.environ or ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
         return "torchrun"
     # A shell that srun --pty gives is one, whatever it was told of tasks; what is started in it by another srun has no terminal.
-    in_shell = "SLURM_PTY_PORT" in environment and os.isatty(0)
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not in_shell:
+    in_shell = "SLURM_PTY_PORT" in os.environ and os.isatty(0)
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not in_shell:
         return "srun"
     return None
 
 
-def rank_of_process(environment: Mapping[str, str] = os.environ) -> int:
+def rank_of_process() -> int:
     """This process's rank; 0 where it is alone."""
-    rank = environment.get("RANK", "0")
+    rank = os.environ.get("RANK", "0")
     return int(rank) if rank.isdecimal() else 0
 
 
@@ -33,31 +33,31 @@ def job_name(environment: Mapping[str, str] = os.environ) -> str | None:
     return None if torchrun == "none" else torchrun[:8]
 
 
-def submitit_may_queue_again(environment: Mapping[str, str] = os.environ) -> bool:
+def submitit_may_queue_again() -> bool:
     """Whether this process is a job of submitit's that SLURM has neither ended nor queued again by itself."""
-    if "SUBMITIT_FOLDER" not in environment or "SLURM_JOB_ID" not in environment:
+    if "SUBMITIT_FOLDER" not in os.environ or "SLURM_JOB_ID" not in os.environ:
         return False
-    job = environment["SLURM_JOB_ID"]
-    if "SLURM_ARRAY_TASK_ID" in environment:  # the first task's id is also that of all
-        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # the first task's id is also that of all
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     state = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
     return subprocess.run(state, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
 
 
-def check_meeting_place(environment: Mapping[str, str] = os.environ) -> None:
+def check_meeting_place() -> None:
     """Raises UserError where this process is one of several that cannot find each other."""
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
-    if int(environment.get("WORLD_SIZE", "1")) > 1 and missing:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
         raise UserError(
             f"RANK and WORLD_SIZE are set and {' and '.join(missing)} not, where the processes meet: start them with torchrun, "
             "or unset RANK and WORLD_SIZE"
         )
 
 
-def check_alone(environment: Mapping[str, str] = os.environ) -> None:
+def check_alone() -> None:
     """Raises UserError where this process is one of several that a launcher started, each of which would do all of the work."""
-    launcher = outer_launcher(environment)
-    if launcher == "srun" or (launcher and int(environment.get("WORLD_SIZE", "1")) > 1):
+    launcher = outer_launcher()
+    if launcher == "srun" or (launcher and int(os.environ.get("WORLD_SIZE", "1")) > 1):
         raise UserError(
             f"this command is one process, and {launcher} started several of it: start it without {launcher}"
             + (", or unset RANK and WORLD_SIZE" if launcher == "torchrun" else "")

@@ -38,14 +38,14 @@ def check_variables() -> None:
             raise UserError(f"WANDB_DIR={folder} cannot be written: name another folder, or unset it")
 
 
-def unless_set(variable: str, default: Value, environment: Mapping[str, str] = os.environ) -> Value | None:
+def unless_set(variable: str, default: Value) -> Value | None:
     """The default, or None where a variable of W&B's own says something else, which W&B then reads."""
-    return None if environment.get(variable) else default
+    return None if os.environ.get(variable) else default
 
 
-def files_folder(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Path:
+def files_folder(run_dir: Path) -> Path:
     """Where W&B's folder wandb/ is: WANDB_DIR, or the run's folder."""
-    return Path(environment.get("WANDB_DIR") or run_dir)
+    return Path(os.environ.get("WANDB_DIR") or run_dir)
 
 
 @contextmanager
