@@ -88,16 +88,19 @@ def folder_of_this_user() -> Path:
     return folder
 
 
+def numbered(wanted: Path) -> Iterator[Path]:
+    """`wanted`, and then with -2, -3 and so on behind its name."""
+    yield wanted
+    yield from (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
+
+
 def make_new_folder(wanted: Path) -> Path:
-    """Make a folder that no other process has made: `wanted`, or with -2, -3 and so on behind its name. Raises OSError."""
+    """Make a folder that no other process has made: the first of `numbered` that is not there. Raises OSError."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
+    for folder in numbered(wanted):
+        with suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
+            return folder
     raise AssertionError
 
 

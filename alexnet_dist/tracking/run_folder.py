@@ -5,12 +5,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_dist.errors import UserError, tell
-from alexnet_dist.files import LOCK, is_locked, locked_folder, make_new_folder, remove_folder
+from alexnet_dist.files import LOCK, is_locked, locked_folder, make_new_folder, numbered, remove_folder
 
 # `done`: the run is complete and saved. `signal`: it ended because of a signal, has saved what it had done, and can go on.
 Outcome = Literal["done", "signal"]
@@ -28,9 +27,7 @@ def name_run_folder(model: str, job: str | None, overrides: Sequence[str]) -> Pa
         UserError: it cannot be made.
     """
     if job:
-        own = Path("runs") / f"{model}-{job}"
-        numbered = (own.with_name(f"{own.name}-{number}") for number in count(2))
-        return next(folder for folder in chain([own], numbered) if _may_be_of(folder, list(overrides)))
+        return next(folder for folder in numbered(Path("runs") / f"{model}-{job}") if _may_be_of(folder, list(overrides)))
     wanted = Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}"
     try:
         return make_new_folder(wanted)
