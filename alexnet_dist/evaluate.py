@@ -32,6 +32,7 @@ from alexnet_dist.results.validation import Voter, measure
 from alexnet_dist.settings import OtherImages, PrecisionSettings
 from alexnet_dist.text import views_of
 from alexnet_dist.tracking.display import Display, validation_figures
+from alexnet_dist.tracking.metrics import finite
 from alexnet_dist.training.inputs import check_data, open_images, validation_feed
 
 
@@ -102,7 +103,7 @@ def run(config: dict[str, Any]) -> None:
     if weights is not None:
         record["ensemble"] = {"weights": weights, "found_on_images": found_on}
     display.say(validation_figures(record) if len(nets) == 1 else _ensemble_figures(record))
-    print(json.dumps(record), flush=True)
+    print(json.dumps(finite(record)), flush=True)
     # Last, for a disk may be full.
     if predictions and wanted.predictions:
         write_new(Path(wanted.predictions), predictions.save)

@@ -26,6 +26,7 @@ from alexnet_dist.parallel.process import pick_device, set_precision
 from alexnet_dist.results.trained import A_CHECKPOINT, Trained, check_fits, load_trained, open_trained
 from alexnet_dist.results.validation import Voter
 from alexnet_dist.text import printable
+from alexnet_dist.tracking.metrics import finite
 
 BEST = 5
 BATCH = 32
@@ -68,7 +69,7 @@ def run(config: dict[str, Any]) -> None:
         else:
             show(console, file, best_labels(nets[0], answer))
     if wanted.json:
-        print(json.dumps(seen, indent=1, ensure_ascii=False))
+        print(json.dumps(finite(seen), indent=1, ensure_ascii=False))
     if unusable:
         sys.exit(USER_ERROR_STATUS)
 
@@ -111,7 +112,8 @@ def show(console: Console, file: Path, best: Sequence[dict[str, Any]]) -> None:
     lines.add_column(overflow="ellipsis", no_wrap=True)
     for entry in best:
         name = entry["class"] if entry["id"] == entry["class"] else f"{entry['class']} ({entry['id']})"
-        lines.add_row(f"{entry['probability']:7.2%}", Bar(1, 0, entry["probability"], width=BAR_WIDTH, color="cyan"), Text(name))
+        length = max(0, entry["probability"])  # 0 where a net that has diverged gives no number
+        lines.add_row(f"{entry['probability']:7.2%}", Bar(1, 0, length, width=BAR_WIDTH, color="cyan"), Text(name))
     console.print(printable(str(file)), style="bold", markup=False, soft_wrap=True)
     console.print(lines)
 

@@ -1,6 +1,7 @@
 """What predict prints of ordinary and odd files, beside what evaluate says of the same images."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from alexnet_dist.data.decode import Crops
 from alexnet_dist.data.odd_files import UnusableImageError
 from alexnet_dist.data.pictures import find_pictures, read_picture
 from alexnet_dist.errors import UserError
+from alexnet_dist.predict import show
+from alexnet_dist.tracking.metrics import finite
 from tests.data.jpegs import InMemory
 from tests.data.test_decode import decoded
 from tests.forked import run_forked
@@ -74,6 +78,13 @@ def test_the_pixels_are_the_feed_s(width: int, height: int, tmp_path: Path) -> N
 def test_a_strip_of_a_pixel_is_cropped_and_not_scaled_up_whole(tmp_path: Path) -> None:
     Image.new("RGB", (20_000, 1), "red").save(tmp_path / "strip.png")
     assert read_picture(tmp_path / "strip.png", 64).shape == (3, 64, 64)
+
+
+def test_what_a_diverged_net_says_is_shown_and_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    best = [{"label": 0, "id": "cat", "class": "cat", "probability": math.nan}]
+    show(Console(), Path("a.jpg"), best)
+    assert "nan%" in capsys.readouterr().out
+    assert finite(best) == [{**best[0], "probability": None}]
 
 
 def test_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,9 @@ class MetricsFile:
     def append(self, record: dict[str, Any]) -> str | None:
         """Write one line and hand it to the operating system; the system's reason if it cannot take it now.
 
-        What it does not take is kept, and offered again with the next record. A figure that is infinite or no number is null in
-        the file, since JSON has no word for it.
+        What it does not take is kept, and offered again with the next record.
         """
-        self._pending += json.dumps(_finite(record)).encode() + b"\n"
+        self._pending += json.dumps(finite(record)).encode() + b"\n"
         return self._write()
 
     def close(self) -> str | None:
@@ -48,11 +47,12 @@ class MetricsFile:
         return None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """With null for each figure that is infinite or no number, since JSON has no word for it."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
