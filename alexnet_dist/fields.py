@@ -58,7 +58,10 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
         }
         wrong = needed if first["input"] is None else f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
         if first["type"] == "string_type" and isinstance(first["input"], int | float):
-            wrong = f"{first['input']!r} is read as a number: to have it as a text write {as_word(where, first['input'])}"
+            said, what = str(first["input"]), "a number"
+            if isinstance(first["input"], bool):
+                said, what = said.lower(), "yes or no"
+            wrong = f"{said} is read as {what}: to have it as a text write {as_word(where, said)}"
         message = plain.get(first["type"], wrong)
         raise UserError(f"{where}: {message}") from None
 

@@ -56,6 +56,7 @@ def some_run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (["trainer.profile=[1]"], ["trainer.profile", "too few"]),
         (["trainer.profile=5"], ["trainer.profile", "a list in brackets", "not 5"]),
         (["run.dir=2012"], ["run.dir: 2012 is read as a number", """write 'run.dir="2012"'"""]),
+        (["run.dir=true"], ["run.dir: true is read as yes or no", """write 'run.dir="true"'"""]),
         (["run=5"], ["run: is a group of settings, not 5"]),
         (["experiment=alexnot"], ["experiment/alexnot"]),
         (["seed=[1"], ["[1"]),
