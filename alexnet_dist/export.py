@@ -117,8 +117,7 @@ def _caffe(path: Path, trained: Trained, net: Net, preprocess: Preprocess) -> st
     arrays = {**to_caffe(net.state_dict(), trained.table), MEAN: preprocess.mean_image.flip(0)}
     if path.suffix == ".npz":
         as_numpy: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
-        with path.open("wb") as file:
-            np.savez(file, **as_numpy)
+        np.savez(path, **as_numpy)
     else:
         save_tensors(path, arrays, {"origin": _origin(trained), "model": trained.table.name})
     read, _ = read_arrays(path)

@@ -85,9 +85,7 @@ def training_figures(record: dict[str, Any], last_validation: dict[str, Any] | N
     memory; and the top-1 error of the last validation, if there was one."""
     share = record["crossing_exposed_seconds"] / record["step_seconds"]
     peak = record["peak_share"]
-    parts = [f"epoch {record['epoch']:.2f}", f"loss {record['loss']:.4f}"]
-    if "top1_error" in record:
-        parts.append(f"error {record['top1_error']:.2%}")
+    parts = [f"epoch {record['epoch']:.2f}", f"loss {record['loss']:.4f}", f"error {record['top1_error']:.2%}"]
     if last_validation:
         parts.append(f"validation error {last_validation['top1_error']:.2%}")
     parts += [
