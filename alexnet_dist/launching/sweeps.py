@@ -101,8 +101,8 @@ class Sweep:
     def _note(self, number: int, status: int) -> None:
         self.statuses[number] = status
         if not status and number in self._folders:
-            objective = last_validation(self._folders[number])[self._figure]
-            self._objectives[number] = math.inf if objective is None else objective  # which JSON has no word for
+            objective = (last_validation(self._folders[number]) or {}).get(self._figure)
+            self._objectives[number] = math.inf if objective is None else objective  # JSON has no word for it, or it was lost
 
     def objective(self, number: int) -> float | None:
         """That of a job that has ended, None where it has none. Raises JobFailed."""

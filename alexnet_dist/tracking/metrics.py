@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def last_validation(run_dir: Path) -> dict[str, Any]:
-    """The last `val` object in a run folder's metrics.jsonl."""
-    records = map(json.loads, reversed((run_dir / "metrics.jsonl").read_text().splitlines()))
-    return next(record for record in records if record["kind"] == "val")
+def last_validation(run_dir: Path) -> dict[str, Any] | None:
+    """The last `val` object in a run folder's metrics.jsonl; None where a full disk has left none."""
+    for line in reversed((run_dir / "metrics.jsonl").read_text().splitlines()):
+        with suppress(ValueError):  # the line that the disk has cut
+            if (record := json.loads(line))["kind"] == "val":
+                return record
+    return None
