@@ -6,7 +6,7 @@ python -m alexnet_dist.bench count model=paper precision=bf16 batch_size=128 dev
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.imagined import imagined_mesh
-from alexnet_dist.parallel.mesh import Layout, Mesh, plan_layout
+from alexnet_dist.parallel.mesh import Layout, plan_layout
 from alexnet_dist.planning.work import UPDATE as RULE
 from alexnet_dist.settings import PrecisionSettings, TrainerSettings
 from alexnet_dist.text import table as text_table
@@ -76,19 +76,8 @@ def count_step(
     table: Table, precision: str, batch_size: int, layout: Layout, native: bool, slices: int = 1, rank: int = 0
 ) -> dict[str, Count]:
     """The counts of a process's step, preprocessing and update included and the feed not, by the parts of `named_parts` and what
-    is beside them."""
-    with imagined_step(table, precision, batch_size, layout, native, slices, rank) as (net, mesh, step):
-        for tally in (Tally(), Tally()):  # the first time buffers and copies of the weights are made
-            with tally, named_parts(net, mesh, tally.begin, tally.end):
-                step()
-    return tally.counts
-
-
-@contextmanager
-def imagined_step(
-    table: Table, precision: str, batch_size: int, layout: Layout, native: bool, slices: int = 1, rank: int = 0
-) -> Iterator[tuple[Net, Mesh, Callable[[], object]]]:
-    """A step as the trainer takes it on GPUs, on tensors that hold nothing and among processes that are not there.
+    is beside them. It is taken as the trainer takes it on GPUs, on tensors that hold nothing and among processes that are not
+    there.
 
     Raises:
         UserError: the processes and slices do not divide the batch.
@@ -108,7 +97,10 @@ def imagined_step(
             pixels = torch.empty(images, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
             packed = torch.empty(images * PACKED_BYTES, dtype=torch.uint8)
         batch = Batch.of(0, 0, NOT_KNOWN, pixels, packed)
-        yield net, mesh, lambda: step.take(batch, 0, colour=True)
+        for tally in (Tally(), Tally()):  # the first time buffers and copies of the weights are made
+            with tally, named_parts(net, mesh, tally.begin, tally.end):
+                step.take(batch, 0, colour=True)
+    return tally.counts
 
 
 @contextmanager
