@@ -261,9 +261,9 @@ def test_a_folder_that_may_not_be_entered_is_named(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("command", "words", "parts"),
     [
-        ("bench.count", ["slices=3"], ["slices", "power of two"]),
-        ("bench.slices", ["slices=[]"], ["slices", "at least 1 item"]),
-        ("bench.data", ["root=images", "size=5000"], ["size", "4096", "5000"]),
+        ("bench", ["count", "slices=3"], ["slices", "power of two"]),
+        ("bench", ["slices", "slices=[]"], ["slices", "at least 1 item"]),
+        ("bench", ["data", "root=images", "size=5000"], ["size", "4096", "5000"]),
         ("report", ["run=images", "output=x.tex"], ["output=x.tex", ".html"]),
     ],
 )

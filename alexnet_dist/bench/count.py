@@ -19,7 +19,6 @@ from alexnet_dist.data.batch import NOT_KNOWN, PACKED_BYTES, Batch
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import Positive, PowerOfTwo, check, strict
-from alexnet_dist.launching.commands import command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
@@ -129,11 +128,3 @@ def summed(counts: dict[str, Count], images: int) -> dict[str, Any]:
 
     whole = sum(counts.values(), Counter())
     return {**figures(whole), "layers": {layer: figures(count) for layer, count in layers.items()}}
-
-
-def main() -> None:
-    command("bench_count", run)
-
-
-if __name__ == "__main__":
-    main()

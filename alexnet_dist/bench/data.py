@@ -19,7 +19,6 @@ from alexnet_dist.data.images import open_split
 from alexnet_dist.data.packed import PackedImages, open_packed
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Pixels, Positive, Threads, check, strict
-from alexnet_dist.launching.commands import command
 from alexnet_dist.parallel.process import pick_device, share_cores
 from alexnet_dist.planning.work import take_turns
 from alexnet_dist.prepare import PrepareSettings, prepare
@@ -117,11 +116,3 @@ def table(case: str, rates: dict[str, list[float]], cores: int) -> Table:
         for name, own in rates.items()
     ]
     return text.table(case, ("reader", *numbers), rows, numbers)
-
-
-def main() -> None:
-    command("bench_data", run)
-
-
-if __name__ == "__main__":
-    main()

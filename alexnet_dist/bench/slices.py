@@ -24,7 +24,6 @@ from alexnet_dist.data.batch import NOT_KNOWN, Batch, pack
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import PowerOfTwo, check, strict
-from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -147,11 +146,3 @@ def check_measurable(settings: BenchSlicesSettings, layout: Layout) -> None:
                 f"slices={count} of batch_size={settings.batch_size} cannot be shared by {layout.replicas} replicas: the slices "
                 "must be a multiple of the replicas and divide the batch"
             )
-
-
-def main() -> None:
-    distributed_command("alexnet_dist.bench.slices", "bench_slices")
-
-
-if __name__ == "__main__":
-    main()

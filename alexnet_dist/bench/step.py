@@ -20,7 +20,6 @@ from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_riva
 from alexnet_dist.bench.rounds import machine, new_file, ratio, write
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, strict
-from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
@@ -194,11 +193,3 @@ def check_measurable(settings: BenchStepSettings, layout: Layout) -> None:
         )
     with torch.device("meta"):  # refused here where it cannot be a rival
         plain_net(settings.table(), shifted_sums_norm)
-
-
-def main() -> None:
-    distributed_command("alexnet_dist.bench.step", "bench_step")
-
-
-if __name__ == "__main__":
-    main()
