@@ -1,6 +1,7 @@
 """How long training takes on a machine, for every layout: python -m alexnet_dist.plan batch_size=128 machine=gtx580"""
 
 import json
+import pickle
 import sys
 import tempfile
 from dataclasses import asdict
@@ -19,7 +20,6 @@ from alexnet_dist.launching.processes import start_processes
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout, default_processes
 from alexnet_dist.parallel.process import pick_device
-from alexnet_dist.planning import probe
 from alexnet_dist.planning.machine import DescribedSettings, HereSettings, Machine, described, slowed
 from alexnet_dist.planning.predict import Job, Prediction, predict_all
 from alexnet_dist.settings import ParallelSettings, PrecisionSettings
@@ -80,12 +80,12 @@ def find_machine(settings: PlanSettings, table: Table) -> Machine:
     with tempfile.TemporaryDirectory() as folder:
         told = {
             "model": settings.model, "batch_size": settings.batch_size, "precision": settings.precision.kind,
-            "device": settings.device, "native": settings.native, "rounds": here.rounds, "parallel": asdict(settings.parallel),
-            "output": str(Path(folder) / "machine.json"), "quiet": settings.format == "json",
+            "device": settings.device, "native": settings.native, "rounds": here.rounds, "parallel": settings.parallel,
+            "output": Path(folder) / "machine", "quiet": settings.format == "json",
         }  # fmt: skip
         if status := start_processes(worker, processes, 0, "alexnet_dist.planning.probe", told):
             sys.exit(status)
-        machine = probe.read(Path(told["output"]))
+        machine = pickle.loads(told["output"].read_bytes())
     if here.link_rate is not None:
         if machine.link is None:
             raise UserError("machine.link_rate is set, and this machine's net is in one process, which has no link: leave it out")

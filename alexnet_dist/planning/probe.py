@@ -3,20 +3,17 @@
 All processes measure the same thing at the same time, since they share memory and caches in a step too.
 """
 
-import json
+import pickle
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic.dataclasses import dataclass
 
-from alexnet_dist.fields import Positive, check, strict
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import Share
@@ -26,7 +23,6 @@ from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32
-from alexnet_dist.settings import ParallelSettings
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, load_kernels
 
@@ -36,40 +32,17 @@ _MESSAGES = 10
 _LAUNCHES = 1000
 
 
-@dataclass(frozen=True, config=strict)
-class ProbeSettings:
-    """What the processes of a probe are told; `output` is the file that rank 0 leaves the machine in, as JSON."""
-
-    model: dict[str, Any]
-    batch_size: Positive
-    precision: Precision
-    device: str
-    native: Literal["auto", "on", "off"]
-    rounds: Positive
-    parallel: ParallelSettings
-    output: str
-    quiet: bool
-
-
 def run(config: dict[str, Any]) -> None:
-    """Measure, as one process of the mesh that RANK and WORLD_SIZE name."""
-    settings = check(ProbeSettings, config)
-    table = build_table(settings.model)
-    parallel = settings.parallel
-    device = enter_process(settings.device, settings.precision, table.towers, parallel.threads).device
+    """Measure, as one process of the mesh that RANK and WORLD_SIZE name. `plan` has checked what it is told; rank 0 leaves the
+    machine in the file `output`."""
+    table, parallel = build_table(config["model"]), config["parallel"]
+    device = enter_process(config["device"], config["precision"], table.towers, parallel.threads).device
     with join_mesh(table.towers, device, parallel.timeout, WIRES[parallel.wire], parallel.overlap) as mesh:
-        with Display(mesh.rank or settings.quiet) as display:
-            native = load_kernels(settings.native, device, display.say)
-            machine = measure(table, settings.batch_size, settings.precision, mesh, native, settings.rounds, display)
+        with Display(mesh.rank or config["quiet"]) as display:
+            native = load_kernels(config["native"], device, display.say)
+            machine = measure(table, config["batch_size"], config["precision"], mesh, native, config["rounds"], display)
         if mesh.rank == 0:
-            Path(settings.output).write_text(json.dumps(asdict(machine)), "utf-8")
-
-
-def read(path: Path) -> Machine:
-    """The machine that a probe has left."""
-    figures = json.loads(path.read_text("utf-8"))
-    figures["link"] = figures["link"] and Link(**figures["link"])
-    return Machine(**figures)
+            Path(config["output"]).write_bytes(pickle.dumps(machine))
 
 
 def measure(
@@ -118,11 +91,6 @@ def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, na
     """A step of this process's share as the trainer takes it, always on the same images."""
     net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
     return work.training_step(net, *work.random_batch(table, batch, mesh.device), mesh.tower_group, precision)
-
-
-def step_seconds(step: Callable[[], None], mesh: Mesh) -> float:
-    """Of one step: the slowest process's, from when all are ready."""
-    return _slowest(_seconds(step, mesh), mesh)
 
 
 def _unexposed(step: Callable[[], None], mesh: Mesh) -> float:
