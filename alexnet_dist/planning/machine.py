@@ -104,10 +104,6 @@ class Machine:
     link: Link | None
     network: Link | None
 
-    @property
-    def total(self) -> int:
-        return self.nodes * self.devices
-
 
 # Of the bytes of Ethernet frames that carry 1500 each, those that are payload of TCP with time stamps.
 ETHERNET_PAYLOAD = 1448 / 1514
@@ -129,9 +125,10 @@ def described(settings: DescribedSettings, precision: Precision) -> Machine:
         UserError: its devices have no such precision, or there is no link where one is needed.
     """
     device = settings.device
-    peak = {"fp32": device.fp32, "tf32": device.tf32, "bf16": device.bf16}[precision]
+    peaks = {"fp32": device.fp32, "tf32": device.tf32, "bf16": device.bf16}
+    peak = peaks[precision]
     if peak is None:
-        has = [name for name, rate in (("fp32", device.fp32), ("tf32", device.tf32), ("bf16", device.bf16)) if rate]
+        has = [name for name, rate in peaks.items() if rate]
         raise UserError(f"{device.name} has no {precision} in its data sheet: take precision={' or precision='.join(has)}")
     if settings.devices > 1 and settings.link is None:
         raise UserError(f"machine.link is not set, and {settings.name} has {settings.devices} devices a node: {_DESCRIBE}")

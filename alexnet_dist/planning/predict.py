@@ -97,7 +97,7 @@ def layouts(job: Job, machine: Machine) -> list[Layout]:
     batch, and slices a replica's part of it, with the processes of a replica on one node or filling several."""
     found = []
     for shares in (count for count in range(1, job.table.towers + 1) if job.table.towers % count == 0):
-        most = machine.total // shares
+        most = machine.nodes * machine.devices // shares
         for replicas in sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | ({most} - {0})):
             layout = Layout(replicas, shares)
             together = machine.devices % shares == 0 or shares % machine.devices == 0 or layout.processes <= machine.devices
@@ -187,7 +187,7 @@ class _Walk:
 
     def update(self) -> None:
         self.exposed_gradients = max(0.0, self._averaged - self.now)
-        self.now += self.exposed_gradients + update_seconds(self._job.table, self._machine, self._shares)
+        self.now += self.exposed_gradients + update_seconds(self._job.table, self._shares, self._machine.streaming)
 
     def _stall(self, seconds: float) -> None:
         """Stand still while something crosses that is not hidden (or not at all, for none or less)."""
@@ -214,9 +214,9 @@ class _Walk:
         return max(moved / self._machine.operations, self._held * cost.operation_count * self._machine.launch)
 
 
-def update_seconds(table: Table, machine: Machine, shares: int) -> float:
+def update_seconds(table: Table, shares: int, streaming: float) -> float:
     """Weights, gradients and velocities are read, weights and velocities written."""
-    return 5 * FP32 * table.parameters / shares / machine.streaming
+    return 5 * FP32 * table.parameters / shares / streaming
 
 
 def _crossing_link(machine: Machine, layout: Layout) -> Link | None:

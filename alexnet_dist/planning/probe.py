@@ -22,7 +22,7 @@ from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
-from alexnet_dist.planning.predict import FP32
+from alexnet_dist.planning.predict import FP32, update_seconds
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, load_kernels
 
@@ -68,9 +68,8 @@ def measure(
     flops = {kind: sum(cost.training_flops for cost in layers if cost.layer.kind == kind) for kind in ("conv", "fc")}
     rates = {kind: flops[kind] * batch / shares / seconds[kind] if flops[kind] else 1.0 for kind in flops}
     streaming = 3 * FP32 * _STREAM_VALUES / seconds["streaming"]
-    update = 5 * FP32 * table.parameters / shares / streaming
     moved = sum(cost.operations_forward + cost.operations_backward for cost in layers) * batch / shares * dtype.itemsize
-    beside = seconds["step"] - seconds["conv"] - seconds["fc"] - update
+    beside = seconds["step"] - seconds["conv"] - seconds["fc"] - update_seconds(table, shares, streaming)
     return Machine(
         name="here",
         nodes=1,
