@@ -6,34 +6,27 @@ python -m alexnet_dist.report 'run=[runs/x,runs/y]' output=both.html
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.fields import FilePath, Positive, check, strict
+from alexnet_dist.fields import FilePath, check, strict
 from alexnet_dist.figures.examples import ExampleOptions
 from alexnet_dist.figures.run_files import folders_of, read_run
 from alexnet_dist.figures.run_report import read_layers, report_of_run, run_table
 from alexnet_dist.figures.sweep_report import report_of_sweep
 from alexnet_dist.launching.commands import command
-from alexnet_dist.settings import OtherImages
 from alexnet_dist.tracking.display import Display
 
 
-@dataclass(frozen=True, config=strict)
-class ReportSettings:
+@dataclass(frozen=True, config=strict, kw_only=True)
+class ReportSettings(ExampleOptions):
     """What conf/report.yaml may say."""
 
     run: FilePath | list[FilePath] | None
     sweep: FilePath | None
     output: FilePath | None
-    images: Positive | None
-    neighbours: Positive | None
-    layer: str | None
-    batch_size: Positive
-    device: Literal["auto", "cpu", "cuda"]
-    data: OtherImages
     bench: FilePath | None
 
 
@@ -46,8 +39,7 @@ def report(config: dict[str, Any]) -> None:
     layers = read_layers(settings.bench)
     with Display(rank=0) as display:
         if isinstance(settings.run, str):
-            examples = (settings.images, settings.neighbours, settings.batch_size, settings.device, settings.data, settings.layer)
-            page = report_of_run(folders[0], ExampleOptions(*examples), display, settings.output, layers)
+            page = report_of_run(folders[0], settings, display, settings.output, layers)
             display.console.print(run_table(read_run(folders[0])))
         else:
             if settings.sweep is None and settings.output is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +16,7 @@ from alexnet_dist.checks import check_settings
 from alexnet_dist.data.images import Images, Subset
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
+from alexnet_dist.fields import Positive
 from alexnet_dist.figures.maps import Looks, look
 from alexnet_dist.figures.neighbours import Neighbourhood, find_neighbours
 from alexnet_dist.figures.page import write_whole
@@ -39,10 +40,10 @@ class ExampleOptions:
     """At most `images` validation images and `neighbours` training images are taken (None: all), on what device; `data` says
     where they are. `layer` is the one whose maps are shown; None: of every convolution some."""
 
-    images: int | None
-    neighbours: int | None
-    batch_size: int
-    device: str
+    images: Positive | None
+    neighbours: Positive | None
+    batch_size: Positive
+    device: Literal["auto", "cpu", "cuda"]
     data: OtherImages
     layer: str | None = None
 
