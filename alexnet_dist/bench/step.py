@@ -25,7 +25,7 @@ from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout, Mesh, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores, world_size
-from alexnet_dist.planning.work import random_batch, take_turns, wait_for_gpu
+from alexnet_dist.planning.work import random_batch, seconds_of, take_turns, wait_for_gpu
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import load_kernels
 from alexnet_dist.training.timeline import Timeline, seconds_by_layer
@@ -140,13 +140,8 @@ def crossing_times(rivals: dict[str, Rival], mesh: Mesh, steps: int) -> dict[str
     for step in (rivals[OURS].step, waiting(rivals[OURS].step, mesh.crossing)):
         rows = []
         for _ in range(steps):
-            mesh.peers.rest()
-            dist.barrier(group=mesh.host_group)
             mesh.crossing.read()
-            begun = time.perf_counter()
-            step()
-            wait_for_gpu(mesh)
-            rows.append((time.perf_counter() - begun, *mesh.crossing.read()))
+            rows.append((seconds_of(step, mesh), *mesh.crossing.read()))
         times.append([median(column) for column in zip(*rows, strict=True)])
     (seconds, sent, exposed), (_, _, unhidden) = times
     return {"bytes_a_step": sent, "step_seconds": seconds, "exposed_seconds": exposed, "waiting_seconds": unhidden}

@@ -4,7 +4,6 @@ All processes measure the same thing at the same time, since they share memory a
 """
 
 import pickle
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from alexnet_dist.parallel.process import enter_process
 from alexnet_dist.planning import work
 from alexnet_dist.planning.machine import Link, Machine, Precision
 from alexnet_dist.planning.predict import FP32, update_seconds
+from alexnet_dist.planning.work import seconds_of
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, load_kernels
 
@@ -51,17 +51,11 @@ def measure(
     """The machine on which this mesh runs, as one node; medians of so many rounds, and of them the slowest process's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     layers, shares = costs(table), mesh.layout.shares
-    turns: dict[str, Callable[[], float]] = {
-        **{
-            kind: partial(
-                _seconds, work.products([layer for layer in table.layers if layer.kind == kind], batch, mesh, dtype), mesh
-            )
-            for kind in ("conv", "fc")
-        },
-        "streaming": partial(_seconds, _stream(mesh.device), mesh),
-        "launches": partial(_seconds, _launches(mesh.device), mesh),
-        "step": partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh),
-    }
+    kinds = {kind: [layer for layer in table.layers if layer.kind == kind] for kind in ("conv", "fc")}
+    timed: dict[str, Callable[[], object]] = {kind: work.products(own, batch, mesh, dtype) for kind, own in kinds.items()}
+    timed |= {"streaming": _stream(mesh.device), "launches": _launches(mesh.device)}
+    turns: dict[str, Callable[[], float]] = {name: partial(seconds_of, own, mesh) for name, own in timed.items()}
+    turns["step"] = partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh)
     taken = work.take_turns(turns, rounds + 1, partial(display.show, "probing this machine"))
     seconds = {name: _slowest(median(own[1:]), mesh) for name, own in taken.items()}  # the first round warms up
 
@@ -95,7 +89,7 @@ def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, na
 def _unexposed(step: Callable[[], None], mesh: Mesh) -> float:
     """Seconds of a step without those that it stands waiting for crossings."""
     mesh.crossing.read()
-    whole = _seconds(step, mesh)
+    whole = seconds_of(step, mesh)
     return whole - mesh.crossing.read()[1]
 
 
@@ -122,7 +116,7 @@ def _link(mesh: Mesh) -> Link:
     for values in (1, _MESSAGE_VALUES):
         outgoing = [torch.zeros(values, 1, device=mesh.device) for _ in range(mesh.layout.shares)]
         mesh.crossing.read()
-        taken = [_seconds(partial(_cross, mesh, outgoing), mesh) for _ in range(_MESSAGES + 1)]
+        taken = [seconds_of(partial(_cross, mesh, outgoing), mesh) for _ in range(_MESSAGES + 1)]
         sent = mesh.crossing.read()[0] / len(taken)
         figures.append((sent, _slowest(median(taken[1:]), mesh)))
     (few, least), (many, most) = figures
@@ -131,17 +125,6 @@ def _link(mesh: Mesh) -> Link:
 
 def _cross(mesh: Mesh, outgoing: list[torch.Tensor]) -> None:
     mesh.crossing.begin(outgoing).wait()
-
-
-def _seconds(done: Callable[[], object], mesh: Mesh) -> float:
-    """Of this process's work, which all processes begin at once."""
-    mesh.peers.rest()
-    dist.barrier(group=mesh.host_group)
-    work.wait_for_gpu(mesh)
-    begun = time.perf_counter()
-    done()
-    work.wait_for_gpu(mesh)
-    return time.perf_counter() - begun
 
 
 def _slowest(seconds: float, mesh: Mesh) -> float:

@@ -1,5 +1,6 @@
 """What is timed of this trainer, and in turns: its step, always on the same images, and the products of a step alone."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -100,3 +101,14 @@ def wait_for_gpu(mesh: Mesh) -> None:
     """Until what was launched is done; a CPU has done it already."""
     if mesh.device.type == "cuda":
         torch.cuda.synchronize(mesh.device)
+
+
+def seconds_of(done: Callable[[], object], mesh: Mesh) -> float:
+    """Of this process's work, which all processes begin at once."""
+    mesh.peers.rest()
+    dist.barrier(group=mesh.host_group)
+    wait_for_gpu(mesh)
+    begun = time.perf_counter()
+    done()
+    wait_for_gpu(mesh)
+    return time.perf_counter() - begun
