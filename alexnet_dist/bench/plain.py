@@ -15,9 +15,13 @@ Norm = Callable[[Operation], nn.Module]
 class ShiftedSumsNorm(nn.Module):
     """Local response normalisation in operations that torch.compile can fuse: five shifted sums and rsqrt (beta 0.75)."""
 
-    def __init__(self, size: int, alpha: float, k: float) -> None:
+    def __init__(self, operation: Operation) -> None:
+        """Raises UserError for another power."""
         super().__init__()
-        self.size, self.alpha, self.k = size, alpha, k
+        options = operation.options
+        if options["beta"] != 0.75:
+            raise UserError(f"the compiled rival's norm has beta 0.75, and the table's has {options['beta']}: take model=paper")
+        self.size, self.alpha, self.k = int(options["size"]), options["alpha"], options["k"]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Float [N, C, H, W] -> the same."""
@@ -34,14 +38,6 @@ def torch_norm(operation: Operation) -> nn.Module:
     """torch.nn.LocalResponseNorm."""
     options = operation.options
     return nn.LocalResponseNorm(int(options["size"]), options["alpha"], options["beta"], options["k"])
-
-
-def shifted_sums_norm(operation: Operation) -> nn.Module:
-    """ShiftedSumsNorm. Raises UserError for another power than its 0.75."""
-    options = operation.options
-    if options["beta"] != 0.75:
-        raise UserError(f"the compiled rival's norm has beta 0.75, and the table's has {options['beta']}: take model=paper")
-    return ShiftedSumsNorm(int(options["size"]), options["alpha"], options["k"])
 
 
 def plain_net(table: Table, norm: Norm) -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
+from alexnet_dist.bench.plain import ShiftedSumsNorm, plain_net, torch_norm
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.share import WHOLE
 from alexnet_dist.model.table import Table
@@ -45,7 +45,7 @@ def all_rivals(
     # A net of its own, which may keep copies of its weights and gradients in bf16.
     bf16 = Net(table, ours.share, mesh.crossing, ours.native).to(images.device)
     eager = plain_net(table, torch_norm).to(memory_format=torch.channels_last)
-    fused = plain_net(table, shifted_sums_norm).to(memory_format=torch.channels_last)
+    fused = plain_net(table, ShiftedSumsNorm).to(memory_format=torch.channels_last)
     rivals = {
         OURS: Rival(step, everyone=True),
         OURS_BF16: Rival(training_step(bf16, images, labels, mesh.tower_group, "bf16"), everyone=True),
@@ -62,7 +62,7 @@ def all_rivals(
         rivals[OURS_WAITING] = Rival(waiting(step, mesh.crossing), everyone=True)
         rivals[OURS_ONE] = Rival(training_step(whole, images, labels, alone), everyone=False)
         part = slice(mesh.rank * len(images) // processes, (mesh.rank + 1) * len(images) // processes)
-        for name, norm in ((PARALLEL, torch_norm), (PARALLEL_COMPILED, shifted_sums_norm)):
+        for name, norm in ((PARALLEL, torch_norm), (PARALLEL_COMPILED, ShiftedSumsNorm)):
             # Not channels last: DDP's buckets would have to lay each gradient out anew.
             net: nn.Module = DistributedDataParallel(plain_net(table, norm).to(images.device), gradient_as_bucket_view=True)
             net = compiled(net) if name == PARALLEL_COMPILED else net

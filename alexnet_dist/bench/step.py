@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from alexnet_dist import text
-from alexnet_dist.bench.plain import plain_net, shifted_sums_norm
+from alexnet_dist.bench.plain import ShiftedSumsNorm, plain_net
 from alexnet_dist.bench.rivals import OURS, OURS_BF16, PRODUCTS, Rival, all_rivals, waiting
 from alexnet_dist.bench.rounds import machine, new_file, ratio, write
 from alexnet_dist.errors import UserError
@@ -187,4 +187,4 @@ def check_measurable(settings: BenchStepSettings, layout: Layout) -> None:
             f"parallel.processes={layout.processes} makes replicas, where one is measured: take {layout.shares} or fewer"
         )
     with torch.device("meta"):  # refused here where it cannot be a rival
-        plain_net(settings.table(), shifted_sums_norm)
+        plain_net(settings.table(), ShiftedSumsNorm)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet_dist.bench.plain import plain_net, shifted_sums_norm, torch_norm
+from alexnet_dist.bench.plain import ShiftedSumsNorm, plain_net, torch_norm
 from alexnet_dist.kernels.units import activate
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
@@ -214,7 +214,7 @@ def table(note: Any, dry: bool) -> None:
 
 
 def _plain(table: Table, batch: int, precision: str, device: torch.device, compiled: bool) -> Callable[[], None]:
-    net: Any = plain_net(table, shifted_sums_norm if compiled else torch_norm)
+    net: Any = plain_net(table, ShiftedSumsNorm if compiled else torch_norm)
     net = net.to(device=device, memory_format=torch.channels_last)
     net = torch.compile(net, mode="max-autotune-no-cudagraphs") if compiled else net
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-9, momentum=0.9, weight_decay=0.0005, fused=True)
