@@ -32,7 +32,7 @@ class Rival:
     `keeps_memory`: with `keep_freed_memory`, as this trainer runs; without, as other programs do unless they are told to.
     """
 
-    step: Callable[[], None]
+    step: Callable[[], object]
     everyone: bool
     keeps_memory: bool = True
 
@@ -75,7 +75,7 @@ def compiled(net: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(net))
 
 
-def waiting(step: Callable[[], None], crossing: Crossing) -> Callable[[], None]:
+def waiting(step: Callable[[], object], crossing: Crossing) -> Callable[[], None]:
     """The same step, with nothing computed while maps travel."""
 
     def wait() -> None:

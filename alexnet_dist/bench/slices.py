@@ -95,17 +95,13 @@ def random_batch(table: Table, images: int, device: torch.device) -> Batch:
 
 def in_slices(
     table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch, count: int
-) -> tuple[Callable[[], None], Callable[[], None]]:
+) -> tuple[Callable[[], object], Callable[[], None]]:
     """The trainer's own step of a net of its own, and what is to be called before the mesh is left."""
     net, optimizer = new_net(table, mesh, native)
     whole = len(batch.labels) * mesh.layout.replicas
     trainer = TrainerSettings(1, None, whole, 1, 1, "stop", "auto", "auto", False, None, slices=count)
-    whole_step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
-
-    def step() -> None:
-        whole_step.take(batch, 0, colour=True)
-
-    return step, whole_step.release
+    step = Step(net, preprocess, optimizer, mesh, trainer, 0, nullcontext, print)
+    return partial(step.take, batch, 0, colour=True), step.release
 
 
 def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch: Batch) -> Callable[[], None]:
