@@ -12,13 +12,13 @@ from alexnet_dist.bench.readers import READERS, Asked
 from alexnet_dist.bench.rounds import rate_of
 from alexnet_dist.errors import RunFailed, UserError
 
-# Seconds to measure and batches before them that do not count; None: say when everything is imported.
-Turn = tuple[float, int] | None
+# Seconds to measure and batches before them that do not count.
+Turn = tuple[float, int]
 
 
 @contextmanager
 def readers_apart(asked: Asked) -> Iterator[dict[str, "Apart"]]:
-    """All the readers by name, started and ready. Their processes end with the context, or with the process that started them."""
+    """All the readers by name, started. Their processes end with the context, or with the process that started them."""
     readers: dict[str, Apart] = {}
     try:
         # A Ctrl-C is for this process alone, whose end ends the others.
@@ -28,8 +28,6 @@ def readers_apart(asked: Asked) -> Iterator[dict[str, "Apart"]]:
                 readers[name] = Apart(name, asked)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        for reader in readers.values():
-            reader.wait()
         yield readers
     finally:
         for reader in readers.values():
@@ -50,25 +48,10 @@ class Apart:
         self._process.start()
         theirs.close()  # or nobody would notice the end of the other side
 
-    def wait(self) -> None:
-        """Until it is ready."""
-        self._ask(None)
-
     def measure(self, seconds: float, warm_up: int) -> float:
         """Images a second over so many seconds, after batches that are not counted. Raises UserError as the reader does."""
-        return self._ask((seconds, warm_up))
-
-    def close(self) -> None:
-        """Have it end, after the batch under way."""
-        self._connection.close()
-
-    def join(self) -> None:
-        """Until it has ended."""
-        self._process.join()
-
-    def _ask(self, turn: Turn) -> float:
         try:
-            self._connection.send(turn)
+            self._connection.send((seconds, warm_up))
             answer: float | UserError = self._connection.recv()
         except (EOFError, ConnectionError):
             self.join()
@@ -77,6 +60,14 @@ class Apart:
         if isinstance(answer, UserError):
             raise answer
         return answer
+
+    def close(self) -> None:
+        """Have it end, after the batch under way."""
+        self._connection.close()
+
+    def join(self) -> None:
+        """Until it has ended."""
+        self._process.join()
 
 
 class _LeftAlone(Exception):  # noqa: N818 - it is an outcome, not an error
@@ -100,7 +91,7 @@ def _serve(connection: Connection, name: str, asked: Asked) -> None:
             except (EOFError, ConnectionError):
                 raise _LeftAlone from None
             try:
-                answer: float | UserError = rate_of(own, *turn) if turn else 0.0
+                answer: float | UserError = rate_of(own, *turn)
             except UserError as error:
                 answer = error
             try:

@@ -50,7 +50,6 @@ class Asked:
 def this_feed(asked: Asked) -> Reader:
     """The feed of a training process that has no peer, and the mirror, which is made in the step: kernels/preprocess.py."""
     _keep_memory(asked)
-    torch.set_num_threads(1)
     feed = TrainFeed(
         asked.images(),
         seed=0,
