@@ -51,6 +51,17 @@ def test_a_file_that_a_rival_does_not_read_is_named_before_anything_is_measured(
         data.run(compose("bench_data", [f"root={tmp_path}"]))
 
 
+def test_fewer_images_than_a_batch_are_refused_before_anything_is_packed(
+    drawn_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = take_two_classes(drawn_images, tmp_path / "images")
+    with pytest.raises(UserError, match="images/train has 24 images, fewer than a batch: set batch_size=24 or less"):
+        data.run(compose("bench_data", [f"root={root}"]))
+    assert not capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 def test_a_file_that_is_no_image_is_named(drawn_images: Path, tmp_path: Path) -> None:
     root = take_two_classes(drawn_images, tmp_path / "images")
     bad = next(root.glob("train/*/*"))

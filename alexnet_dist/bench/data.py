@@ -56,6 +56,8 @@ def run(config: dict[str, Any]) -> None:
     images = open_split(folder)  # which says what is wrong with it, before anything is written
     if unread := next((name for name in map(images.name, range(len(images))) if name.lower().endswith(UNREAD)), None):
         raise UserError(f"torchvision's decoder, which is measured too, does not read {unread}: name JPEG, PNG or WebP")
+    if len(images) < settings.batch_size:
+        raise UserError(f"{folder} has {len(images)} images, fewer than a batch: set batch_size={len(images)} or less")
     output = new_file(settings.output, "data")
     device = pick_device(settings.device, 0)
     threads = share_cores(1) if isinstance(settings.threads, str) else settings.threads
@@ -81,11 +83,8 @@ def measure(asked: Asked, settings: BenchDataSettings, show: Callable[[int, int]
 
     Each has a process of its own, so that none runs in what another leaves behind, such as memory in pieces.
     """
-    count = len(asked.images())
-    if count < settings.batch_size:
-        raise UserError(f"{asked.root} has {count} images, fewer than a batch: set batch_size={count} or less")
     with readers_apart(asked) as readers:
-        warm_up = 2 * (count // settings.batch_size)
+        warm_up = 2 * (len(asked.images()) // settings.batch_size)
         turns = {name: partial(reader.measure, settings.seconds, warm_up) for name, reader in readers.items()}
         return take_turns(turns, settings.rounds, show)
 
