@@ -171,7 +171,7 @@ def _story(run: RunFiles) -> str:
     steps = run.records[-1]["step"] if run.records else run.state.step if run.state else 0
     epochs = run.records[-1]["epoch"] if run.records else run.state.epochs_done if run.state else 0
     return (
-        f"{table.name}: {table.towers} towers{held}, {config['precision']['kind']}; "
+        f"{table.name}: {table.towers} tower{'s' if table.towers > 1 else ''}{held}, {config['precision']['kind']}; "
         f"{table.parameters:,} parameters; {epochs:.3g} epochs, {steps:,} steps of {config['trainer']['batch_size']} images."
     )
 

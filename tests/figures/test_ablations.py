@@ -8,8 +8,10 @@ from rich.console import Console
 
 from alexnet_dist.figures.ablations import ablations, draw_ablations
 from alexnet_dist.figures.run_files import RunFiles, read_run
-from alexnet_dist.figures.sweep_report import ablations_table
+from alexnet_dist.figures.run_report import _story
+from alexnet_dist.figures.sweep_report import ablations_table, report_of_sweep
 from alexnet_dist.launching.commands import compose
+from alexnet_dist.tracking.display import Display
 
 # Experiment, seed, top-1 and top-5 error.
 SWEEP = [
@@ -108,6 +110,14 @@ def test_they_are_drawn_and_told(tmp_path: Path) -> None:
         console.print(ablations_table(rows))
     (line,) = [line for line in said.get().splitlines() if "no_lrn" in line]
     assert line.split() == ["small/no_lrn", "2", "55.00", "/", "28.00", "+4.00", "/", "+4.00", "+1.40", "/", "+1.20"]
+
+
+def test_of_a_run_without_lines_of_training_a_page_says_no_rate_and_one_tower_is_no_towers(tmp_path: Path) -> None:
+    runs = made(tmp_path, [("one_gpu", 1, 0.39, 0.18), ("paper", 1, 0.40, 0.18)])
+    with Display(rank=1) as display:
+        page = report_of_sweep([run.folder for run in runs], str(tmp_path), display, None)
+    assert '<td class="number">0</td>' not in page.read_text()
+    assert [told in _story(run) for run, told in zip(runs, (": 1 tower, fp32", ": 2 towers, fp32"), strict=True)] == [True] * 2
 
 
 def test_nothing_is_drawn_without_the_whole_net(tmp_path: Path) -> None:
