@@ -262,6 +262,7 @@ def test_a_folder_that_may_not_be_entered_is_named(capsys: pytest.CaptureFixture
     ("command", "words", "parts"),
     [
         ("bench", ["count", "slices=3"], ["slices", "power of two"]),
+        ("bench", ["count", "batch_size=6", "slices=4"], ["error: batch_size=6", "4 slices"]),
         ("bench", ["slices", "slices=[]"], ["slices", "at least 1 item"]),
         ("bench", ["data", "root=images", "size=5000"], ["size", "4096", "5000"]),
         ("report", ["run=images", "output=x.tex"], ["output=x.tex", ".html"]),

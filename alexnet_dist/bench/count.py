@@ -82,8 +82,10 @@ def count_step(
         UserError: the processes and slices do not divide the batch.
     """
     meta = torch.device("meta")
-    if batch_size % layout.processes:
-        raise UserError(f"batch_size={batch_size} cannot be shared by {layout.processes} processes: take a multiple of that")
+    parts = layout.replicas * -(-slices // layout.replicas)  # as the step cuts them
+    for count, what in ((layout.processes, "processes"), (parts, "slices")):
+        if batch_size % count:
+            raise UserError(f"batch_size={batch_size} cannot be shared by {count} {what}: take a multiple of that")
     with imagined_mesh(layout, rank, meta) as mesh, meta_as_gpu(precision):
         net = Net(table, Share(mesh.share, layout.shares), mesh.crossing, native).to(meta)
         copies = narrow_copies(net, precision, native, added=layout.replicas * slices > 1)
