@@ -25,7 +25,7 @@ from typing import Literal
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.cost import Cost, costs
 from alexnet_dist.model.table import Table
-from alexnet_dist.parallel.mesh import Layout, plan_layout
+from alexnet_dist.parallel.mesh import Layout
 from alexnet_dist.planning.machine import Link, Machine
 
 Overlap = Literal["wait", "split"]
@@ -122,6 +122,7 @@ def predict(job: Job, machine: Machine, layout: Layout, overlap: Overlap) -> Pre
     walk.update()
     gradient_bytes = FP32 * job.table.parameters / layout.shares
     memory = _memory(job, layers, layout)
+    kept = layout.replicas == 1 or layout.shares == job.table.towers  # the trainer keeps a tower in each of enough processes
     return Prediction(
         layout=layout,
         overlap=overlap,
@@ -133,7 +134,7 @@ def predict(job: Job, machine: Machine, layout: Layout, overlap: Overlap) -> Pre
         gradient_bytes=gradient_bytes,
         memory=memory,
         fits=machine.memory is None or memory <= machine.memory,
-        startable=(machine.devices == 1 or layout.shares <= machine.devices) and _startable(layout, job.table.towers),
+        startable=kept and (machine.devices == 1 or layout.shares <= machine.devices),
     )
 
 
@@ -255,11 +256,3 @@ def _memory(job: Job, layers: list[Cost], layout: Layout) -> float:
     slices = job.slices_of(layout.replicas)
     copies = 3 + log2(slices)
     return copies * FP32 * job.table.parameters / layout.shares + of_an_image * job.batch / layout.replicas / slices
-
-
-def _startable(layout: Layout, towers: int) -> bool:
-    """Whether the trainer takes so many processes for this layout: it keeps a tower in each where there are enough."""
-    try:
-        return plan_layout(layout.processes, towers) == layout
-    except UserError:
-        return False
