@@ -43,28 +43,17 @@ def tiles(run: RunFiles) -> list[Tile]:
     if flops := run.typical("flops_per_second"):
         of_peak = run.typical("peak_share")
         shown.append(Tile(text.flop_rate(flops), "arithmetic", "" if of_peak is None else f"{of_peak:.0%} of the peak"))
-    share = exposed_share(run)
-    if share is not None:
+    train = run.of_kind("train")
+    if seconds := sum(record["step_seconds"] for record in train):
+        exposed = sum(record["crossing_exposed_seconds"] for record in train) / seconds
         crossed = text.byte_size(run.typical("crossing_bytes"))
-        shown.append(Tile(text.percent(share, 1), "of the time exposed to crossings", f"a process sends {crossed} a step"))
+        shown.append(Tile(text.percent(exposed, 1), "of the time exposed to crossings", f"a process sends {crossed} a step"))
     if peak := run.most("peak_memory_bytes"):
         shown.append(Tile(text.byte_size(peak), "peak memory", "of the process that held most"))
     if spent := run.seconds():
         over = "over all starts" if all(start["end"] for start in run.starts) else "over the starts whose end is known"
         shown.append(Tile(text.duration(spent), "spent", over if len(run.starts) > 1 else ""))
     return shown
-
-
-def exposed_share(run: RunFiles) -> float | None:
-    """The share of a step's time that the computation stood waiting for crossings, over all records."""
-    train = run.of_kind("train")
-    seconds = sum(record["step_seconds"] for record in train)
-    return sum(record["crossing_exposed_seconds"] for record in train) / seconds if seconds else None
-
-
-def state_of(run: RunFiles) -> str:
-    """How the run stands, in a few words."""
-    return {"done": "complete", "signal": "stopped by a signal"}.get(run.outcome or "", "not complete")
 
 
 def figures_folder(page: Path, named: bool) -> Path:

@@ -38,6 +38,11 @@ class RunFiles:
         folder = self.folder.resolve()
         return f"{folder.parent.name}/{folder.name}" if folder.name.isdecimal() else folder.name
 
+    @property
+    def standing(self) -> str:
+        """How the run stands, in a few words."""
+        return {"done": "complete", "signal": "stopped by a signal"}.get(self.outcome or "", "not complete")
+
     def table(self) -> Table:
         """Raises UserError where the configuration's model is not one that this program knows."""
         try:

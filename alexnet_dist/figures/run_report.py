@@ -24,7 +24,7 @@ from alexnet_dist.figures.examples import ExampleOptions, Examples, find_example
 from alexnet_dist.figures.kernels import colour_shares, draw_filters, draw_kernels, first_kernels
 from alexnet_dist.figures.maps import draw_maps, layers_with_maps
 from alexnet_dist.figures.neighbours import draw_neighbours
-from alexnet_dist.figures.page import PAGE, UnwritableError, embedded, figures_folder, state_of, tiles, write_page
+from alexnet_dist.figures.page import PAGE, UnwritableError, embedded, figures_folder, tiles, write_page
 from alexnet_dist.figures.predictions import confused_most, draw_confusion, draw_predictions
 from alexnet_dist.figures.published import PUBLISHED
 from alexnet_dist.figures.run_files import RunFiles, read_run
@@ -128,7 +128,7 @@ def read_layers(bench: str | None) -> Layers | None:
 
 def run_table(run: RunFiles) -> RichTable:
     """The figures of a run that matter, one a line."""
-    shown = RichTable(title=Text(f"{run.name}, {state_of(run)}"), title_justify="left", box=box.SIMPLE, show_header=False)
+    shown = RichTable(title=Text(f"{run.name}, {run.standing}"), title_justify="left", box=box.SIMPLE, show_header=False)
     shown.add_column(justify="right", no_wrap=True)
     shown.add_column()
     for tile in tiles(run):
@@ -143,7 +143,6 @@ def _write_run_page(page: Path, run: RunFiles, drawn: Drawn) -> Path:
         "run.html",
         title=run.name,
         run=run,
-        state=state_of(run),
         story=_story(run),
         tiles=tiles(run),
         published=PUBLISHED.get(run.experiment()),

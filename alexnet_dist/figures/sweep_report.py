@@ -14,7 +14,7 @@ from alexnet_dist.fields import flat
 from alexnet_dist.figures.ablations import Ablation, ablations, draw_ablations
 from alexnet_dist.figures.curves import draw_comparison
 from alexnet_dist.figures.kernels import colour_shares, draw_kernels, first_kernels
-from alexnet_dist.figures.page import PAGE, embedded, figures_folder, state_of, write_page
+from alexnet_dist.figures.page import PAGE, embedded, figures_folder, write_page
 from alexnet_dist.figures.run_files import RunFiles, read_run
 from alexnet_dist.results.trained import load_trained, open_trained
 from alexnet_dist.tracking.display import Display
@@ -55,7 +55,6 @@ def report_of_sweep(folders: Sequence[Path], sweep: str | None, display: Display
         "sweep.html",
         title=Path(sweep).resolve().name if sweep else ", ".join(names),
         jobs=jobs,
-        states={job.name: state_of(job.run) for job in jobs},
         pages={job.name: _link(job.run.folder / PAGE, page.parent) for job in jobs},
         ablations=compared,
         comparison=embedded(comparison) if has_comparison else None,
@@ -97,7 +96,7 @@ def runs_table(jobs: Sequence[Job]) -> RichTable:
         epochs = f"{run.records[-1]['epoch']:.3g}" if run.records else ""
         typical = run.typical("images_per_second")
         rate = "" if typical is None else f"{typical:,.0f}"
-        rows.append((job.name, "\n".join(job.differs), *errors, epochs, rate, state_of(run)))
+        rows.append((job.name, "\n".join(job.differs), *errors, epochs, rate, run.standing))
     return text.table("", ("run", "what differs", *numbers, "state"), rows, numbers)
 
 
