@@ -56,7 +56,7 @@ def draw_curves(run: RunFiles, path: Path) -> bool:
             if columns:
                 place = {"loc": "lower right", "bbox_to_anchor": (1, 0.98)}
                 axes.legend(**place, ncols=columns, fontsize=8, columnspacing=1, handlelength=1.7)
-        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        below.yaxis.set_major_formatter(PercentFormatter(1))
         _draw_rates(rates, *rates_by_epoch(run.records))
         rates.set_xlim(left=0)
         rates.set_xlabel("epoch")
@@ -93,7 +93,7 @@ def draw_comparison(runs: Sequence[tuple[str, RunFiles]], path: Path) -> bool:
         for axes, title in ((above, "Training loss, one batch"), (below, "Validation error, top-1")):
             axes.set_title(title)
             fit(axes)
-        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        below.yaxis.set_major_formatter(PercentFormatter(1))
         below.set_xlabel("epoch")
         # By hand: a label that begins with _ would be left out.
         figure.legend(lines, [printable(name) for name, _ in drawn], loc="outside lower left", ncols=1)

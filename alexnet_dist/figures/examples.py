@@ -6,6 +6,7 @@ They are kept in examples.json beside the figures, so that the page and W&B can 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,10 +103,8 @@ def find_examples(
         step=run.state.step,
         names=names,
         looks=look(viewer, validation, names, options.layer),
-        outcome=predict(viewer, validation, options.images, lambda done, total: show("predictions", done, total)),
-        neighbourhood=find_neighbours(
-            viewer, validation, train, options.neighbours, lambda done, total: show("neighbours", done, total)
-        ),
+        outcome=predict(viewer, validation, options.images, partial(show, "predictions")),
+        neighbourhood=find_neighbours(viewer, validation, train, options.neighbours, partial(show, "neighbours")),
     )
     write_whole(folder / FILE, _KEPT.dump_json(_Kept(asked, examples)))
     return examples

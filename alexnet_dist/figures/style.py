@@ -49,9 +49,8 @@ def drawing(path: Path, height: float, width: float = WIDTH, of: str = "") -> It
             figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             write_whole(path, _follow_page(drawn.getvalue().decode()).encode())
         else:
-            told: dict[str, Any] = {"pil_kwargs": {"quality": 85}}
-            if path.suffix == ".png":
-                told = {"pil_kwargs": {"optimize": True}, "metadata": {"Source": of}}
+            png = {"pil_kwargs": {"optimize": True}, "metadata": {"Source": of}}
+            told: dict[str, Any] = png if path.suffix == ".png" else {"pil_kwargs": {"quality": 85}}
             figure.savefig(drawn, format=path.suffix[1:], transparent=True, dpi=144, **told)
             write_whole(path, drawn.getvalue())
 
