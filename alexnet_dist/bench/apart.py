@@ -12,9 +12,6 @@ from alexnet_dist.bench.readers import READERS, Asked
 from alexnet_dist.bench.rounds import rate_of
 from alexnet_dist.errors import RunFailed, UserError
 
-# Seconds to measure and batches before them that do not count.
-Turn = tuple[float, int]
-
 
 @contextmanager
 def readers_apart(asked: Asked) -> Iterator[dict[str, "Apart"]]:
@@ -87,11 +84,11 @@ def _serve(connection: Connection, name: str, asked: Asked) -> None:
     with suppress(_LeftAlone), closing(batches()) as own:
         while True:
             try:
-                turn: Turn = connection.recv()
+                seconds, warm_up = connection.recv()
             except (EOFError, ConnectionError):
                 raise _LeftAlone from None
             try:
-                answer: float | UserError = rate_of(own, *turn)
+                answer: float | UserError = rate_of(own, seconds, warm_up)
             except UserError as error:
                 answer = error
             try:
