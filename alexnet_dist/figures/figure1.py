@@ -100,14 +100,14 @@ def verdict(best: dict[str, Curve], error: float) -> str:
     """How many times sooner ReLU is than the others, and what the authors found, in a line."""
     relu = best["relu"].reached(error) if "relu" in best else None
     if relu is None:
-        return f"no run with ReLUs has reached a training error of {error:.0%}"
+        return f"no run with ReLUs has reached a training error of {100 * error:g}%"
     parts = []
     for activation, curve in best.items():
         if activation != "relu":
             other = curve.reached(error)
             times = f"{other / relu:.1f}" if other else f"more than {curve.epochs[-1] / relu:.1f}"
             parts.append(f"{times} times sooner than {activation}")
-    said = f"ReLU reaches a training error of {error:.0%} after {relu:.1f} epochs"
+    said = f"ReLU reaches a training error of {100 * error:g}% after {relu:.1f} epochs"
     authors = f"{FIGURE_1['times_sooner']} times sooner than tanh to {FIGURE_1['training_error']:g}%, {FIGURE_1['note']}"
     return f"{said}, {', '.join(parts)} (the authors: {authors})" if parts else said
 
@@ -124,7 +124,7 @@ def draw(best: dict[str, Curve], error: float) -> Figure:
         if (epoch := curve.reached(error)) is not None:
             axes.annotate(f"{epoch:.1f} epochs", (epoch, error), xytext=(0, -14), **beside, ha="center")
     axes.axhline(error, color="grey", linewidth=0.8)
-    axes.annotate(f"{error:.0%}", (1, error), xycoords=("axes fraction", "data"), xytext=(3, -3), **beside)
+    axes.annotate(f"{100 * error:g}%", (1, error), xycoords=("axes fraction", "data"), xytext=(3, -3), **beside)
     axes.set(xlabel="epochs", ylabel="training error", xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.legend(frameon=False)
@@ -134,7 +134,7 @@ def draw(best: dict[str, Curve], error: float) -> Figure:
 
 def _line(curve: Curve, error: float) -> str:
     if epochs := curve.reached(error):
-        end = f"{error:.0%} after {epochs:.1f} epochs"
+        end = f"{100 * error:g}% after {epochs:.1f} epochs"
     elif not curve.epochs:
         end = "no line of training: not begun, or ended before its first"
     else:

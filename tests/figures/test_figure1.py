@@ -63,6 +63,7 @@ def test_a_run_that_diverged_before_its_first_line_is_told_and_not_drawn(
 def test_where_no_relu_net_arrives_that_is_said(tmp_path: Path) -> None:
     curves = read_curves([_make_sweep(tmp_path / "a", RUNS[2:])])
     assert "no run with ReLUs has reached" in verdict(best_curves(curves, 0.25), 0.25)
+    assert verdict(best_curves(curves, 0.125), 0.125).endswith("a training error of 12.5%"), "which is not rounded"
 
 
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
