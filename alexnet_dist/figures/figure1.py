@@ -103,8 +103,8 @@ def verdict(best: dict[str, Curve], error: float) -> str:
         return f"no run with ReLUs has reached a training error of {100 * error:g}%"
     parts = []
     for activation, curve in best.items():
-        if activation != "relu":
-            other = curve.reached(error)
+        other = curve.reached(error)
+        if activation != "relu" and (other or curve.epochs[-1] > relu):  # one that ended before tells nothing
             times = f"{other / relu:.1f}" if other else f"more than {curve.epochs[-1] / relu:.1f}"
             parts.append(f"{times} times sooner than {activation}")
     said = f"ReLU reaches a training error of {100 * error:g}% after {relu:.1f} epochs"

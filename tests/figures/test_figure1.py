@@ -66,6 +66,11 @@ def test_where_no_relu_net_arrives_that_is_said(tmp_path: Path) -> None:
     assert verdict(best_curves(curves, 0.125), 0.125).endswith("a training error of 12.5%"), "which is not rounded"
 
 
+def test_a_run_that_ended_before_the_relu_net_arrived_is_held_against_nothing(tmp_path: Path) -> None:
+    curves = read_curves([_make_sweep(tmp_path / "a", [*RUNS[:2], ("tanh", 0.001, [0.9, 0.9])])])
+    assert verdict(best_curves(curves, 0.25), 0.25) == "ReLU reaches a training error of 25% after 0.6 epochs"
+
+
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
     def refusal(**words: object) -> str:
         with pytest.raises(UserError) as refused:
