@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
@@ -57,7 +56,7 @@ def measure(
     turns: dict[str, Callable[[], float]] = {name: partial(seconds_of, own, mesh) for name, own in timed.items()}
     turns["step"] = partial(_unexposed, training_step(table, batch, precision, mesh, native), mesh)
     taken = work.take_turns(turns, rounds + 1, partial(display.show, "probing this machine"))
-    seconds = {name: _slowest(median(own[1:]), mesh) for name, own in taken.items()}  # the first round warms up
+    seconds = {name: max(mesh.from_everyone(median(own[1:]))) for name, own in taken.items()}  # the first round warms up
 
     flops = {kind: sum(cost.training_flops for cost in layers if cost.layer.kind == kind) for kind in ("conv", "fc")}
     rates = {kind: flops[kind] * batch / shares / seconds[kind] if flops[kind] else 1.0 for kind in flops}
@@ -118,17 +117,10 @@ def _link(mesh: Mesh) -> Link:
         mesh.crossing.read()
         taken = [seconds_of(partial(_cross, mesh, outgoing), mesh) for _ in range(_MESSAGES + 1)]
         sent = mesh.crossing.read()[0] / len(taken)
-        figures.append((sent, _slowest(median(taken[1:]), mesh)))
+        figures.append((sent, max(mesh.from_everyone(median(taken[1:])))))
     (few, least), (many, most) = figures
     return Link(latency=least, bandwidth=(many - few) / max(most - least, 1e-9))
 
 
 def _cross(mesh: Mesh, outgoing: list[torch.Tensor]) -> None:
     mesh.crossing.begin(outgoing).wait()
-
-
-def _slowest(seconds: float, mesh: Mesh) -> float:
-    """The most of all processes."""
-    box = torch.tensor(seconds, dtype=torch.float64)
-    dist.all_reduce(box, dist.ReduceOp.MAX, group=mesh.host_group)
-    return box.item()

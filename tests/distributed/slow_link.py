@@ -25,7 +25,7 @@ from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import keep_freed_memory
 from alexnet_dist.planning.machine import slowed
 from alexnet_dist.planning.predict import Job, Overlap, predict
-from alexnet_dist.planning.probe import _slowest, measure, training_step
+from alexnet_dist.planning.probe import measure, training_step
 from alexnet_dist.planning.work import seconds_of
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.training.step import WIRES, load_kernels
@@ -79,7 +79,7 @@ def on_a_host(batch: int, rates: list[float], overrides: list[str]) -> None:
                     mesh.crossing.overlap = way == "split"
                     dist.barrier(group=mesh.host_group)
                     mesh.crossing.read()
-                    measured, waited = _slowest(seconds_of(step, mesh), mesh), mesh.crossing.read()[1]
+                    measured, waited = max(mesh.from_everyone(seconds_of(step, mesh))), mesh.crossing.read()[1]
                     said = {"predicted": predicted.step, "exposed": predicted.exposed_crossings}
                     row = {"measured": measured, "waited": waited, **said, "ratio": predicted.step / measured}
                     rows[f"{rate:g} {way}"].append(row)
