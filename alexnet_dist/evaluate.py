@@ -132,6 +132,8 @@ def read_settings(config: dict[str, Any]) -> tuple[EvaluateSettings, list[Traine
         check_new("predictions", wanted.predictions, ".npz")
     if wanted.submission is not None:
         check_new("submission", wanted.submission)
+        if wanted.submission in (wanted.predictions, wanted.per_class):
+            raise UserError(f"submission={wanted.submission} is another file's name too: give each its own")
     nets = [_overridden(open_trained(where), wanted, config) for where in checkpoints]
     for other in nets[1:]:
         check_fits(nets[0], other)

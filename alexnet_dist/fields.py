@@ -53,7 +53,7 @@ def check(kind: type[Checked], config: Mapping[str, Any]) -> Checked:
             "missing": needed if isinstance(first["input"], Mapping) else "has too few values",
             "unexpected_keyword_argument": f"is not a setting of this program{_suggestion(where, config)}",
             "empty": first["msg"],
-            "tuple_type": f"input should be a list in brackets, such as [1,2], not {first['input']!r}",
+            "tuple_type": f"input should be a list in brackets, such as [{first['input']}], not {first['input']!r}",
             "dataclass_type": f"is a group of settings, not {first['input']!r}",
         }
         wrong = needed if first["input"] is None else f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"

@@ -47,17 +47,25 @@ def submitit_may_queue_again() -> bool:
 def check_meeting_place() -> None:
     """Raises UserError where this process is one of several that cannot find each other."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
+    if _processes() > 1 and missing:
         raise UserError(
             f"RANK and WORLD_SIZE are set and {' and '.join(missing)} not, where the processes meet: start them with torchrun, "
             "or unset RANK and WORLD_SIZE"
         )
 
 
+def _processes() -> int:
+    """How many there are. Raises UserError where RANK or WORLD_SIZE is no number."""
+    for name in ("RANK", "WORLD_SIZE"):
+        if not (said := os.environ.get(name, "1")).isdecimal():
+            raise UserError(f"{name} is set to {said!r}, which is no number: start with torchrun, or unset RANK and WORLD_SIZE")
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_alone() -> None:
     """Raises UserError where this process is one of several that a launcher started, each of which would do all of the work."""
     launcher = outer_launcher()
-    if launcher == "srun" or (launcher and int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    if launcher == "srun" or (launcher and _processes() > 1):
         raise UserError(
             f"this command is one process, and {launcher} started several of it: start it without {launcher}"
             + (", or unset RANK and WORLD_SIZE" if launcher == "torchrun" else "")
