@@ -27,7 +27,6 @@ from alexnet_dist.launching.commands import distributed_command
 from alexnet_dist.launching.outer import job_name
 from alexnet_dist.launching.wandb_account import check_variables
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import Process, enter_process, pick_device
 from alexnet_dist.results.validation import Validation
@@ -200,7 +199,7 @@ def new_state(settings: Settings, mesh: Mesh, images_per_epoch: int, display: Di
     """This process's share of a run that has not begun."""
     table, data, device = settings.table(), settings.data, mesh.device
     native = load_kernels(settings.trainer.native, device, display.say)
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
+    net = Net(table, mesh.crossing, native).to(device)
     net.initialise(settings.seed)
     copies = narrow_copies(net, settings.precision.kind, native, mesh.layout.replicas > 1 or settings.trainer.slices > 1)
     return TrainingState(

@@ -20,7 +20,6 @@ from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import Positive, PowerOfTwo, check, strict
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.imagined import imagined_mesh
 from alexnet_dist.parallel.mesh import Layout, plan_layout
@@ -87,7 +86,7 @@ def count_step(
         if batch_size % count:
             raise UserError(f"batch_size={batch_size} cannot be shared by {count} {what}: take a multiple of that")
     with imagined_mesh(layout, rank, meta) as mesh, meta_as_gpu(precision):
-        net = Net(table, Share(mesh.share, layout.shares), mesh.crossing, native).to(meta)
+        net = Net(table, mesh.crossing, native).to(meta)
         copies = narrow_copies(net, precision, native, added=layout.replicas * slices > 1)
         optimizer = MomentumSGD(net, RULE, mesh.tower_group, net.towers_held, copies, native)
         preprocess = Preprocess(table.input_size + 32, table.input_size, "aligned").to(meta)

@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_dist.bench.plain import ShiftedSumsNorm, plain_net, torch_norm
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import WHOLE
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.crossing import Crossing
 from alexnet_dist.parallel.mesh import Mesh
@@ -43,7 +42,7 @@ def all_rivals(
     """The rivals by name, the same in every process."""
     step = training_step(ours, images, labels, mesh.tower_group)
     # A net of its own, which may keep copies of its weights and gradients in bf16.
-    bf16 = Net(table, ours.share, mesh.crossing, ours.native).to(images.device)
+    bf16 = Net(table, mesh.crossing, ours.native).to(images.device)
     eager = plain_net(table, torch_norm).to(memory_format=torch.channels_last)
     fused = plain_net(table, ShiftedSumsNorm).to(memory_format=torch.channels_last)
     rivals = {
@@ -58,7 +57,7 @@ def all_rivals(
     if processes > 1:
         alone = dist.new_subgroups_by_enumeration([[rank] for rank in range(processes)])[0]
         assert isinstance(alone, dist.ProcessGroup)
-        whole = Net(table, WHOLE, native=ours.native).to(images.device)
+        whole = Net(table, native=ours.native).to(images.device)
         rivals[OURS_WAITING] = Rival(waiting(step, mesh.crossing), everyone=True)
         rivals[OURS_ONE] = Rival(training_step(whole, images, labels, alone), everyone=False)
         part = slice(mesh.rank * len(images) // processes, (mesh.rank + 1) * len(images) // processes)

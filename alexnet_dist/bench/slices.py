@@ -26,7 +26,6 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.fields import PowerOfTwo, check, strict
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Layout, Mesh, join_mesh
 from alexnet_dist.parallel.process import enter_process, world_size
@@ -121,7 +120,7 @@ def by_ddp(table: Table, preprocess: Preprocess, mesh: Mesh, native: bool, batch
 
 
 def new_net(table: Table, mesh: Mesh, native: bool) -> tuple[Net, MomentumSGD]:
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    net = Net(table, mesh.crossing, native).to(mesh.device)
     net.initialise(0)
     return net, MomentumSGD(net, UPDATE, mesh.tower_group, net.towers_held, native=native)
 

@@ -21,7 +21,6 @@ from alexnet_dist.bench.rounds import machine, new_file, ratio, write
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import FilePath, Positive, check, strict
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout, Mesh, default_processes, join_mesh, plan_layout
 from alexnet_dist.parallel.process import enter_process, keep_freed_memory, pick_device, share_cores, world_size
@@ -85,7 +84,7 @@ def run(config: dict[str, Any]) -> None:
         torch.manual_seed(0)
         images, labels = random_batch(table, settings.batch_size, device)
         native = load_kernels("auto", device, display.say)
-        ours = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(device)
+        ours = Net(table, mesh.crossing, native).to(device)
         rivals = all_rivals(table, ours, images, labels, mesh, settings.rivals_keep_memory)
         turns = {}
         for name, rival in rivals.items():

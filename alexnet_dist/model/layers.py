@@ -30,8 +30,7 @@ class TowerLayer(nn.Module):
         self.position = position
         self._native = native
         self._steps = _steps(layer.then)
-        held = layer.towers // share.count
-        self.towers = range(share.index * held, (share.index + 1) * held)
+        self.towers = range(layer.towers)[share.rows(layer.towers)]
         rows = share.rows(layer.filters)
         self.weight = nn.Parameter(torch.empty(rows.stop - rows.start, *layer.weight_shape[1:]))
         self.bias = nn.Parameter(torch.empty(rows.stop - rows.start))

@@ -10,33 +10,29 @@ from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.products import Alone, Crossing
-from alexnet_dist.model.share import WHOLE, Share
+from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 
 
 class Net(nn.Module):
-    """The share of a table's net that one process holds.
+    """The share of a table's net that one process holds: the one that `crossing` joins to the others, or the whole net.
 
     Its parameters carry the whole net's names (`conv1.weight`); a share holds `share.rows` of dimension 0 of each. Before
-    a layer that reads all towers it calls `crossing`, and so does a norm that does. A share that is the whole net needs none.
+    a layer that reads all towers it calls `crossing`, and so does a norm that does.
     `native`: what follows the products is done by the fused operations of the device, within rounding of torch's.
 
     Raises:
-        ValueError: the shares do not divide the towers, or a part of the net was given no crossing.
+        ValueError: the shares do not divide the towers.
     """
 
-    def __init__(self, table: Table, share: Share = WHOLE, crossing: Crossing | None = None, native: bool = False) -> None:
+    def __init__(self, table: Table, crossing: Crossing | None = None, native: bool = False) -> None:
         super().__init__()
-        if table.towers % share.count:
-            raise ValueError(f"{table.towers} towers cannot be held in {share.count} equal shares")
-        if share.count > 1 and crossing is None:
-            raise ValueError("a share that is not the whole net needs a crossing")
         self.table = table
         self.native = native
-        self.share = share
         self.crossing = crossing or Alone()
+        self.share = Share(self.crossing.index, self.crossing.size)
         for position, layer in enumerate(table.layers):
-            self.add_module(layer.name, TowerLayer(layer, position, share, native))
+            self.add_module(layer.name, TowerLayer(layer, position, self.share, native))
 
     def initialise(self, seed: int) -> None:
         """Set all parameters as the table says; the same whole net for every share."""
@@ -54,7 +50,7 @@ class Net(nn.Module):
     @property
     def towers_held(self) -> int:
         """How many towers this share has."""
-        return self.table.towers // self.share.count
+        return len(self.layers()[0].towers)
 
     @property
     def image_dtype(self) -> torch.dtype:

@@ -14,10 +14,6 @@ class Share:
     index: int
     count: int
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(f"share {self.index} of {self.count} does not exist")
-
     def rows(self, total: int) -> slice:
         """The rows held, of a tensor with `total` rows.
 
@@ -28,6 +24,3 @@ class Share:
             raise ValueError(f"{total} rows cannot be split into {self.count} equal shares")
         held = total // self.count
         return slice(self.index * held, (self.index + 1) * held)
-
-
-WHOLE = Share(0, 1)

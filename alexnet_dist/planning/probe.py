@@ -14,7 +14,6 @@ import torch
 
 from alexnet_dist.model.cost import costs
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import enter_process
@@ -81,7 +80,7 @@ def measure(
 
 def training_step(table: Table, batch: int, precision: Precision, mesh: Mesh, native: bool) -> Callable[[], None]:
     """A step of this process's share as the trainer takes it, always on the same images."""
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    net = Net(table, mesh.crossing, native).to(mesh.device)
     return work.training_step(net, *work.random_batch(table, batch, mesh.device), mesh.tower_group, precision)
 
 

@@ -11,7 +11,6 @@ from alexnet_dist.data.images import Images, Relabelled
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.settings import OtherImages, Settings
@@ -72,8 +71,7 @@ def load_trained(trained: Trained, device: torch.device, mesh: Mesh | None = Non
     Raises UserError: the checkpoint's files are damaged.
     """
     table, data = trained.table, trained.settings.data
-    net = Net(table) if mesh is None else Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
-    net.to(device)
+    net = Net(table, mesh.crossing if mesh else None).to(device)
     preprocess = Preprocess(data.size, table.input_size, data.mean).to(device)
     if mesh is None or mesh.rank == 0:
         check_sound(trained.checkpoint)

@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import set_precision
@@ -75,7 +74,7 @@ def _steps(overrides: list[str], batch: int) -> list[tuple[int, int, float, Grad
 
 
 def _step(table: Table, mesh: Mesh, native: bool, batch: int) -> tuple[int, int, float, Gradients]:
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native)
+    net = Net(table, mesh.crossing, native)
     net.initialise(SEED)
     images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch(table, batch))
     network: nn.Module = net

@@ -12,7 +12,6 @@ from alexnet_dist.data.images import open_folder
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import pick_device, repeat_bits, set_precision
@@ -40,7 +39,7 @@ def _step(precision: str) -> tuple[float, dict[str, torch.Tensor]]:
     repeat_bits()  # so that one process, too, takes the layers that read all towers apart
     autocast = set_precision(precision, device)
     with join_mesh(table.towers, device, timeout=120) as mesh:
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing).to(device)
+        net = Net(table, mesh.crossing).to(device)
         net.initialise(1)
         generator = torch.Generator().manual_seed(2)
         images = (60 * torch.randn(8, 3, 56, 56, generator=generator)).to(device)

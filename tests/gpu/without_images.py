@@ -18,7 +18,6 @@ from alexnet_dist.kernels.units import activate
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
 from alexnet_dist.parallel.process import set_precision
@@ -38,7 +37,7 @@ def table_of(dry: bool) -> Table:
 
 
 def _step(table: Table, batch: int, precision: str, mesh: Mesh, native: bool) -> Callable[[], None]:
-    net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing, native).to(mesh.device)
+    net = Net(table, mesh.crossing, native).to(mesh.device)
     return training_step(net, *random_batch(table, batch, mesh.device), mesh.tower_group, precision)
 
 

@@ -1,5 +1,8 @@
 """Norms against torch's and the formulas, dropout's masks, and weights that do not depend on the share."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -9,7 +12,6 @@ from alexnet_dist.kernels.steps import Step, by_torch
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 
 CPU = torch.device("cpu")
@@ -85,11 +87,12 @@ def test_a_share_holds_its_rows_of_the_whole_net() -> None:
     table = build_table(compose("train", ["model=tiny", "model.towers=4"])["model"])
     whole = Net(table)
     whole.initialise(3)
-    for share in (Share(1, 2), Share(3, 4)):
-        net = Net(table, share, crossing=lambda part: part)
+    for index, size in ((1, 2), (3, 4)):
+        crossing: Any = SimpleNamespace(index=index, size=size)
+        net = Net(table, crossing)
         net.initialise(3)
         for (name, ours), theirs in zip(net.named_parameters(), whole.parameters(), strict=True):
-            assert torch.equal(ours, theirs[share.rows(len(theirs))]), name
+            assert torch.equal(ours, theirs[net.share.rows(len(theirs))]), name
     other = Net(table)
     for seed in (4, 3 + 2**26):
         other.initialise(seed)

@@ -8,7 +8,6 @@ import torch
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import set_precision
@@ -29,7 +28,7 @@ def _places() -> list[str]:
     found = []
     with join_mesh(2, cpu, timeout=60) as mesh:
         table = build_table(compose("train", [])["model"])
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
+        net = Net(table, mesh.crossing)
         images = torch.randn(2, 3, table.input_size, table.input_size)
         inputs = [(images, torch.zeros(2, dtype=torch.int64), DropoutKey(0, 1))]
         for layer, tower in (("fc7", 0), ("conv4", 1)):

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.parallel.process import set_precision
@@ -63,11 +62,10 @@ def _activity() -> tuple[dict[str, Any], bool]:
     """What a process reads after a watched step, and whether an unwatched step is then left alone."""
     cpu = torch.device("cpu")
     with join_mesh(2, cpu, timeout=60) as mesh:
-        share = Share(mesh.share, mesh.layout.shares)
-        net = Net(build_table(TABLE), share, mesh.crossing)
+        net = Net(build_table(TABLE), mesh.crossing)
         for name, parameter in net.named_parameters():
             whole = _parameters()[name]
-            parameter.data.copy_(whole[share.rows(len(whole))])
+            parameter.data.copy_(whole[net.share.rows(len(whole))])
         images, labels = (tensor.chunk(mesh.layout.replicas)[mesh.replica] for tensor in _batch())
         activity = Activity(net, mesh)
 

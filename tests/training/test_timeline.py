@@ -13,7 +13,6 @@ from alexnet_dist.figures.step_picture import draw_step
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
-from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import Layout, join_mesh
 from alexnet_dist.parallel.process import set_precision
@@ -29,7 +28,7 @@ LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
 def _watched() -> dict[str, Any]:
     table = build_table(compose("train", ["model=tiny"])["model"])
     with join_mesh(table.towers, torch.device("cpu"), timeout=60) as mesh:
-        net = Net(table, Share(mesh.share, mesh.layout.shares), mesh.crossing)
+        net = Net(table, mesh.crossing)
         net.initialise(0)
         optimizer = MomentumSGD(net, RULE)
         timeline = Timeline(mesh)
