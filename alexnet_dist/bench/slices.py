@@ -24,7 +24,7 @@ from alexnet_dist.data.batch import NOT_KNOWN, Batch, pack
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.fields import PowerOfTwo, check, strict
-from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table
 from alexnet_dist.parallel.mesh import Layout, Mesh, join_mesh

@@ -4,7 +4,7 @@ No generator is kept and none is saved. A tower draws the masks of its own units
 the same for one process or eight, on a CPU or a GPU, and after a restart.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -14,24 +14,29 @@ Word = TypeVar("Word", int, torch.Tensor)
 
 
 @dataclass(frozen=True)
-class Masks:
-    """Whose masks: of the images from `first_row` on in the step's whole batch, and of the layer's units from `first_unit` on.
+class DropoutKey:
+    """What masks depend on: of a training step, and of a layer of it.
 
-    `step` may be an int64 scalar on the device.
+    `first_row` is the position, in the step's whole batch, of the first image that this process sees. `step` may be an int64
+    scalar on the device.
     """
 
     seed: int
     step: int | torch.Tensor
-    layer: int
-    first_row: int
-    first_unit: int
+    first_row: int = 0
+    layer: int = 0
+    first_unit: int = 0
+
+    def of(self, layer: int, first_unit: int) -> "DropoutKey":
+        """That of the `layer`-th layer of the net, from its unit `first_unit` on."""
+        return replace(self, layer=layer, first_unit=first_unit)
 
 
-def keep_mask(masks: Masks, rows: int, units: int, p: float, device: torch.device) -> torch.Tensor:
+def keep_mask(key: DropoutKey, rows: int, units: int, p: float, device: torch.device) -> torch.Tensor:
     """Bool [rows, units]: True where a unit stays, with probability 1 - p."""
-    stream = mix(mix(mix(masks.seed & WORD) ^ (masks.step & WORD)) ^ masks.layer)  # type: ignore[type-var]
-    row = torch.arange(masks.first_row, masks.first_row + rows, device=device)
-    unit = torch.arange(masks.first_unit, masks.first_unit + units, device=device)
+    stream = mix(mix(mix(key.seed & WORD) ^ (key.step & WORD)) ^ key.layer)  # type: ignore[type-var]
+    row = torch.arange(key.first_row, key.first_row + rows, device=device)
+    unit = torch.arange(key.first_unit, key.first_unit + units, device=device)
     bits = mix(mix(row ^ stream)[:, None] ^ unit[None, :])
     return bits >= threshold(p)
 

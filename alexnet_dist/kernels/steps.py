@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet_dist.kernels.dropout import Masks, keep_mask
+from alexnet_dist.kernels.dropout import DropoutKey, keep_mask
 from alexnet_dist.kernels.norms import response_norm, spatial_norm
 from alexnet_dist.kernels.spatial import spatial_norm as spatial_norm_of_gpu
 from alexnet_dist.kernels.tail import follow as maps_followed
@@ -105,20 +105,20 @@ def _present(step: Step) -> set[str]:
     return {name for name in _BEHIND if getattr(step, name) not in ("", None, False)}
 
 
-def follow(x: Tensor, step: Step, native: bool, bias: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+def follow(x: Tensor, step: Step, native: bool, bias: Tensor | None = None, key: DropoutKey | None = None) -> Tensor:
     """The step of maps [N, C, H, W] or units [N, units], with `bias` [C] added before it; differentiable.
 
-    `native`: by the fused operations of the device, else by torch's. In testing there are no `masks`, and outputs are scaled
+    `native`: by the fused operations of the device, else by torch's. In testing there is no `key`, and outputs are scaled
     instead of dropped (paper, section 4.2).
     """
     if native and step.in_one_pass:
         return maps_followed(x, bias, step.activation, list(step.norm or ()), list(step.max_pool or ()), step.relu_last)[0]
     if native and on_gpu(x) and step.adds_bias:
-        y = activate(x, bias, step.activation, step.dropout, masks)
-        return y if masks or step.dropout is None else y * (1 - step.dropout)
+        y = activate(x, bias, step.activation, step.dropout, key)
+        return y if key or step.dropout is None else y * (1 - step.dropout)
     if native and on_gpu(x) and step.spatial_norm:
         return spatial_norm_of_gpu(x, list(step.spatial_norm))[0]
-    return by_torch(x, step, masks, bias)
+    return by_torch(x, step, key, bias)
 
 
 def on_gpu(x: Tensor) -> bool:
@@ -126,7 +126,7 @@ def on_gpu(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
-def by_torch(x: Tensor, step: Step, masks: Masks | None, bias: Tensor | None = None) -> Tensor:
+def by_torch(x: Tensor, step: Step, key: DropoutKey | None, bias: Tensor | None = None) -> Tensor:
     """The step in plain torch, an operation after another: the reference."""
     if bias is not None:
         x = x + bias.view(-1, *[1] * (x.dim() - 2)).to(x.dtype)
@@ -144,8 +144,8 @@ def by_torch(x: Tensor, step: Step, masks: Masks | None, bias: Tensor | None = N
         x = F.avg_pool2d(x, *step.avg_pool[:3], ceil_mode=step.avg_pool.ceil)
     if step.dropout is None:
         return x
-    if masks is None:
+    if key is None:
         return x * (1 - step.dropout)
     pixels = math.prod(x.shape[2:])
-    masks = replace(masks, first_unit=masks.first_unit * pixels)
-    return x * keep_mask(masks, x.shape[0], x.shape[1] * pixels, step.dropout, x.device).view(x.shape)
+    key = replace(key, first_unit=key.first_unit * pixels)
+    return x * keep_mask(key, x.shape[0], x.shape[1] * pixels, step.dropout, x.device).view(x.shape)

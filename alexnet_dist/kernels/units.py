@@ -5,18 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_dist.kernels.dropout import WORD, Masks, mix, threshold
+from alexnet_dist.kernels.dropout import WORD, DropoutKey, mix, threshold
 from alexnet_dist.kernels.operation import on_gpus
 from alexnet_dist.kernels.tail import empty_maps
 
 
-def activate(x: Tensor, bias: Tensor | None, activation: str, p: float | None, masks: Masks | None) -> Tensor:
+def activate(x: Tensor, bias: Tensor | None, activation: str, p: float | None, key: DropoutKey | None) -> Tensor:
     """Maps [N, C, H, W] (-> channels last) or units [N, C], with `bias` float32 [C] added: relu, tanh, sigmoid or "" of them, and
-    what `masks` drop with probability p."""
-    if masks is None or not p:
+    what is dropped with probability p where there is a `key`."""
+    if key is None or not p:
         return _activate(x, bias, activation, [], None)
-    said = [mix(masks.seed & WORD), masks.first_row, masks.first_unit, threshold(p), masks.layer]
-    return _activate(x, bias, activation, said, torch.as_tensor(masks.step, device=x.device))
+    said = [mix(key.seed & WORD), key.first_row, key.first_unit, threshold(p), key.layer]
+    return _activate(x, bias, activation, said, torch.as_tensor(key.step, device=x.device))
 
 
 @on_gpus("alexnet::activate", "units.forward")

@@ -6,9 +6,9 @@ from itertools import groupby
 import torch
 from torch import nn
 
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.kernels.steps import Step, by_torch, follow, join, on_gpu
 from alexnet_dist.model.copies import Copy
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.products import Crossing, products, together
 from alexnet_dist.model.share import Share
 from alexnet_dist.model.table import Layer, Operation
@@ -67,13 +67,13 @@ class TowerLayer(nn.Module):
                 continue
             whole = together(maps) if len(maps) > 1 else None
             if bias_follows and whole is not None and step.each_value and not self.watch:
-                masks = key.masks(self.position, self.towers.start * maps[0].shape[1]) if key else None
+                masks = key.of(self.position, self.towers.start * maps[0].shape[1]) if key else None
                 added = None if biases[0] is None else self.bias
                 maps = list(follow(whole, step, self._native, added, masks).chunk(len(maps), dim=1))
                 biases = [None] * len(maps)
                 continue
             for held, (x, bias, tower) in enumerate(zip(maps, biases, self.towers, strict=True)):
-                masks = key.masks(self.position, tower * x.shape[1]) if key else None
+                masks = key.of(self.position, tower * x.shape[1]) if key else None
                 maps[held] = follow(x, step, self._native, bias, masks)
                 if self.watch and step.activation:
                     self.watch(step.activation, tower, by_torch(x.detach(), Step(step.activation), None, bias))

@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.model.copies import Copy
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.products import Alone, Crossing
 from alexnet_dist.model.share import Share

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Layer, Table
 from alexnet_dist.parallel.loss import split_cross_entropy

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from alexnet_dist.errors import RunFailed
-from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.model.layers import TowerLayer
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import Mesh

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from alexnet_dist.kernels.dropout import DropoutKey, keep_mask
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
@@ -124,8 +124,7 @@ class LinearDropout(nn.Module):
         self.layer = layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        key = DropoutKey(SEED, STEP)
-        return x * keep_mask(key, self.layer, len(x), slice(0, x.shape[1]), 0.5, x.device)
+        return x * keep_mask(DropoutKey(SEED, STEP).of(self.layer, 0), *x.shape, 0.5, x.device)
 
 
 def _norm(towers: int, channels: int) -> nn.Module:

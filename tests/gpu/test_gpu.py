@@ -9,8 +9,8 @@ import torch
 
 from alexnet_dist.data.feed import TrainFeed
 from alexnet_dist.data.images import open_folder
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from alexnet_dist.bench.plain import ShiftedSumsNorm, plain_net, torch_norm
+from alexnet_dist.kernels.dropout import DropoutKey, keep_mask
 from alexnet_dist.kernels.units import activate
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Mesh, join_mesh
@@ -120,12 +120,12 @@ def masks(note: Any, dry: bool) -> None:
     """The dropout masks of the GPU against the CPU's: all alike? Also as the fused operation makes them. Dry: the CPU's twice."""
     device = device_of(dry)
     for layer, rows, units in ((5, 128, 4096), (6, 7, 33)):
-        key = DropoutKey(11, 123_456, first_row=64)
-        here = keep_mask(key, layer, rows, slice(units, 2 * units), 0.5, torch.device("cpu"))
-        there = keep_mask(key, layer, rows, slice(units, 2 * units), 0.5, device)
+        key = DropoutKey(11, 123_456, first_row=64).of(layer, units)
+        here = keep_mask(key, rows, units, 0.5, torch.device("cpu"))
+        there = keep_mask(key, rows, units, 0.5, device)
         alike = torch.equal(here, there.cpu())
         if not dry:
-            fused = activate(torch.ones(rows, units, device=device), None, "", 0.5, key.masks(layer, units))
+            fused = activate(torch.ones(rows, units, device=device), None, "", 0.5, key)
             alike = alike and torch.equal(here, fused.cpu() > 0)
         note(layer=layer, rows=rows, units=units, alike=alike, kept=here.float().mean().item())
 

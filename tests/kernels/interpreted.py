@@ -18,12 +18,11 @@ from alexnet_dist.kernels.cuda import loss as cuda_loss
 from alexnet_dist.kernels.cuda import preprocess as cuda_preprocess
 from alexnet_dist.kernels.cuda import spatial_norm, tail, units
 from alexnet_dist.kernels.cuda import update as cuda_update
-from alexnet_dist.kernels.dropout import WORD, Masks, keep_mask, mix, threshold
+from alexnet_dist.kernels.dropout import WORD, DropoutKey, keep_mask, mix, threshold
 from alexnet_dist.kernels.preprocess import preprocess
 from alexnet_dist.kernels.steps import Norm, Step, by_torch, join
 from alexnet_dist.kernels.update import update
 from alexnet_dist.model import layers, products
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.settings import OptimizerSettings
@@ -31,7 +30,7 @@ from alexnet_dist.training.update import MomentumSGD
 from tests.kernels.maps import CASES, maps
 
 DTYPES = [torch.float32, torch.bfloat16]
-MASKS = Masks(seed=2**31 - 5, step=7, layer=6, first_row=64, first_unit=2048)
+MASKS = DropoutKey(seed=2**31 - 5, step=7, layer=6, first_row=64, first_unit=2048)
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +51,10 @@ def _normal(*shape: int, seed: int = 2) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _expected(step: Step, x: Tensor, bias: Tensor, gradient: Tensor, masks: Masks | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def _expected(step: Step, x: Tensor, bias: Tensor, gradient: Tensor, key: DropoutKey | None = None) -> tuple[Tensor, ...]:
     """Output and gradients of x and bias, in double precision."""
     wide, wide_bias = x.double().requires_grad_(), bias.double().requires_grad_()
-    y = by_torch(wide + wide_bias.view(-1, *[1] * (x.dim() - 2)), step, masks)
+    y = by_torch(wide + wide_bias.view(-1, *[1] * (x.dim() - 2)), step, key)
     y.backward(gradient.double())
     return y.detach(), wide.grad, wide_bias.grad
 
@@ -133,7 +132,7 @@ def test_an_activation_and_dropout(shape: tuple[int, ...], drops: bool, activati
 
 
 def test_the_masks_are_the_reference_s_to_the_bit() -> None:
-    for masks, p in ((MASKS, 0.5), (Masks(0, 2**40 + 3, 0, 0, 0), 0.9)):
+    for masks, p in ((MASKS, 0.5), (DropoutKey(0, 2**40 + 3), 0.9)):
         said = [mix(masks.seed & WORD), masks.first_row, masks.first_unit, threshold(p), masks.layer]
         kept = units.forward(torch.ones(33, 130), None, "", said, torch.tensor(masks.step))
         assert torch.equal(kept.bool(), keep_mask(masks, 33, 130, p, torch.device("cpu")))

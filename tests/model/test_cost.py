@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.cost import costs
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table, build_table
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from alexnet_dist.kernels.dropout import DropoutKey, keep_mask
 from alexnet_dist.kernels.norms import response_norm, spatial_norm
 from alexnet_dist.kernels.steps import Step, by_torch
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.model.dropout import DropoutKey, keep_mask
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 
@@ -42,13 +42,13 @@ def test_the_spatial_norm_follows_its_formula() -> None:
 
 
 def test_a_mask_is_the_same_for_any_share_and_any_part_of_the_batch() -> None:
-    whole = keep_mask(DropoutKey(1, 2), 5, 64, slice(0, 100), 0.5, CPU)
-    part = keep_mask(DropoutKey(1, 2, first_row=16), 5, 8, slice(50, 100), 0.5, CPU)
+    whole = keep_mask(DropoutKey(1, 2).of(5, 0), 64, 100, 0.5, CPU)
+    part = keep_mask(DropoutKey(1, 2, first_row=16).of(5, 50), 8, 50, 0.5, CPU)
     assert torch.equal(whole[16:24, 50:], part)
 
 
 def test_masks_drop_the_share_they_should_and_differ() -> None:
-    masks = [keep_mask(DropoutKey(seed, step), layer, 256, slice(0, 512), 0.3, CPU) for seed, step, layer in
+    masks = [keep_mask(DropoutKey(seed, step).of(layer, 0), 256, 512, 0.3, CPU) for seed, step, layer in
              [(0, 0, 5), (1, 0, 5), (0, 1, 5), (0, 0, 6)]]  # fmt: skip
     for mask in masks:
         assert mask.float().mean().item() == pytest.approx(0.7, abs=0.005)
@@ -62,8 +62,8 @@ def test_masks_drop_the_share_they_should_and_differ() -> None:
 
 def test_behind_maps_single_units_are_dropped_whatever_the_share() -> None:
     maps, step = torch.ones(4, 6, 5, 5), Step(dropout=0.5)
-    whole = by_torch(maps, step, DropoutKey(1, 2).masks(3, 0))
-    part = by_torch(maps[1:3, 2:4], step, DropoutKey(1, 2, first_row=1).masks(3, 2))
+    whole = by_torch(maps, step, DropoutKey(1, 2).of(3, 0))
+    part = by_torch(maps[1:3, 2:4], step, DropoutKey(1, 2, first_row=1).of(3, 2))
     assert torch.equal(whole[1:3, 2:4], part)
     assert set(whole.unique().tolist()) == {0, 1}
     means = whole.mean(dim=(2, 3))

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from alexnet_dist.bench.count import count_step, meta_as_gpu
 from alexnet_dist.bench.tally import Count
 from alexnet_dist.data.views import Preprocess
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import Table, build_table
 from alexnet_dist.parallel.mesh import Layout

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_dist.model.dropout import DropoutKey
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from alexnet_dist.figures.step_picture import draw_step
+from alexnet_dist.kernels.dropout import DropoutKey
 from alexnet_dist.launching.commands import compose
-from alexnet_dist.model.dropout import DropoutKey
 from alexnet_dist.model.net import Net
 from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import Layout, join_mesh
