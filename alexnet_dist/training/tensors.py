@@ -6,7 +6,7 @@ Where a share's rows lie in the whole net's tensors is told by planners: DTensor
 import pickle
 import sys
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from alexnet_dist.errors import UserError, reason_of
 from alexnet_dist.model.net import Net
+from alexnet_dist.model.share import Share
 from alexnet_dist.parallel.mesh import Mesh
 from alexnet_dist.training.checkpoint import NotWrittenError
 
@@ -58,14 +59,14 @@ def read_tensors(tensors: Tensors, checkpoint: Path, mesh: Mesh | None) -> None:
         dcp.FileSystemReader(checkpoint).read_metadata()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be, alone
-            dcp.load(tensors, checkpoint_id=checkpoint, planner=_LoadPlanner(_Place.of(mesh)), no_dist=mesh is None)
+            dcp.load(tensors, checkpoint_id=checkpoint, planner=_LoadPlanner(_share(mesh)), no_dist=mesh is None)
     except (OSError, EOFError, pickle.UnpicklingError, CheckpointException) as error:
         raise UserError(f"{checkpoint} cannot be read ({reason_of(_first(error))}): take another checkpoint") from error
 
 
 def write_tensors(tensors: Tensors, folder: Path, mesh: Mesh) -> None:
     """Write this rank's part of the tensors. Raises NotWrittenError on all ranks when one could not."""
-    planner, group = _SavePlanner(_Place.of(mesh)), mesh.checkpoint_group
+    planner, group = _SavePlanner(_share(mesh)), mesh.checkpoint_group
     try:
         dcp.save(tensors, storage_writer=_Writer(folder), planner=planner, process_group=group)
     except CheckpointException as error:
@@ -85,30 +86,23 @@ def check_finite(tensors: Tensors) -> None:
                 raise NotWrittenError(f"{name} holds NaN or infinite numbers")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The share that this process holds, of so many."""
+def _share(mesh: Mesh | None) -> Share:
+    return Share(mesh.share, mesh.layout.shares) if mesh else Share(0, 1)
 
-    share: int
-    shares: int
 
-    @classmethod
-    def of(cls, mesh: Mesh | None) -> "_Place":
-        return cls(mesh.share, mesh.layout.shares) if mesh else cls(0, 1)
-
-    def in_whole(self, name: str, shape: torch.Size) -> tuple[ChunkStorageMetadata, torch.Size]:
-        """Where a tensor of the share lies in the whole net's, and the shape of that."""
-        if name.partition(".")[0] not in _IN_ROWS:
-            return ChunkStorageMetadata(torch.Size([0] * len(shape)), shape), shape
-        rows, *others = shape
-        first = torch.Size([self.share * rows, *(0 for _ in others)])
-        return ChunkStorageMetadata(first, shape), torch.Size([self.shares * rows, *others])
+def _in_whole(share: Share, name: str, shape: torch.Size) -> tuple[ChunkStorageMetadata, torch.Size]:
+    """Where a tensor of the share lies in the whole net's, and the shape of that."""
+    if name.partition(".")[0] not in _IN_ROWS:
+        share = Share(0, 1)
+    rows, *others = shape
+    first = torch.Size([share.index * rows, *(0 for _ in others)])
+    return ChunkStorageMetadata(first, shape), torch.Size([share.count * rows, *others])
 
 
 class _SavePlanner(dcp.DefaultSavePlanner):
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, share: Share) -> None:
         super().__init__()
-        self._place = place
+        self._share = share
 
     def create_local_plan(self) -> SavePlan:
         plan = super().create_local_plan()
@@ -118,7 +112,7 @@ class _SavePlanner(dcp.DefaultSavePlanner):
     def _placed(self, item: WriteItem) -> WriteItem:
         assert item.tensor_data is not None
         name = item.index.fqn
-        chunk, whole = self._place.in_whole(name, item.tensor_data.size)
+        chunk, whole = _in_whole(self._share, name, item.tensor_data.size)
         data = replace(item.tensor_data, chunk=chunk, size=whole)
         return WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)
 
@@ -128,16 +122,16 @@ class _SavePlanner(dcp.DefaultSavePlanner):
 
 
 class _LoadPlanner(dcp.DefaultLoadPlanner):
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, share: Share) -> None:
         super().__init__()
-        self._place = place
+        self._share = share
 
     def create_local_plan(self) -> LoadPlan:
         assert self.metadata is not None
         items = []
         for name, tensor in self.state_dict.items():
             written = self.metadata.state_dict_metadata.get(name)
-            chunk, whole = self._place.in_whole(name, tensor.shape)
+            chunk, whole = _in_whole(self._share, name, tensor.shape)
             if not isinstance(written, TensorStorageMetadata) or written.size != whole:
                 raise ValueError(f"it has no {name} of {list(whole)}")
             items += create_read_items_for_chunk_list(name, written, [chunk])
