@@ -31,7 +31,7 @@ from alexnet_dist.model.table import build_table
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.settings import Settings
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
+from alexnet_dist.training.checkpoint import list_checkpoints
 from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
@@ -176,7 +176,8 @@ def write_run(output: Path, whole: WholeNet, config: dict[str, Any], settings: S
                 errors=ErrorCount(mesh),
                 images_per_epoch=1,  # none is trained on
             )
-            saved = state.saved(SavedState(shapes_of(table), config, whole.classes, whole.class_ids, training_images=None))
+            shapes = table.parameter_shapes()
+            saved = state.saved(SavedState(shapes, config, whole.classes, whole.class_ids, training_images=None))
             with Checkpoints(partial, settings.checkpoint, mesh, Display(rank=1), state, lambda: saved) as checkpoints:
                 checkpoints.save()
         if not list_checkpoints(partial):

@@ -37,7 +37,7 @@ from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder, read_outcome
 from alexnet_dist.training.bad_images import GoodBatches, leave_out
 from alexnet_dist.training.bad_numbers import Inputs, leave_out_or_stop
-from alexnet_dist.training.checkpoint import load_checkpoint, shapes_of
+from alexnet_dist.training.checkpoint import load_checkpoint
 from alexnet_dist.training.initial import choose_layers, take_layers
 from alexnet_dist.training.inputs import (
     check_same_data,
@@ -225,7 +225,8 @@ def begin(
     """Bring the state to where this start begins, a checkpoint or a new run. Returns what the checkpoint says, if it is one of
     this folder; and what those from here on say beside their numbers."""
     checkpoint = mesh.from_first(None if mesh.rank else choose_checkpoint(settings, folder.path, display.say))
-    origin = SavedState.begun(shapes_of(state.net.table), config, images)
+    shapes, classes, class_ids = state.net.table.parameter_shapes(), list(images.classes), list(images.class_ids)
+    origin = SavedState(shapes, config, classes, class_ids, len(images), images.fingerprint())
     if checkpoint is None:
         folder.take(anew=True)
         if settings.init_from:

@@ -133,11 +133,11 @@ def check_shapes(
             raise UserError(
                 f"the weights hold {listed(arrays)} and lack {theirs}, which model={table.name} needs for {name}: {hint}"
             )
-        found = tuple(arrays[theirs].shape)
+        found = list(arrays[theirs].shape)
         if found != shape:
             other_classes = name == f"{table.layers[-1].name}.weight" and found[1:] == shape[1:]
             raise UserError(
-                f"{theirs} is {list(found)} in the weights and {name} is {list(shape)} in model={table.name}: "
+                f"{theirs} is {found} in the weights and {name} is {shape} in model={table.name}: "
                 + (f"set model.layers.{table.layers[-1].name}.filters={found[0]}" if other_classes else hint)
             )
     if left := sorted(set(arrays) - set(names.values()) - set(extra)):

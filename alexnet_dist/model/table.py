@@ -141,12 +141,12 @@ class Table:
         """Per image: two per multiply-add, forward and twice backward; the first layer needs no input gradient."""
         return 2 * (3 * self.multiply_adds - self.layers[0].multiply_adds)
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self) -> dict[str, list[int]]:
         """The whole net's parameters by name, as they stand in a checkpoint."""
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = {}
         for layer in self.layers:
-            shapes[f"{layer.name}.weight"] = layer.weight_shape
-            shapes[f"{layer.name}.bias"] = (layer.filters,)
+            shapes[f"{layer.name}.weight"] = list(layer.weight_shape)
+            shapes[f"{layer.name}.bias"] = [layer.filters]
         return shapes
 
 

@@ -64,18 +64,13 @@ def sums_of(folder: Path, pattern: str) -> str:
 
 def check_same_net(checkpoint: Path, saved: SavedState, table: Table) -> None:
     """Raises UserError, naming the first parameter that differs, when a checkpoint is of another net."""
-    ours, theirs = shapes_of(table), saved.shapes
+    ours, theirs = table.parameter_shapes(), saved.shapes
     for name in [*ours, *theirs]:
         if ours.get(name) != theirs.get(name):
             raise UserError(
                 f"{checkpoint} is of another net: {name} is {theirs.get(name, 'absent')} there and "
                 f"{ours.get(name, 'absent')} in this model; take the model it was made with, or resume=none and another run.dir"
             )
-
-
-def shapes_of(table: Table) -> dict[str, list[int]]:
-    """As state.json has them."""
-    return {name: list(shape) for name, shape in table.parameter_shapes().items()}
 
 
 def load_checkpoint(

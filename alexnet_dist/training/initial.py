@@ -4,9 +4,8 @@ convolutions (paper, section 6).
 Parameters alone are taken: momentum, schedule, step and the data's statistics begin anew, unlike with `resume`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -92,6 +91,6 @@ def _read_checkpoint(checkpoint: Path, layers: Sequence[str], net: Net, preproce
             net.get_parameter(name).mul_(factors[name])
 
 
-def _shapes(layer: str, shapes: Any) -> tuple[list[int], list[int]]:
+def _shapes(layer: str, shapes: Mapping[str, list[int]]) -> tuple[list[int], list[int]]:
     """Of a layer's weight and bias; empty where there are none."""
-    return list(shapes.get(f"{layer}.weight", ())), list(shapes.get(f"{layer}.bias", ()))
+    return shapes.get(f"{layer}.weight", []), shapes.get(f"{layer}.bias", [])

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from alexnet_dist.data.images import Images
 from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.net import Net
@@ -58,11 +57,6 @@ class SavedState(Numbers):
     weights: str | None = None
     wandb_id: str | None = None
     format: int = FORMAT
-
-    @classmethod
-    def begun(cls, shapes: dict[str, list[int]], config: dict[str, Any], images: Images) -> "SavedState":
-        """Of a run that begins to train on these."""
-        return cls(shapes, config, list(images.classes), list(images.class_ids), len(images), images.fingerprint())
 
     def write(self, checkpoint: Path) -> None:
         """Raises OSError."""

@@ -17,7 +17,7 @@ from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.tracking.display import Display
-from alexnet_dist.training.checkpoint import list_checkpoints, shapes_of
+from alexnet_dist.training.checkpoint import list_checkpoints
 from alexnet_dist.training.meter import ErrorCount
 from alexnet_dist.training.saving import Checkpoints
 from alexnet_dist.training.state import SavedState, TrainingState
@@ -112,7 +112,7 @@ def _saving(run_dir: Path, said: list[str], after_a_word: Callable[[], object], 
         preprocess = Preprocess(settings.data.size, table.input_size, settings.data.mean)
         state = TrainingState(net, optimizer, Schedule(settings.schedule, 0.1), preprocess, ErrorCount(mesh), images_per_epoch=64)
         state.advance(32)
-        saved = state.saved(SavedState(shapes_of(table), config, ["a"], ["a"], 64))
+        saved = state.saved(SavedState(table.parameter_shapes(), config, ["a"], ["a"], 64))
         wanted = replace(settings.checkpoint, **options)
         with Checkpoints(run_dir, wanted, mesh, Listened(rank=0), state, lambda: saved) as checkpoints:
             yield checkpoints

@@ -22,7 +22,6 @@ from alexnet_dist.parallel.mesh import join_mesh
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.run_folder import read_outcome
 from alexnet_dist.train import new_state
-from alexnet_dist.training.checkpoint import shapes_of
 from alexnet_dist.training.inputs import check_same_data
 from alexnet_dist.training.resuming import check_resume, check_same_run, choose_checkpoint, have_other_images, what_differs
 from alexnet_dist.training.state import SavedState
@@ -37,7 +36,7 @@ def _config(*words: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def saved() -> SavedState:
     config = _config()
-    return SavedState(shapes_of(build_table(config["model"])), config, ["a"], ["a"], training_images=10)
+    return SavedState(build_table(config["model"]).parameter_shapes(), config, ["a"], ["a"], training_images=10)
 
 
 @pytest.mark.parametrize(
