@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from alexnet_dist.data.bad_image import BadImage
-from alexnet_dist.parallel.mesh import Gathering
 from alexnet_dist.parallel.process import stream_for
 
-# Begins to exchange uint8 [n, H, W, C] of every process of a replica -> [parts * n, H, W, C], in the order of the parts.
-Exchange = Callable[[torch.Tensor], Gathering]
+# Begins to exchange uint8 [n, H, W, C] of every process of a replica; what it returns waits for them and gives
+# [parts * n, H, W, C], in the order of the parts.
+Exchange = Callable[[torch.Tensor], Callable[[], torch.Tensor]]
 
 Item = TypeVar("Item", bound="Batch | ValidationBatch")
 
@@ -93,7 +93,7 @@ class Exchanged(Generic[Item]):
     def __init__(self, batches: Iterator[Item], exchange: Exchange | None, device: torch.device) -> None:
         self._batches, self._exchange = batches, exchange
         self._stream = stream_for("exchange", device) if exchange and device.type == "cuda" else None
-        self.begun: deque[tuple[Item, Gathering | None]] = deque()
+        self.begun: deque[tuple[Item, Callable[[], torch.Tensor] | None]] = deque()
 
     def begin(self, count: int = LOOKAHEAD) -> None:
         """Begin until there are so many, or none is left."""
@@ -111,8 +111,8 @@ class Exchanged(Generic[Item]):
         return _taken(*self.begun.popleft())
 
 
-def _taken(batch: Item, exchanging: Gathering | None) -> Item:
-    pixels = exchanging.wait() if exchanging else batch.pixels
+def _taken(batch: Item, exchanged: Callable[[], torch.Tensor] | None) -> Item:
+    pixels = exchanged() if exchanged else batch.pixels
     for tensor in (pixels, *vars(batch).values()):
         if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
             # Made in the feed's streams, read in this one: their allocator is to know.

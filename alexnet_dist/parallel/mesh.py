@@ -4,7 +4,7 @@ import datetime
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,19 +63,6 @@ def default_processes(towers: int, device: str) -> int:
 
 
 @dataclass(frozen=True)
-class Gathering:
-    """Rows under way."""
-
-    whole: torch.Tensor
-    work: dist.Work
-
-    def wait(self) -> torch.Tensor:
-        """All processes' rows; on a GPU it is the current stream that waits."""
-        self.work.wait()
-        return self.whole
-
-
-@dataclass(frozen=True)
 class Mesh:
     """This process's place: its device, its replica and share, and the groups of its replica and of its share.
 
@@ -106,13 +93,19 @@ class Mesh:
     def share(self) -> int:
         return self.rank % self.layout.shares
 
-    def gather_rows(self, part: torch.Tensor) -> "Gathering":
-        """Begin to gather [n, ...] of every process of this replica -> [shares * n, ...] in tower order."""
+    def gather_rows(self, part: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to gather [n, ...] of every process of this replica -> [shares * n, ...] in tower order. What is returned waits
+        for them, on a GPU the current stream does, and gives them."""
         whole = part.new_empty(self.layout.shares * part.shape[0], *part.shape[1:])
         parts = list(whole.chunk(self.layout.shares))
         work = dist.all_gather(parts, part.contiguous(), group=self.crops_group, async_op=True)
         assert work is not None
-        return Gathering(whole, work)
+
+        def arrived() -> torch.Tensor:
+            work.wait()
+            return whole
+
+        return arrived
 
     def gather_columns(self, part: torch.Tensor) -> torch.Tensor:
         """[N, C] of every process of this replica -> [N, shares * C] in tower order; no gradient flows."""

@@ -1,5 +1,6 @@
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,6 @@ from alexnet_dist.data.feed import TrainFeed, ValidationFeed
 from alexnet_dist.data.images import ImageFolder, open_folder
 from alexnet_dist.data.sampling import epoch_order
 from alexnet_dist.errors import UserError
-from alexnet_dist.parallel.mesh import Gathering
 from tests.data.jpegs import InMemory, encoded, make_folder, photo
 from tests.distributed.processes import run_processes
 
@@ -94,9 +94,10 @@ def in_processes(folder: Path, replicas: int, share: bool) -> tuple[list[Batch],
     members = [list(range(r * parts, (r + 1) * parts)) for r in range(replicas)]
     group = dist.new_subgroups_by_enumeration(members)[0]
 
-    def gather(part: torch.Tensor) -> Gathering:
+    def gather(part: torch.Tensor) -> Callable[[], torch.Tensor]:
         whole = part.new_empty(parts * len(part), *part.shape[1:])
-        return Gathering(whole, dist.all_gather(list(whole.chunk(parts)), part, group=group, async_op=True))
+        work = dist.all_gather(list(whole.chunk(parts)), part, group=group, async_op=True)
+        return lambda: (work.wait(), whole)[1]
 
     exchange = gather if parts > 1 and share else None
     train, val = open_folder(folder)
@@ -191,23 +192,13 @@ def test_close_leaves_no_thread(folder: Path) -> None:
         next(batches)
 
 
-class Doubled:
-    """An exchange that is over at once."""
-
-    def __init__(self, part: torch.Tensor) -> None:
-        self.part = part
-
-    def wait(self) -> torch.Tensor:
-        return torch.cat([self.part, self.part])
-
-
 def test_exchanges_follow_from_what_was_taken(folder: Path) -> None:
     """So the processes of a replica, which take the same batches, begin the same messages, each in its main thread."""
     exchanged = []
 
-    def exchange(part: torch.Tensor) -> Doubled:
+    def exchange(part: torch.Tensor) -> Callable[[], torch.Tensor]:
         exchanged.append((len(part), threading.current_thread()))
-        return Doubled(part)
+        return lambda: torch.cat([part, part])
 
     for taken in (0, 1, 3):
         exchanged.clear()

@@ -168,10 +168,10 @@ def _pair(steps: int, dry: bool) -> dict[str, float]:
         crops = torch.full((4 if dry else 64, table.input_size, table.input_size, 3), rank, dtype=torch.uint8, device=device)
         begun = time.perf_counter()
         for _ in range(steps):
-            gathering = mesh.gather_rows(crops)
+            arrived = mesh.gather_rows(crops)
             mesh.peers.progressed()
             step()
-            whole = gathering.wait()
+            whole = arrived()
         right = all(bool((part == rank).all()) for rank, part in enumerate(whole.chunk(mesh.layout.shares)))
         sent, waited = mesh.crossing.read()
         return {"steps": steps, "seconds": time.perf_counter() - begun, "crops": right, "sent": sent, "waited": waited}
