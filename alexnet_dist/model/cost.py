@@ -5,7 +5,7 @@ All figures are per image and for all towers together, counted in operations or 
 
 from dataclasses import dataclass
 
-from alexnet_dist.model.table import FLOAT32_BYTES, Layer, Table
+from alexnet_dist.model.table import Layer, Table
 
 # Values that an operation moves for each value of the map it reads (r) and of the map it makes (m), forward and backward: each
 # map read or written once, as a fused kernel would. A norm keeps its window's sum and reads it back.
@@ -34,9 +34,7 @@ class Cost:
     `flops` are those of its product forward (2 for a multiply-add); the gradient of the weights takes as many, and so does that
     of what it reads, unless that is the image. `product` values are what the product moves beside its weights. `operations` are
     the values that the operations behind the product move, forward and backward. `kept` values wait for the backward pass, and
-    `joined` values, the other towers' maps, wait for each tower. `crossing` values are what one tower sends to each other one
-    before the layer, in one direction, and `edges` those that it sends within it, for norms across towers. `parameters` belong
-    to no image.
+    `joined` values, the other towers' maps, wait for each tower.
     """
 
     layer: Layer
@@ -44,12 +42,8 @@ class Cost:
     product: int
     operations_forward: int
     operations_backward: int
-    operation_count: int
     kept: int
     joined: int
-    crossing: int
-    edges: int
-    parameters: int
 
     @property
     def input_gradient(self) -> bool:
@@ -87,12 +81,8 @@ def _cost(layer: Layer) -> Cost:
         product=product,
         operations_forward=forward,
         operations_backward=backward,
-        operation_count=len(layer.then),
         kept=kept,
-        joined=read - layer.in_channels * layer.in_size**2 if layer.reads == "all" else 0,
-        crossing=layer.in_channels // layer.towers * layer.in_size**2 if layer.reads == "all" else 0,
-        edges=layer.edge_bytes // FLOAT32_BYTES,
-        parameters=layer.parameters,
+        joined=layer.towers * (layer.towers - 1) * layer.crossing,
     )
 
 
@@ -110,7 +100,7 @@ def described(layer: Layer) -> tuple[str, ...]:
         _shape(layer),
         f"{layer.parameters:,}",
         f"{layer.multiply_adds:,}",
-        f"{layer.crossing_bytes:,}" if layer.reads == "all" or layer.edge_bytes else "",
+        f"{layer.crossing_bytes:,}" if layer.reads == "all" or layer.edges else "",
         ", ".join(operation.name for operation in layer.then),
     )
 

@@ -10,8 +10,6 @@ from typing import Any
 from alexnet_dist.errors import UserError
 from alexnet_dist.model.rows import Convolution, FullyConnected, Model, Norm, OperationRow, Pool, read_rows
 
-FLOAT32_BYTES = 4
-
 # What a layer cannot be called, for it becomes an attribute of its net: torch's Module and Net have attributes called so (torch
 # is not asked, it takes long to import), or the module that `export` writes has, or wrappers of nets have (formats/arrays.py), or
 # Python has a word for it.
@@ -82,7 +80,7 @@ class Layer:
     in_size: int
     conv_size: int  # before the operations
     out_size: int  # after them
-    edge_bytes: int  # of the maps that cross within the layer, for norms that read all towers; fp32, per image and direction
+    edges: int  # values that cross within the layer, for norms that read all towers; as `crossing`
     towers: int
 
     @property
@@ -108,11 +106,14 @@ class Layer:
         return self.filters * self.fan_in * self.conv_size**2
 
     @property
+    def crossing(self) -> int:
+        """Values that one tower sends to each other tower before this layer, per image and direction."""
+        return self.in_channels // self.towers * self.in_size**2 if self.reads == "all" and self.towers > 1 else 0
+
+    @property
     def crossing_bytes(self) -> int:
-        """Bytes of fp32 that one tower sends to each other tower before and within this layer, per image and direction."""
-        crosses = self.reads == "all" and self.towers > 1
-        before = self.in_channels // self.towers * self.in_size**2 * FLOAT32_BYTES if crosses else 0
-        return before + self.edge_bytes
+        """Of what crosses before and within this layer, in fp32."""
+        return 4 * (self.crossing + self.edges)
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _build_layer(
         size = (in_size + row.pad + said["pad_end"] - row.kernel) // row.stride + 1
         if size < 1:
             raise UserError(f"{where} has kernel {row.kernel} on maps of {in_size} pixels: nothing is left")
-    conv_size, edge_bytes = size, 0
+    conv_size, edges = size, 0
     then: list[Operation] = []
     for operation_name in row.then:
         if operation_name not in operations:
@@ -211,7 +212,7 @@ def _build_layer(
         if operation.reach > maps:
             raise UserError(f"{where} has {maps} maps a tower, fewer than {operation_name} reaches into the next")
         if model.towers > 1:
-            edge_bytes += 2 * operation.reach * size**2 * FLOAT32_BYTES
+            edges += 2 * operation.reach * size**2
         then.append(operation)
     layer = Layer(
         **said,
@@ -221,7 +222,7 @@ def _build_layer(
         in_size=in_size,
         conv_size=conv_size,
         out_size=size,
-        edge_bytes=edge_bytes,
+        edges=edges,
         towers=model.towers,
     )
     # For ReLUs, He et al. 2015 (arXiv 1502.01852), equation 10.

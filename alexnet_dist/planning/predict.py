@@ -154,28 +154,28 @@ class _Walk:
 
     def forward(self, cost: Cost) -> None:
         product = self._product(cost)
-        if cost.crossing:
-            self._stall(self._cross(cost.crossing) - (product / self._shares if self._split else 0.0))
+        if cost.layer.crossing:
+            self._stall(self._cross(cost.layer.crossing) - (product / self._shares if self._split else 0.0))
         self.now += product + self._operations(cost, cost.operations_forward)
-        if cost.edges:
-            self._stall(self._cross(cost.edges))
+        if cost.layer.edges:
+            self._stall(self._cross(cost.layer.edges))
 
     def backward(self, cost: Cost, last: bool) -> None:
         self.now += self._operations(cost, cost.operations_backward)
-        if cost.edges:
-            self._stall(self._cross(cost.edges))
+        if cost.layer.edges:
+            self._stall(self._cross(cost.layer.edges))
         product = self._product(cost)
         for_inputs = product if cost.input_gradient else 0.0
         begun = self.now
         self.now += product + for_inputs
         ready = self.now
-        if cost.crossing:
-            seconds = self._cross(cost.crossing)
+        if cost.layer.crossing:
+            seconds = self._cross(cost.layer.crossing)
             self._stall(seconds - (product + for_inputs / self._shares if self._split else 0.0))
             if self._same_link and self._averaged > begun:
                 self._averaged += seconds
         if self._averaging is not None and last:
-            size = FP32 * cost.parameters / self._shares
+            size = FP32 * cost.layer.parameters / self._shares
             hops = 2 * ceil(log2(self._replicas))
             whole = 1 << self._replicas.bit_length() - 1  # what the others have goes to the first ones as a whole, and back
             part = 2 * (whole - 1) / whole + (2 if whole < self._replicas else 0)
@@ -206,13 +206,13 @@ class _Walk:
     def _product(self, cost: Cost) -> float:
         """Seconds of a layer's product forward; each of its two gradients takes as many."""
         rate = self._machine.conv if cost.layer.kind == "conv" else self._machine.fc
-        moved = self._job.map_bytes * (cost.parameters + cost.product * self._images) / self._shares
+        moved = self._job.map_bytes * (cost.layer.parameters + cost.product * self._images) / self._shares
         arithmetic = cost.flops * self._images / self._shares / rate
         return max(arithmetic, moved / self._machine.streaming, self._held * self._machine.launch)
 
     def _operations(self, cost: Cost, values: int) -> float:
         moved = self._job.map_bytes * values * self._images / self._shares
-        return max(moved / self._machine.operations, self._held * cost.operation_count * self._machine.launch)
+        return max(moved / self._machine.operations, self._held * len(cost.layer.then) * self._machine.launch)
 
 
 def update_seconds(table: Table, shares: int, streaming: float) -> float:

