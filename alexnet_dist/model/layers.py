@@ -58,9 +58,7 @@ class TowerLayer(nn.Module):
         bias_follows = self._native and on_gpu(inputs[0]) and self._adds_bias
         copy = self.copy.read() if self.copy else None
         maps = products(self.layer, self.towers, inputs, self.weight, None if bias_follows else self.bias, crossing, copy)
-        biases: Sequence[torch.Tensor | None] = [None] * len(maps)
-        if bias_follows:
-            biases = self.bias.chunk(len(maps)) if len(maps) > 1 else [self.bias]
+        bias = self.bias if bias_follows else None  # what the next step adds
         for step in self._steps:
             if isinstance(step, Operation):
                 maps = self._norm_across_towers(step, maps, crossing)
@@ -68,18 +66,17 @@ class TowerLayer(nn.Module):
             whole = together(maps) if len(maps) > 1 else None
             if bias_follows and whole is not None and step.each_value and not self.watch:
                 masks = key.of(self.position, self.towers.start * maps[0].shape[1]) if key else None
-                added = None if biases[0] is None else self.bias
-                maps = list(follow(whole, step, self._native, added, masks).chunk(len(maps), dim=1))
-                biases = [None] * len(maps)
-                continue
-            for held, (x, bias, tower) in enumerate(zip(maps, biases, self.towers, strict=True)):
-                masks = key.of(self.position, tower * x.shape[1]) if key else None
-                maps[held] = follow(x, step, self._native, bias, masks)
-                if self.watch and step.activation:
-                    self.watch(step.activation, tower, by_torch(x.detach(), Step(step.activation), None, bias))
-                if self.watch and step.relu_last:
-                    self.watch("relu", tower, maps[held])
-            biases = [None] * len(maps)
+                maps = list(follow(whole, step, self._native, bias, masks).chunk(len(maps), dim=1))
+            else:
+                biases = [bias] * len(maps) if bias is None or len(maps) == 1 else bias.chunk(len(maps))
+                for held, (x, added, tower) in enumerate(zip(maps, biases, self.towers, strict=True)):
+                    masks = key.of(self.position, tower * x.shape[1]) if key else None
+                    maps[held] = follow(x, step, self._native, added, masks)
+                    if self.watch and step.activation:
+                        self.watch(step.activation, tower, by_torch(x.detach(), Step(step.activation), None, added))
+                    if self.watch and step.relu_last:
+                        self.watch("relu", tower, maps[held])
+            bias = None
         return maps
 
     def keep_copy(self, dtype: torch.dtype, narrow_gradient: bool) -> Copy:

@@ -199,9 +199,7 @@ def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 def _own_and_others(rows: torch.Tensor, layer: Layer, tower: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The columns of a tower's rows of the weight that read its own maps, and those that read the others'."""
     columns = rows.chunk(layer.towers, dim=1)
-    if layer.towers == 2:
-        return columns[tower], columns[1 - tower]
-    return columns[tower], torch.cat(columns[:tower] + columns[tower + 1 :], dim=1)
+    return columns[tower], _join(columns[:tower] + columns[tower + 1 :])
 
 
 def product(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
