@@ -1,8 +1,9 @@
 """The activity of a step, by layer and tower: how large the activations are and the gradient that comes back, how many units are
 saturated or dead. They show why tanh and sigmoid nets learn slower (paper, section 3.1)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Activity:
         self._alive = {}
         hooks = [layer.register_forward_hook(self._outputs) for layer in self._layers]
         for layer in self._layers:
-            layer.watch = self._watch(layer)
+            layer.watch = partial(self._look, layer)
         try:
             yield
         finally:
@@ -76,30 +77,25 @@ class Activity:
         for sums, output in zip(self._sums[layer.position], outputs, strict=True):
             sums[0] += _squares(output.detach())
             sums[1] += output.numel()
-            output.register_hook(self._gradient_into(sums))
+            output.register_hook(partial(_add_gradient, sums))
 
-    def _gradient_into(self, sums: torch.Tensor) -> Callable[[torch.Tensor], None]:
-        def hook(gradient: torch.Tensor) -> None:
-            sums[2] += _squares(gradient)
+    def _look(self, layer: TowerLayer, kind: str, tower: int, outputs: torch.Tensor) -> None:
+        held = tower - layer.towers.start
+        outputs = outputs.detach()
+        if kind == "relu":
+            others = [dimension for dimension in range(outputs.dim()) if dimension != 1]
+            alive = (outputs > 0).any(dim=others).to(torch.uint8)
+            before = self._alive.get((layer.position, held))
+            self._alive[layer.position, held] = alive if before is None else alive | before
+            return
+        centred = 2 * outputs - 1 if kind == "sigmoid" else outputs
+        sums = self._sums[layer.position, held]
+        sums[3] += (centred.abs() > SATURATED).sum()
+        sums[4] += outputs.numel()
 
-        return hook
 
-    def _watch(self, layer: TowerLayer) -> Callable[[str, int, torch.Tensor], None]:
-        def look(kind: str, tower: int, outputs: torch.Tensor) -> None:
-            held = tower - layer.towers.start
-            outputs = outputs.detach()
-            if kind == "relu":
-                others = [dimension for dimension in range(outputs.dim()) if dimension != 1]
-                alive = (outputs > 0).any(dim=others).to(torch.uint8)
-                before = self._alive.get((layer.position, held))
-                self._alive[layer.position, held] = alive if before is None else alive | before
-                return
-            centred = 2 * outputs - 1 if kind == "sigmoid" else outputs
-            sums = self._sums[layer.position, held]
-            sums[3] += (centred.abs() > SATURATED).sum()
-            sums[4] += outputs.numel()
-
-        return look
+def _add_gradient(sums: torch.Tensor, gradient: torch.Tensor) -> None:
+    sums[2] += _squares(gradient)
 
 
 def _squares(values: torch.Tensor) -> torch.Tensor:
