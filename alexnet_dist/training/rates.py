@@ -1,6 +1,6 @@
 """Rate, momentum and decay of each parameter: the optimizer's, its layer's own, and those of the phases that have begun."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -11,15 +11,6 @@ from alexnet_dist.settings import LayerRates, OptimizerSettings, Phase
 EVERY_EPOCH = Phase()  # with a schedule that has no phases
 
 
-def phase_at(phases: Sequence[Phase], epochs_done: float) -> Phase:
-    """What holds when so many epochs are done: of each value what the last of the `phases` begun says of it."""
-    now = EVERY_EPOCH
-    for phase in phases:
-        if phase.epoch <= epochs_done:
-            now = _overlaid(now, phase)
-    return now
-
-
 def group_parameters(
     named: Iterable[tuple[str, torch.nn.Parameter]], settings: OptimizerSettings, phase: Phase, lr: float
 ) -> list[dict[str, Any]]:
@@ -28,7 +19,7 @@ def group_parameters(
     Those of frozen layers are in none. `lr` is the schedule's, before all factors.
     """
     groups: dict[tuple[float | None, ...], dict[str, Any]] = {}
-    layers = _overlaid(Phase(layers=settings.layers), phase).layers
+    layers = overlaid(Phase(layers=settings.layers), phase).layers
     for name, parameter in named:
         own = layers.get(name.rpartition(".")[0], LayerRates())
         if own.freeze:
@@ -52,12 +43,12 @@ def group_parameters(
     return list(groups.values())
 
 
-def _overlaid(before: Any, said: Any) -> Any:
+def overlaid(before: Any, said: Any) -> Any:
     """A dataclass's values where `said` leaves None, and mappings one over the other, each entry in the same way."""
     values = {}
     for field in fields(before):
         old, new = getattr(before, field.name), getattr(said, field.name)
         if isinstance(old, dict):
-            new = old | {name: _overlaid(old.get(name, LayerRates()), rates) for name, rates in new.items()}
+            new = old | {name: overlaid(old.get(name, LayerRates()), rates) for name, rates in new.items()}
         values[field.name] = old if new is None else new
     return type(before)(**values)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from alexnet_dist.kernels.update import update, update_by_torch
 from alexnet_dist.model.copies import Copy
 from alexnet_dist.parallel.ordered_sum import tree_sum
 from alexnet_dist.settings import OptimizerSettings, Phase, ScheduleSettings
-from alexnet_dist.training.rates import EVERY_EPOCH, group_parameters, phase_at
+from alexnet_dist.training.rates import EVERY_EPOCH, group_parameters, overlaid
 
 
 class MomentumSGD(torch.optim.Optimizer):
@@ -141,8 +142,9 @@ class Schedule:
     since_best: int = 0
 
     def phase(self, epochs_done: float) -> Phase:
-        """What the phases say of a step that begins when so many epochs (with their fraction) are done."""
-        return phase_at(self.settings.phases, epochs_done)
+        """What holds for a step that begins when so many epochs (with their fraction) are done: of each value what the last of
+        the phases begun says of it."""
+        return reduce(overlaid, (phase for phase in self.settings.phases if phase.epoch <= epochs_done), EVERY_EPOCH)
 
     def learning_rate(self, epochs_done: float) -> float:
         """Of such a step, before the factors of phases and layers."""
