@@ -1,1 +1,1 @@
-"""How ranks are started, how they form a mesh, how activations cross. Knows nothing of AlexNet."""
+"""How ranks form a mesh, how activations cross, how sums are added in a fixed order. Knows nothing of AlexNet."""

@@ -1,1 +1,1 @@
-"""The training run's parts: update rule, schedules, checkpoints, validation."""
+"""The training run's parts: the step, the update, the schedule, checkpoints, stopping."""
