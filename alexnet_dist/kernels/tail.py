@@ -60,11 +60,11 @@ follow.register_autograd(_backward, setup_context=_keep)
 
 
 def empty_maps(x: Tensor, pool: list[int]) -> Tensor:
-    """Room for what becomes of x [N, C, H, W]: of its dtype, channels last, dense."""
+    """Room for what becomes of x [N, C, H, W]: of its dtype, channels last, dense. No view, so that it is known by its parts."""
     images, channels, *sides = x.shape
     if pool:
         sides = [_windows(side, *pool) for side in sides]
-    return x.new_empty(images, *sides, channels).permute(0, 3, 1, 2)
+    return torch.empty(images, channels, *sides, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _windows(side: int, kernel: int, stride: int, pad: int, ceil: int) -> int:

@@ -10,8 +10,10 @@ from torch.autograd import gradcheck
 from alexnet_dist.kernels.dropout import DropoutKey, keep_mask
 from alexnet_dist.kernels.norms import response_norm, spatial_norm
 from alexnet_dist.kernels.steps import Step, by_torch
+from alexnet_dist.kernels.tail import empty_maps, lies_in_pixels
 from alexnet_dist.launching.commands import compose
 from alexnet_dist.model.net import Net
+from alexnet_dist.model.products import together
 from alexnet_dist.model.table import build_table
 
 CPU = torch.device("cpu")
@@ -97,6 +99,13 @@ def test_a_share_holds_its_rows_of_the_whole_net() -> None:
     for seed in (4, 3 + 2**26):
         other.initialise(seed)
         assert not torch.equal(other.conv1.weight, whole.conv1.weight)
+
+
+@pytest.mark.parametrize("side", [1, 5])
+def test_the_towers_maps_that_an_operation_made_at_once_are_known_to_lie_together(side: int) -> None:
+    made = empty_maps(torch.randn(2, 8, side, side), [])
+    assert lies_in_pixels(made)
+    assert together(made.chunk(2, dim=1)) is made
 
 
 def test_initial_weights_have_the_table_s_deviation() -> None:
