@@ -73,6 +73,4 @@ def _(crops, mirror, mean, y, x, mean_mirror, colour, eigenvectors, deviations, 
     return images
 
 
-@preprocess.register_fake
-def _(crops, mirror, mean, y, x, mean_mirror, colour, eigenvectors, deviations, divisor, dtype):  # type: ignore[no-untyped-def]
-    return torch.empty_like(crops, dtype=dtype, memory_format=torch.channels_last)
+preprocess.register_fake(lambda crops, *said: torch.empty_like(crops, dtype=said[-1], memory_format=torch.channels_last))

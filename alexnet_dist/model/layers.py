@@ -103,9 +103,6 @@ class TowerLayer(nn.Module):
             outputs.append(normed[:, len(before) * reach :][:, : x.shape[1]])
         return outputs
 
-    def extra_repr(self) -> str:
-        return f"{self.layer.kind}, reads {self.layer.reads}, towers {self.towers.start} to {self.towers.stop - 1}"
-
 
 def _steps(operations: Sequence[Operation]) -> list[Step | Operation]:
     """What a tower does by itself, in steps; between them the norms that read all towers."""

@@ -19,13 +19,6 @@ def activated(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def slope(x, ACTIVATION: tl.constexpr):
-    """The derivative of `activated` at x."""
-    a = activated(x, ACTIVATION)
-    return slope_from_output(a, ACTIVATION)
-
-
-@triton.jit
 def slope_from_output(a, ACTIVATION: tl.constexpr):
     """The derivative of `activated` where it gives a."""
     if ACTIVATION == "relu":

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet_dist.kernels.cuda.parts import activated, inverse_power, slope, window_sum
+from alexnet_dist.kernels.cuda.parts import activated, inverse_power, slope_from_output, window_sum
 from alexnet_dist.kernels.tail import empty_maps, lies_in_pixels
 
 _PASSES = 8  # times a program of the backward pass does its pixels, so that fewer parts of the bias's gradient are left
@@ -90,7 +90,7 @@ def backward_kernel(
             scale = K + ALPHA * window_sum(a * a, SIZE)
             g *= inverse_power(scale, BETA)
             g -= 2 * ALPHA * BETA * a * window_sum(g * a / scale, SIZE)
-        g = tl.where(known, g * slope(x, ACTIVATION), 0.0)
+        g = tl.where(known, g * slope_from_output(activated(x, ACTIVATION), ACTIVATION), 0.0)
         tl.store(x_gradient_ptr + pixel.to(tl.int64) * CHANNELS + channel, g.to(x_gradient_ptr.dtype.element_ty), mask=known)
         bias_gradient += g
     if BIAS:
