@@ -50,11 +50,10 @@ def from_caffe(arrays: Arrays, table: Table, whole: bool = True) -> dict[str, to
     first, shapes = f"{table.layers[0].name}.weight", table.parameter_shapes()
     if whole:
         check_shapes({name: name for name in shapes}, arrays, table, extra=(MEAN,))
-    return {
-        name: _reversed(arrays[name]) if name == first and arrays[name].shape == shape else arrays[name] / scales.get(name, 1.0)
-        for name, shape in shapes.items()
-        if name in arrays
-    }
+    found = {name: arrays[name] / scales.get(name, 1.0) for name in shapes if name in arrays}
+    if first in arrays and list(arrays[first].shape) == shapes[first]:
+        found[first] = _reversed(arrays[first])
+    return found
 
 
 def is_torchvision(arrays: Arrays) -> bool:
@@ -88,7 +87,7 @@ def from_torchvision(arrays: Arrays, table: Table, whole: bool = True) -> dict[s
         check_shapes(names, arrays, table, hint=hint)
     scales = testing_scales(table)
     first = f"{table.layers[0].name}.weight"
-    if (weight := arrays.get(names[first])) is not None and weight.shape == table.parameter_shapes()[first]:
+    if (weight := arrays.get(names[first])) is not None and list(weight.shape) == table.parameter_shapes()[first]:
         scales[first] = (255 * torch.tensor(TORCHVISION_STD))[:, None, None]
     return {name: arrays[theirs] / scales.get(name, 1.0) for name, theirs in names.items() if theirs in arrays}
 
