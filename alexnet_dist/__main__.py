@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from alexnet_dist import __version__, before_imports
+from alexnet_dist.errors import outlive_streams
 
 COMMANDS = {
     "train": "train a net; with nothing else said, the quick start",
@@ -36,6 +37,7 @@ def chosen(choices: dict[str, str], kind: str, usage: str, more: str) -> str | N
     """The choice that the command line begins with, taken off it. None where there is none: what there is has been printed."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "-h", "--help"):
+        outlive_streams()
         width = max(map(len, choices)) + 2
         print(usage, *(f"  {choice:{width}}{purpose}" for choice, purpose in choices.items()), f"\n{more}", sep="\n")
         return None

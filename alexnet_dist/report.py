@@ -35,6 +35,9 @@ def report(config: dict[str, Any]) -> None:
     settings = check(ReportSettings, config)
     if settings.output is not None and Path(settings.output).suffix != ".html":
         raise UserError(f"output={settings.output} must end in .html: the page takes the place of what is there")
+    if not isinstance(settings.run, str) and (settings.layer or settings.bench):
+        alone = "layer" if settings.layer else "bench"
+        raise UserError(f"{alone} is for the page of one run: name that with run=..., or leave {alone} out")
     folders = folders_of(settings.run, settings.sweep)
     layers = read_layers(settings.bench)
     with Display(rank=0) as display:

@@ -15,7 +15,7 @@ _WIDTH = 118  # of the table: a narrow terminal may fold its lines, but no figur
 def show(config: dict[str, Any]) -> None:
     """Print the table of the composed `model` group."""
     table = build_table(config["model"])
-    title = f"{table.name}: {table.towers} towers, {table.input_size} pixels"
+    title = f"{table.name}: {text.counted(table.towers, 'tower')}, {table.input_size} pixels"
     console = Console(width=max(Console().width, _WIDTH))
     console.print(text.table(title, HEADINGS, map(described, table.layers), NUMBERS))
     console.print(

@@ -19,6 +19,11 @@ def points(errors: Sequence[float | None] | None, sign: str = "") -> str:
     return " / ".join(f"{100 * error:{sign}.2f}" for error in errors or () if error is not None)
 
 
+def counted(count: int, what: str) -> str:
+    """'1 tower', '2 processes'."""
+    return f"{count} {what}" + ("" if count == 1 else "es" if what.endswith("s") else "s")
+
+
 def one_cell(text: str) -> str:
     """For a table with a line a row and tabs between its columns."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -31,7 +31,7 @@ from alexnet_dist.parallel.mesh import Layout, Mesh, check_place, default_proces
 from alexnet_dist.parallel.process import Process, enter_process, pick_device
 from alexnet_dist.results.validation import Validation
 from alexnet_dist.settings import Settings
-from alexnet_dist.text import as_word
+from alexnet_dist.text import as_word, counted
 from alexnet_dist.tracking.display import Display
 from alexnet_dist.tracking.record import Record
 from alexnet_dist.tracking.run_folder import RunFolder, name_run_folder, read_outcome
@@ -78,8 +78,8 @@ def run(config: dict[str, Any]) -> None:
         leave_early = partial(leave_before_the_first_step, mesh, folder, display)
         stopping = at_end.enter_context(Stopping(mesh.host_group, leave_early))
         display.say(
-            f"{table.name}: {table.towers} towers in {mesh.layout.shares} processes, replicas: {mesh.layout.replicas}, "
-            f"{device.type}, {kind}; run folder {folder.path}"
+            f"{table.name}: {counted(table.towers, 'tower')} in {counted(mesh.layout.shares, 'process')}, "
+            f"replicas: {mesh.layout.replicas}, {device.type}, {kind}; run folder {folder.path}"
         )
 
         # ------------------------------------------------------------------------------ the data, the net, and where it stopped

@@ -197,5 +197,5 @@ def test_the_ablations_are_a_sweep(few_images: Path, tmp_path: Path) -> None:
     done = run_forked("train", "-m", "experiment=no_lrn,one_gpu", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no_lrn: 2 towers in 2 processes" in done.stdout
-    assert "one_gpu: 1 towers in 1 processes" in done.stdout
+    assert "one_gpu: 1 tower in 1 process," in done.stdout
     assert [read_metrics(tmp_path / "sweep" / job)[-1]["kind"] for job in "01"] == ["val", "val"]

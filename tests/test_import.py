@@ -42,7 +42,7 @@ def _field(number: int, payload: bytes) -> bytes:
 
 
 def _blob(array: np.ndarray, old: bool) -> bytes:
-    data = _field(5, array.astype("<f4").tobytes())
+    data = _field(5, array.astype("<f4").tobytes()) if old else _field(8, array.astype("<f8").tobytes())
     if old:
         shape = [1] * (4 - array.ndim) + list(array.shape)
         return b"".join(_varint(number << 3 | VARINT) + _varint(side) for number, side in enumerate(shape, 1)) + data

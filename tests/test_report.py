@@ -152,6 +152,7 @@ def test_a_report_of_what_is_no_run_and_of_nothing(tmp_path: Path) -> None:
         ((), ["run=", "sweep="]),
         (("run=nowhere",), ["nowhere", "config.json"]),
         (("sweep=nowhere",), ["nowhere"]),
+        (("sweep=nowhere", "layer=conv2"), ["layer is for the page of one run"]),
     ):
         done = run_forked("report", *words, cwd=tmp_path)
         assert done.returncode == 2

@@ -63,12 +63,14 @@ def run(config: dict[str, Any]) -> None:
     threads = share_cores(1) if isinstance(settings.threads, str) else settings.threads
 
     with Display(rank=0) as display, tempfile.TemporaryDirectory() as scratch:
-        packed, files = Path(scratch) / "packed", Path(scratch) / "files" / "train"
-        write_files(pack(Path(settings.root), settings, threads, packed, display), files)
+        source, packed, files = (Path(scratch) / name for name in ("source", "packed", "files"))
+        source.mkdir()
+        (source / "train").symlink_to(folder.resolve())  # and no val/, which is not measured
+        write_files(pack(source, settings, threads, packed, display), files / "train")
         cases = {}
         for case, own, own_files in (
             ("files as they are", folder, folder),
-            (f"packed at {settings.size} pixels", packed, files),
+            (f"packed at {settings.size} pixels", packed, files / "train"),
         ):
             asked = Asked(own, own_files, settings.size, settings.crop, settings.batch_size, threads, device)
             rates = measure(asked, settings, partial(display.show, case))

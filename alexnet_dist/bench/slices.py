@@ -76,7 +76,7 @@ def run(config: dict[str, Any]) -> None:
             first = next(iter(rates))
             rows = [(name, f"{median(own):.1f}", f"{ratio(rates, name, first):.3f}") for name, own in rates.items()]
             numbers = ("images/s", f"of {first}")
-            title = f"{table.name}, {mesh.layout.processes} processes, replicas: {mesh.layout.replicas}"
+            title = f"{table.name}, {text.counted(mesh.layout.processes, 'process')}, replicas: {mesh.layout.replicas}"
             display.console.print(text.table(title, ("step", *numbers), rows, numbers))
             figures = {"bench": "slices", "machine": machine(), "settings": config, "images_per_second": rates}
             write(new_file(settings.output, "slices"), figures)

@@ -146,7 +146,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            records.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
             raise UserError(f"{path}, line {number}: not a JSON object ({error}): restore the file or remove the line") from None
     return records

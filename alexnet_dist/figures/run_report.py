@@ -166,11 +166,11 @@ def _write_run_page(page: Path, run: RunFiles, drawn: Drawn) -> Path:
 def _story(run: RunFiles) -> str:
     table, config = run.table(), run.config
     start = run.starts[-1] if run.starts else {}
-    held = f" in {start['processes']} process{'es' if start['processes'] > 1 else ''} on {start['device']}" if start else ""
+    held = f" in {text.counted(start['processes'], 'process')} on {start['device']}" if start else ""
     steps = run.records[-1]["step"] if run.records else run.state.step if run.state else 0
     epochs = run.records[-1]["epoch"] if run.records else run.state.epochs_done if run.state else 0
     return (
-        f"{table.name}: {table.towers} tower{'s' if table.towers > 1 else ''}{held}, {config['precision']['kind']}; "
+        f"{table.name}: {text.counted(table.towers, 'tower')}{held}, {config['precision']['kind']}; "
         f"{table.parameters:,} parameters; {epochs:.3g} epochs, {steps:,} steps of {config['trainer']['batch_size']} images."
     )
 

@@ -18,6 +18,7 @@ message_type { name: "BlobShape"
   field { name: "dim" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
 message_type { name: "BlobProto"
   field { name: "data" number: 5 type: TYPE_FLOAT label: LABEL_REPEATED }
+  field { name: "double_data" number: 8 type: TYPE_DOUBLE label: LABEL_REPEATED }
   field { name: "shape" number: 7 type: TYPE_MESSAGE label: LABEL_OPTIONAL type_name: ".caffe.BlobShape" }
   field { name: "num" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL }
   field { name: "channels" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }
@@ -61,7 +62,7 @@ def _tensor(blob: Any, least_dimensions: int) -> torch.Tensor:
         shape = [blob.num, blob.channels, blob.height, blob.width]
         while len(shape) > least_dimensions and shape[0] == 1:
             shape.pop(0)
-    return torch.from_numpy(np.array(blob.data, np.float32)).reshape(shape)
+    return torch.from_numpy(np.array(blob.data or blob.double_data, np.float32)).reshape(shape)
 
 
 def _parse(kind: str, path: Path) -> Any:

@@ -102,12 +102,17 @@ def read_val_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
 def read_solution(path: Path) -> dict[str, str]:
     """The class of each validation image by its name without ending, from Kaggle's LOC_val_solution.csv.
 
-    Raises UserError: the file cannot be read or is another.
+    Raises UserError: the file cannot be read or is another, or an image has two classes.
     """
     rows = csv.DictReader(_lines(path))
     if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
         raise UserError(f"{path} lacks the columns ImageId and PredictionString: put Kaggle's LOC_val_solution.csv there")
-    return {row["ImageId"]: (row["PredictionString"] or "").split(" ")[0] for row in rows}
+    found: dict[str, str] = {}
+    for row in rows:
+        label = (row["PredictionString"] or "").split(" ")[0]
+        if found.setdefault(row["ImageId"], label) != label:
+            raise UserError(f"{path} gives {row['ImageId']} two classes, {found[row['ImageId']]} and {label}: leave one line")
+    return found
 
 
 def _lines(path: Path) -> list[str]:

@@ -105,6 +105,7 @@ def _list_archive(path: Path) -> list[Sample]:
 
 def _label(ending: str, text: bytes) -> int | None:
     try:
-        return int(text if ending == "cls" else json.loads(text)["label"])
+        said = text if ending == "cls" else json.loads(text)["label"]
+        return None if said is True or said is False or int(said) != float(said) else int(said)
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -163,6 +163,13 @@ train.main()
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 3
 
 
+def test_a_list_of_commands_that_nobody_can_be_told_is_no_traceback() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "alexnet_dist", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_python_does_not_tell_of_torch_s_stream_on_a_full_disk_and_of_the_rest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

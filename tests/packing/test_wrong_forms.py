@@ -78,6 +78,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.cls": b"tench"}),
         "a.cls must hold the label in digits, not b'tench'",
     ),
+    "a label that is no whole number": (
+        "webdataset",
+        lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.json": b'{"label": 3.7}'}),
+        "a.jpg has no label beside it",
+    ),
     "a label without bounds": (
         "webdataset",
         lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.json": b'{"label": Infinity}'}),
@@ -110,6 +115,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "no csv": ("kaggle", _without(SOLUTION), f"lacks {SOLUTION}"),
     "another csv": ("kaggle", _rewritten(SOLUTION, lambda text: "a,b\n1,2\n"), "lacks the columns ImageId and PredictionString"),
+    "two classes in the csv": (
+        "kaggle",
+        _rewritten(SOLUTION, lambda text: text + "\n" + text.rsplit("\n", 1)[1].replace("n0", "n1")),
+        "gives .* two classes, ",
+    ),
     "image not in the csv": ("kaggle", _rewritten(SOLUTION, lambda text: text.rsplit("\n", 1)[0]), "val_00000004.JPEG is not in"),
     "class unknown to train": ("kaggle", _rewritten(SOLUTION, _renamed_class), "the class 'n02000009', which the training"),
     "images that are missing": ("kaggle", _without("ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000002.JPEG"), "names 1 images"),
