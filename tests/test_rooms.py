@@ -1,6 +1,7 @@
 """The package's rooms import one way: downwards."""
 
 import ast
+import re
 from pathlib import Path
 
 import alexnet_dist
@@ -46,3 +47,8 @@ def test_every_room_imports_from_its_own_floor_and_those_below() -> None:
 
 def test_the_net_and_the_processes_know_nothing_of_each_other() -> None:
     assert {(file, other) for file, room, other in _imports() if {room, other} == {"model", "parallel"}} == set()
+
+
+def test_the_environment_is_read_where_processes_are_started_and_nowhere_else() -> None:
+    files = (file for file in PACKAGE.rglob("*.py") if re.search(r"\b(environ|getenv)\b", file.read_text()))
+    assert {file.relative_to(PACKAGE).parts[0] for file in files} == {"launching", "parallel"}

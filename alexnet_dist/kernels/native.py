@@ -2,13 +2,12 @@
 
 import ctypes
 import hashlib
-import os
 import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +31,6 @@ class Toolchain:
 
     compilers: tuple[tuple[str, ...], ...]
     cache: Path
-
-
-def find_toolchain(environment: Mapping[str, str] = os.environ) -> Toolchain:
-    """CXX names the compiler, else c++, g++ or clang++ is taken; the cache is alexnet_dist/ under XDG_CACHE_HOME, or ~/.cache."""
-    compilers = [environment["CXX"]] if environment.get("CXX", "").strip() else ["c++", "g++", "clang++"]
-    caches = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Toolchain(tuple(tuple(shlex.split(words)) for words in compilers), Path(caches) / "alexnet_dist")
 
 
 def load_library(source: Path, toolchain: Toolchain, warn: Callable[[str], None]) -> ctypes.CDLL:

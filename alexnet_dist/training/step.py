@@ -11,7 +11,8 @@ from alexnet_dist.data.views import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.kernels import tail
 from alexnet_dist.kernels.dropout import DropoutKey
-from alexnet_dist.kernels.native import CompilerError, find_toolchain
+from alexnet_dist.kernels.native import CompilerError
+from alexnet_dist.launching.toolchain import find_toolchain
 from alexnet_dist.model.copies import Copy
 from alexnet_dist.model.net import Net
 from alexnet_dist.parallel.loss import split_cross_entropy

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.kernels import native
-from alexnet_dist.kernels.native import CompilerError, Toolchain, find_toolchain, load_library
+from alexnet_dist.kernels.native import CompilerError, Toolchain, load_library
+from alexnet_dist.launching.toolchain import find_toolchain
 
 ANSWER = 'extern "C" int answer() { return 42; }\n'
 
