@@ -231,6 +231,7 @@ def test_what_cannot_be_averaged_or_written_is_refused(
         (["checkpoint=same", "predictions=p.csv"], "must end in .npz"),
         (["checkpoint=same", "per_class=yes.txt"], "must end in .csv"),
         (["checkpoint=same", "submission=no/where.txt"], "no folder"),
+        (["checkpoint=same", "submission=p.npz", "predictions=p.npz"], "p.npz is another file's name too"),
     ):
         with pytest.raises(UserError, match=said):
             evaluate.prepare_start(compose("evaluate", [root, *words]))

@@ -106,6 +106,6 @@ def _list_archive(path: Path) -> list[Sample]:
 def _label(ending: str, text: bytes) -> int | None:
     try:
         said = text if ending == "cls" else json.loads(text)["label"]
-        return None if said is True or said is False or int(said) != float(said) else int(said)
+        return None if isinstance(said, bool) or int(said) != float(said) else int(said)
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

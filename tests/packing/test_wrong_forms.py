@@ -37,6 +37,10 @@ def _rewritten(name: str, change: Callable[[str], str]) -> Callable[[Path], obje
     return lambda root: (root / name).write_text(change((root / name).read_text()))
 
 
+def _with_train_tar(number: int, members: dict[str, bytes]) -> Callable[[Path], object]:
+    return lambda root: write_tar(root / f"imagenet1k-train-{number:04d}.tar", members)
+
+
 def _renamed_class(text: str) -> str:
     return text.replace("n02000004", "n02000009")
 
@@ -75,42 +79,42 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no images": ("webdataset", lambda root: tar_without(root / "imagenet1k-validation-00.tar", ".jpg"), "holds no images"),
     "label in words": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.cls": b"tench"}),
+        _with_train_tar(0, {"a.jpg": b"-", "a.cls": b"tench"}),
         "a.cls must hold the label in digits, not b'tench'",
     ),
     "a label that is no whole number": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.json": b'{"label": 3.7}'}),
+        _with_train_tar(0, {"a.jpg": b"-", "a.json": b'{"label": 3.7}'}),
         "a.jpg has no label beside it",
     ),
     "a label without bounds": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0000.tar", {"a.jpg": b"-", "a.json": b'{"label": Infinity}'}),
+        _with_train_tar(0, {"a.jpg": b"-", "a.json": b'{"label": Infinity}'}),
         "a.jpg has no label beside it",
     ),
     "a class without images": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"7"}),
+        _with_train_tar(1, {"a.jpg": b"-", "a.cls": b"7"}),
         "no training image with the label 4, of 8 classes",
     ),
     "a label beyond all": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"99999999999999"}),
+        _with_train_tar(1, {"a.jpg": b"-", "a.cls": b"99999999999999"}),
         "no training image with the label 4, of 100000000000000 classes",
     ),
     "a name twice": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.png": b"-", "a.cls": b"0"}),
+        _with_train_tar(1, {"a.jpg": b"-", "a.png": b"-", "a.cls": b"0"}),
         "a.jpg and a.png are images of one sample",
     ),
     "two labels": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.json": b'{"label": 1}', "a.cls": b"0"}),
+        _with_train_tar(1, {"a.jpg": b"-", "a.json": b'{"label": 1}', "a.cls": b"0"}),
         "a.cls has the label 0, and another file of that sample 1",
     ),
     "a label alone": (
         "webdataset",
-        lambda root: write_tar(root / "imagenet1k-train-0001.tar", {"a.jpg": b"-", "a.cls": b"0", "b.gif": b"-", "b.cls": b"0"}),
+        _with_train_tar(1, {"a.jpg": b"-", "a.cls": b"0", "b.gif": b"-", "b.cls": b"0"}),
         "b has a label and no image",
     ),
     "no csv": ("kaggle", _without(SOLUTION), f"lacks {SOLUTION}"),
